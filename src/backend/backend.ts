@@ -1,0 +1,63 @@
+/**
+ * The narrow waist: all that a device must do. Buffers are untyped ranges of bytes; a backend knows kernels as text or
+ * as a host function, never what an operator means. Three backends implement it: `webgpu`, `cpu` (slow on purpose: the
+ * oracle), and `null` (allocates and computes nothing, so that plans and schedules are tested without a device).
+ */
+import type { DeviceTraits, Kernel } from "../../kernels/kernel.ts";
+
+/** Device memory. Contents start as zero. Offsets and sizes are in bytes, multiples of 4. */
+export interface DeviceBuffer {
+  readonly label: string;
+  readonly bytes: number;
+}
+
+/** A range of a buffer. `offset` is a multiple of the device's storage alignment (256 serves all). */
+export interface Range {
+  readonly buffer: DeviceBuffer;
+  readonly offset: number;
+  readonly bytes: number;
+}
+
+export type Command =
+  | { readonly kind: "dispatch"; readonly kernel: Kernel; readonly ranges: readonly Range[]; readonly label?: string }
+  | { readonly kind: "copy"; readonly source: Range; readonly target: Range }
+  | { readonly kind: "clear"; readonly target: Range };
+
+/** Commands made ready once (pipelines, bind groups) and submitted any number of times. */
+export interface CommandList {
+  readonly commands: readonly Command[];
+}
+
+/** A read-back under way. `take` blocks until the bytes are there (see `webgpu/readback.ts`), and may be called once. */
+export interface ReadTicket {
+  /** One array per range, in order; owned by the caller. */
+  take(): Uint8Array<ArrayBuffer>[];
+  /** Resolves when `take` would not block for long; a fallback for providers where blocking is not possible. */
+  ready(): Promise<void>;
+}
+
+/** GPU seconds by kernel label, where the device offers timestamps. */
+export interface KernelTiming {
+  readonly label: string;
+  readonly calls: number;
+  readonly seconds: number;
+}
+
+export interface Backend extends Disposable {
+  readonly name: "webgpu" | "cpu" | "null";
+  readonly traits: DeviceTraits;
+  /** Bytes allocated and not released. */
+  readonly allocatedBytes: number;
+  /** @throws {RangeError} naming the size asked and the limit, when the device cannot hold it. */
+  allocate(bytes: number, label: string): DeviceBuffer;
+  release(buffer: DeviceBuffer): void;
+  upload(target: Range, data: ArrayBufferView): void;
+  /** Compiles what is new. Rejects with the kernel's name and the compiler's message when WGSL is refused. */
+  prepare(commands: readonly Command[]): Promise<CommandList>;
+  /** Queues work; returns at once. Order of submission is order of execution. */
+  submit(list: CommandList): void;
+  /** Starts reading ranges as they are after all work submitted so far. */
+  read(ranges: readonly Range[]): ReadTicket;
+  /** Waits for all submitted work. */
+  finish(): Promise<void>;
+}

@@ -1,0 +1,26 @@
+/** Where reference data lives: the folder named by `GOLDEN_DIR`, else `tests/golden`. */
+import { dirname, join, resolve } from "node:path";
+import { fileURLToPath } from "node:url";
+
+function fromEnvironment(): string | undefined {
+  try {
+    return Deno.env.get("GOLDEN_DIR") || undefined;
+  } catch (error) { // without permission to read the variable the default holds
+    if (error instanceof Deno.errors.NotCapable) return undefined;
+    throw error;
+  }
+}
+
+export const goldenDir: string = resolve(
+  fromEnvironment() ?? join(dirname(fileURLToPath(import.meta.url)), "golden"),
+);
+
+/** Path of one file or folder of reference data. */
+export function goldenPath(...parts: string[]): string {
+  return join(goldenDir, ...parts);
+}
+
+/** Parses one JSON file of reference data as it stands: "nan", "inf" and "-inf" stay strings. */
+export function readGoldenJson<T>(...parts: string[]): T {
+  return JSON.parse(Deno.readTextFileSync(goldenPath(...parts))) as T;
+}

@@ -1,0 +1,2 @@
+/** The run record: its schema, defaults, derived values and checks. */
+export type { ResolvedConfig } from "./schema/mod.ts";

@@ -1,0 +1,162 @@
+import { z } from "zod";
+import { anyMapping, bool, float, int, onlyValues, refused, text, works } from "../field.ts";
+
+/** The three types that parameters and arithmetic can have. `tf32` is stored, and here also computed, as float32. */
+const dtype = z.preprocess(
+  (value) => typeof value === "string" ? dtypeNames[value.replace(/^torch\./, "")] ?? value : value,
+  z.enum(["float32", "float16", "bfloat16"]),
+);
+const dtypeNames: Record<string, string> = {
+  float32: "float32",
+  tf32: "float32",
+  float16: "float16",
+  half: "float16",
+  bfloat16: "bfloat16",
+};
+
+const fraction = z.preprocess((value) => value === true ? 1 : value === false ? 0 : value, float({ min: 0, max: 1 }));
+const std = () => float({ min: 0 });
+const perFamily = (internlm: string, others = "0.02") => ({ derived: `${internlm} (INTERNLM), ${others}` });
+
+/** What is computed: sizes, types and details of the model. */
+export const modelSchema = z.strictObject({
+  num_layers: works(int({ min: 1 }), "Decoder blocks in the whole model.", { example: 32 }),
+  hidden_size: works(int({ min: 1 }), "Width of the stream between the blocks.", perFamily("768", "2048")),
+  num_attention_heads: works(int({ min: 1 }), "Query heads; they share hidden_size evenly.", perFamily("12", "32")),
+  num_kv_attention_heads: works(
+    int({ min: 1 }),
+    "Key and value heads; each serves the same number of query heads. INTERNLM has as many as query heads.",
+    { derived: "num_attention_heads" },
+  ),
+  vocab_size: works(int({ min: 1 }).default(50304), "Entries of the vocabulary."),
+  mlp_ratio: works(
+    float({ above: 0 }).default(4),
+    "Inner width of the feed-forward part as a multiple of hidden_size, before rounding up to multiple_of.",
+  ),
+  multiple_of: works(int({ min: 1 }).default(256), "The inner width of the feed-forward part is a multiple of this."),
+  num_chunks: refused(
+    int({ min: 1 }).default(1),
+    "Model chunks of each pipeline stage, for the interleaved schedule.",
+    {
+      derived: "1 (2 with ZBV)",
+    },
+  ),
+  checkpoint: works(fraction, "Fraction of the layers whose activations are recomputed in the backward pass.", {
+    derived: "0; 1 for the QWEN2, GEMMA and BAICHUAN2 families",
+  }),
+  dtype: works(
+    dtype.default("float32"),
+    "Type of parameters and arithmetic: float32, tf32 (computed as float32), float16, bfloat16; torch.float32, torch.half " +
+      "and the like are the same. Master weights and optimizer state are always float32.",
+    { refuse: onlyValues("float32") },
+  ),
+  matmul_precision: refused(
+    z.enum(["float32", "float16", "bfloat16"]).default("float32"),
+    "Type in which matrix products take their inputs; sums stay float32.",
+  ),
+  norm_type: works(z.enum(["rmsnorm", "layernorm"]).default("rmsnorm"), "Kind of normalisation."),
+  layer_norm_epsilon: works(float({ above: 0 }).default(1e-5), "Added to the variance in a normalisation."),
+  apply_post_layer_norm: refused(bool().default(false), "Normalise after each part instead of before it."),
+  embed_split_hidden: works(
+    bool().default(true),
+    "Whether a table split over ranks is split by width. It matters to the conversion of old checkpoints only.",
+  ),
+  embed_grad_scale: works(
+    float({ min: 0 }).default(0.1),
+    "Factor on the gradient that reaches the embedding; 1 for none.",
+  ),
+  parallel_output: works(bool().default(true), "Leave the logits split over the vocabulary on tensor-parallel ranks."),
+  use_flash_attn: works(bool().default(true), "Accepted both ways: attention is always one fused kernel, and exact."),
+  qk_interleaved: works(
+    bool(),
+    "Rotary embedding turns neighbours (true) or the two halves of a head against each other (false).",
+    { derived: "the opposite of adapt_hf if that is given, else false" },
+  ),
+  adapt_hf: works(bool().nullable().default(null), "Older name for the opposite of qk_interleaved."),
+  no_bias: works(bool().default(false), "Leave out the biases of the attention projections. INTERNLM always has them."),
+  enable_qkv_fusion: works(
+    bool().default(true),
+    "Hold query, key and value projections as one matrix; results are the same.",
+  ),
+  mlp_layer_fusion: works(bool().default(false), "Hold gate and up projections as one matrix; results are the same."),
+  use_swiglu: refused(bool().default(true), "Gate of the feed-forward part: SiLU (true) or exact GELU (false)."),
+  attn_drop_rate: works(float({ min: 0, max: 1 }).default(0), "Dropout on attention probabilities.", {
+    refuse: onlyValues(0),
+  }),
+  drop_rate: works(float({ min: 0, max: 1 }).default(0), "Dropout on the stream: block input and attention output."),
+  max_position_embeddings: works(int({ min: 1 }).default(2048), "Length beyond which dynamic NTK stretches positions."),
+  use_dynamic_ntk_rope: works(
+    bool().default(false),
+    "Stretch rotary embedding on sequences longer than that (INTERNLM).",
+  ),
+  rope_base: works(float({ above: 0 }).default(10000), "Base of the rotary embedding's frequencies."),
+  use_fp32_rope: works(bool().default(true), "Rotate in float32, whatever dtype is."),
+  residual_in_fp32: works(bool().default(false), "Keep the stream between blocks in float32, whatever dtype is."),
+  dropout_selective_checkpoint: works(
+    bool().default(true),
+    "Recompute dropout and normalisation by themselves. Accepted both ways: the plan decides, and results are the same.",
+  ),
+  use_scaled_init: works(bool().default(true), "Shrink the initial output projections with their layer's depth."),
+  init_type: works(z.enum(["normal", "uniform"]).default("normal"), "Distribution of the initial weights."),
+  embedding_init_std: works(std(), "Initial deviation of the embedding.", perFamily("0.0052")),
+  attn_wqkv_init_std: works(std(), "Initial deviation of query, key and value projections.", perFamily("0.006")),
+  attn_other_init_std: works(
+    std(),
+    "Initial deviation of attention's output projection.",
+    perFamily("0.006, or 0.0015 without use_scaled_init"),
+  ),
+  ffn_uplayer_init_std: works(std(), "Initial deviation of gate and up projections.", perFamily("0.006")),
+  ffn_other_init_std: works(
+    std(),
+    "Initial deviation of the down projection.",
+    perFamily("0.006, or 0.0015 without use_scaled_init"),
+  ),
+  out_head_init_std: works(std(), "Initial deviation of the output head.", perFamily("0.0052")),
+  norm_head: works(bool().default(false), "Scale each row of the output head to length one."),
+  is_reward: refused(bool().default(false), "A reward model's head: one number instead of logits."),
+  head_dim: refused(
+    int({ min: 1 }).nullable().default(null),
+    "Width of a head where it is not hidden_size / heads (GEMMA).",
+  ),
+  add_unit_offset: refused(bool().default(false), "Normalisation multiplies by 1 + weight (GEMMA)."),
+  qkv_bias: refused(bool().nullable().default(null), "Biases of q, k and v (QWEN2 and Mixtral families)."),
+  o_bias: refused(bool().nullable().default(null), "Bias of attention's output projection (same families)."),
+  mlp_bias: refused(bool().nullable().default(null), "Biases in the feed-forward part (same families)."),
+  use_sliding_window: refused(bool().default(false), "Attention sees only the newest keys."),
+  sliding_window: refused(int({ min: 1 }).nullable().default(null), "How many keys that is.", {
+    onlyWith: "model.use_sliding_window",
+  }),
+  max_window_layers: refused(int({ min: 0 }).default(0), "The first layer with a window.", {
+    onlyWith: "model.use_sliding_window",
+  }),
+  rope_type: refused(text().default("normal"), "Kind of rotary embedding (QWEN2 families)."),
+  rope_scaling_factor: refused(float({ above: 0 }).default(1), "Factor of that rotary embedding."),
+  extra_pred_tokens: refused(int({ min: 0 }).default(0), "Further heads that predict later tokens."),
+  num_experts: refused(int({ min: 1 }).default(1), "Experts of each mixture-of-experts layer; 1 for none."),
+  top_k: refused(int({ min: 1 }).default(1), "Experts that each token goes to.", { onlyWith: "model.num_experts" }),
+  num_shared_experts: refused(int({ min: 0 }).default(0), "Experts that every token goes to.", {
+    onlyWith: "model.num_experts",
+  }),
+  moe_type: refused(
+    z.enum(["GShard", "Dropless", "MegaBlock", "MegaBlock-Dropless"]).default("GShard"),
+    "Kind of layer.",
+    {
+      onlyWith: "model.num_experts",
+    },
+  ),
+  moe_layer_kwargs: refused(anyMapping().default({}), "Settings of that layer.", { onlyWith: "model.num_experts" }),
+  inject_info: refused(anyMapping().nullable().default(null), "Train a model built elsewhere by replacing its layers."),
+  options: works(anyMapping().default({}), "Settings of a model from runtime.plugins, handed to it as they are."),
+}).describe("The model");
+
+/** Extra settings that only `moe_type: MegaBlock…` reads. */
+export const moeSchema = z.strictObject({
+  top_k: refused(int({ min: 1 }).default(2), "Experts that each token goes to.", { onlyWith: "model.num_experts" }),
+  capacity_factor: refused(float({ above: 0 }).default(1), "Room of an expert over an even share.", {
+    onlyWith: "model.num_experts",
+  }),
+  drop_tokens: refused(bool().default(true), "Drop what does not fit.", { onlyWith: "model.num_experts" }),
+  parallel_mode: refused(z.enum(["tensor", "weight"]).default("tensor"), "How dropless experts are split.", {
+    onlyWith: "model.num_experts",
+  }),
+}).describe("Mixture of experts of the MegaBlock kinds");

@@ -1,0 +1,93 @@
+import { z } from "zod";
+import { bool, int, refused, works } from "../field.ts";
+
+const size = () => int({ min: 1 }).default(1);
+
+function weightFields(group: string, path: string) {
+  const onlyWith = `${path}.size`;
+  return {
+    size: refused(size(), `Ranks over which ${group} are split (mode isp).`),
+    overlap: refused(bool().default(false), "Gather ahead of need, and reduce while computing.", { onlyWith }),
+    launch_allgather_before: refused(
+      z.enum(["wqkv", "attn", "wo", "w1"]).default("wo"),
+      "The part of a block whose start begins the gathering for the next.",
+      { onlyWith },
+    ),
+    forward_overlap_per: refused(z.enum(["layer", "module"]).default("layer"), "How much is gathered ahead.", {
+      onlyWith,
+    }),
+    early_reduce_scatter_release: refused(
+      bool().default(true),
+      "Finish a layer's reductions at the end of the next block's backward pass.",
+      { onlyWith },
+    ),
+    layer_fuse_isp_comm: refused(bool().default(false), "One collective a layer.", { onlyWith }),
+    memory_pool: refused(bool().default(false), "Keep gathered weights in a pool of buffers.", { onlyWith }),
+  };
+}
+
+const twoD = "parallel.sequence_2D.enable";
+
+/** How the work is divided over ranks. */
+export const parallelSchema = z.strictObject({
+  zero1: z.strictObject({
+    size: works(
+      int({ min: -1 }).default(-1),
+      "Ranks over which optimizer state is divided: -1 for all that hold the same weights, 1 for no division.",
+      { refuse: (value) => (value as number) > 1 ? "Troupe runs one rank yet; -1 or 1 works" : undefined },
+    ),
+    fsdp: refused(bool().default(false), "Divide parameters too, and gather them when needed."),
+  }),
+  tensor: z.strictObject({
+    size: refused(size(), "Ranks over which each layer is split."),
+    mode: works(
+      z.enum(["mtp", "msp", "fsp", "isp"]).default("mtp"),
+      "How: mtp (Megatron tensor), msp (with split sequences), fsp (flash sequence), isp (weights apart). All are one at size 1.",
+    ),
+  }),
+  pipeline: z.strictObject({
+    size: refused(size(), "Stages that the layers are divided into."),
+    interleaved_overlap: refused(
+      bool().default(false),
+      "Overlap messages in the interleaved schedule; it needs this.",
+      {
+        onlyWith: "parallel.pipeline.size",
+      },
+    ),
+    mode: refused(
+      z.preprocess((value) => typeof value === "string" ? value.toUpperCase() : value, z.enum(["1F1B", "ZBH1", "ZBV"]))
+        .default("1F1B"),
+      "Schedule, as InternEvo names it.",
+    ),
+    schedule: refused(
+      z.enum(["1f1b", "interleaved", "zbh1", "zbv"]),
+      "Order of the micro-batches' work over the stages; may also be written as pipeline.schedule.",
+      { derived: "from mode; interleaved if model.num_chunks > 1" },
+    ),
+  }),
+  weight: z.strictObject(weightFields("the weights", "parallel.weight")),
+  expert: z.strictObject({
+    size: refused(int({ min: -1 }).default(-1), "Ranks over which experts are divided; -1 for as many as fit.", {
+      onlyWith: "model.num_experts",
+    }),
+    no_tp: refused(bool().default(false), "Keep experts whole on tensor-parallel ranks.", {
+      onlyWith: "model.num_experts",
+    }),
+  }),
+  expert_weight: z.strictObject(weightFields("the experts' weights", "parallel.expert_weight")),
+  sequence_parallel: works(bool(), "Whether the sequence is split too; always computed.", {
+    derived: "true if tensor.mode is not mtp",
+  }),
+  sequence_2D: z.strictObject({
+    enable: refused(bool().default(false), "Split attention both by heads and by context."),
+    head_size: refused(size(), "Ranks over which heads are split.", { onlyWith: twoD }),
+    context_size: refused(size(), "Ranks over which the context is split.", { onlyWith: twoD }),
+    window_size: refused(size(), "Ranks of an inner ring.", { onlyWith: twoD }),
+    device_placement_strategy: z.strictObject({
+      head_first: refused(bool().default(true), "Neighbouring ranks share heads rather than context.", {
+        onlyWith: twoD,
+      }),
+      interleaved: refused(bool().default(false), "Deal the two kinds out in turn.", { onlyWith: twoD }),
+    }),
+  }),
+}).describe("Division of the work over ranks");

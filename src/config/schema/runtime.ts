@@ -1,0 +1,25 @@
+import { z } from "zod";
+import { bool, float, int, onlyValues, refused, text, works } from "../field.ts";
+
+/** Troupe's own settings: where and how the company runs. */
+export const runtimeSchema = z.strictObject({
+  backend: works(
+    z.preprocess((value) => value === null ? "null" : value, z.enum(["webgpu", "cpu", "null"])).default("webgpu"),
+    "What computes: webgpu, cpu (slow and exact, the reference), or null (computes nothing, for planning).",
+  ),
+  webgpu: works(z.enum(["deno", "dawn"]).default("deno"), "Which WebGPU: Deno's own, or the npm package of Dawn.", {
+    refuse: onlyValues("deno"),
+  }),
+  nproc: works(int({ min: 1 }).default(1), "Ranks on this machine, one process each.", { refuse: onlyValues(1) }),
+  seed: works(int({ min: 0 }).default(1024), "Seed of weights and dropout; --seed sets it."),
+  run_dir: works(text().min(1), "Folder for logs, metrics and traces of the run.", { derived: "RUN/{JOB_NAME}" }),
+  plugins: works(z.array(text()).default([]), "Modules to load first: they register models of your own."),
+  max_restarts: works(int({ min: 0 }).default(5), "Restarts of ranks that are allowed within restart_window_s."),
+  restart_window_s: works(float({ above: 0 }).default(3600), "That time, in seconds."),
+  step_timeout_s: works(
+    float({ min: 0 }).default(600),
+    "A step that takes longer, in seconds, is a failure; 0 for no limit.",
+  ),
+  encrypt: refused(bool().default(false), "Encrypt what ranks send to each other."),
+  elastic: refused(bool().default(false), "Go on with fewer ranks when a host is lost."),
+}).describe("Where and how the run is carried out (Troupe's own settings)");

@@ -1,0 +1,46 @@
+import { z } from "zod";
+import { anyMapping, bool, int, refused, text, textOrNull, works } from "../field.ts";
+import { knownModelTypes, workingModelTypes } from "../families.ts";
+
+const noSwitch = "has no meaning here: Troupe has no such library, and its kernels give the same result every time";
+
+/** The fields outside any section. */
+export const topFields = {
+  JOB_NAME: works(text().min(1).default("AnonymousJob"), "Name of the run: in the paths of logs and in alert titles."),
+  model_type: works(
+    text().default("INTERNLM"),
+    "Which model: INTERNLM, INTERNLM2, INTERNLM2_PUBLIC, LLAMA2, or a name that a module of runtime.plugins registers.",
+    {
+      refuse: (value) =>
+        knownModelTypes.includes(value as string) && !workingModelTypes.includes(value as string)
+          ? `Troupe does not have this model yet; ${workingModelTypes.join(", ")} work`
+          : undefined,
+    },
+  ),
+  use_fp32_norm: works(bool().default(false), "Keep normalisation in float32, whatever model.dtype is."),
+  output_tf32: works(bool().default(false), "Keep the output head in float32, whatever model.dtype is."),
+  use_apex_adam: works(bool().default(false), "Another implementation of Adam with the same arithmetic.", {
+    notice: "changes nothing: Troupe has one Adam, and the arithmetic is the same",
+  }),
+  cudnn_deterministic: works(bool().default(false), "A switch of the CUDA library.", { notice: noSwitch }),
+  cudnn_benchmark: works(bool().default(false), "A switch of the CUDA library.", { notice: noSwitch }),
+  metric_dtype: works(
+    z.enum(["fp32"]).nullable().default(null),
+    "With fp32, logits are cast to float32 before the metrics are computed (Troupe always does).",
+  ),
+  selective_checkpoint: refused(
+    bool().default(false),
+    "Recomputed layers keep their attention output, so that attention is not computed twice (isp only).",
+  ),
+  selective_checkpoint_offload: refused(bool().default(false), "Hold those attention outputs in host memory."),
+  enable_tb: works(bool().default(true), "Write metrics."),
+  tensorboard_folder: refused(textOrNull().default(null), "Folder of TensorBoard event files."),
+  resume_tb_folder: refused(textOrNull().default(null), "TensorBoard folder of the run that this one continues."),
+  alert_address: refused(textOrNull().default(null), "Address of a general alert sink."),
+  batch_count: refused(int({ min: 0 }).default(0), "Batch counter to start from."),
+  TENSOR_SHAPE: refused(
+    z.array(int({ min: 1 })).nullable().default(null),
+    "Shape of the messages between pipeline stages, when it is not the computed one.",
+  ),
+  generation: refused(anyMapping().nullable().default(null), "Text generation: folders, eos_id, top_k, temperature."),
+};

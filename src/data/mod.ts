@@ -1,3 +1,6 @@
 /** Data sets, samplers and loaders. */
 export type { Batch, DataPosition, MicroBatch } from "./batch.ts";
 export { ignoreIndex, toMicroBatch } from "./batch.ts";
+export { type BatchSpans, isSkipped, parseSkipBatches } from "./batch_skipper.ts";
+export { createTrainLoader, type DataShard, type TrainDataOptions, type TrainLoader } from "./train_loader.ts";
+export { createValidationLoaders, type ValidationDataOptions, type ValidationLoader } from "./validation_loader.ts";

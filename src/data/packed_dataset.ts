@@ -1,0 +1,246 @@
+/**
+ * Rows of P = `packed_length` tokens made from samples. The samples of one file, shuffled with a fixed seed, form one
+ * tape of tokens; a row is a piece of the tape (packing), or a few samples with padding (`use_packed_dataset: false`).
+ * Rows never span files, and what is left at the end of a file is dropped.
+ */
+import { RandomState } from "./mt19937.ts";
+import type { SampleSource } from "./token_file.ts";
+
+/** One row as stored: tokens and labels still carry their signs (see `toMicroBatch`). All arrays have length P. */
+export interface PackedRow {
+  readonly tokens: Int32Array<ArrayBuffer>;
+  readonly labels: Int32Array<ArrayBuffer>;
+  /** Position of each token in its segment. */
+  readonly indexes: Uint32Array<ArrayBuffer>;
+  readonly typeIds: Uint32Array<ArrayBuffer>;
+  /** Segment boundaries: 0 … P. */
+  readonly cuSeqlens: number[];
+}
+
+/** Rows that can be read in any order. */
+export interface RowDataset {
+  readonly path: string;
+  readonly length: number;
+  readonly typeId: number;
+  row(index: number): PackedRow;
+}
+
+export interface PackOptions {
+  /** S: the longest segment. */
+  readonly seqLen: number;
+  /** P: tokens in a row. */
+  readonly packedLength: number;
+  /** @default {0} */
+  readonly typeId?: number;
+}
+
+/** Seed of every file's order; not the run's seed. */
+const shuffleSeed = 1024;
+
+/** The shuffled samples of a file as one tape of tokens. */
+interface Tape {
+  readonly order: Uint32Array;
+  /** `ends[k]`: tokens on the tape up to and including the k-th sample. */
+  readonly ends: Float64Array;
+  readonly tokens: number;
+}
+
+function makeTape(source: SampleSource): Tape {
+  const order = new RandomState(shuffleSeed).permutation(source.lengths.length);
+  const ends = new Float64Array(order.length);
+  let tokens = 0;
+  for (let k = 0; k < order.length; k++) ends[k] = tokens += source.lengths[order[k]];
+  return { order, ends, tokens };
+}
+
+/** First k with `ends[k] > place`. */
+function sampleAt(ends: Float64Array, place: number): number {
+  let low = 0;
+  let high = ends.length;
+  while (low < high) {
+    const middle = (low + high) >>> 1;
+    if (ends[middle] > place) high = middle;
+    else low = middle + 1;
+  }
+  return low;
+}
+
+function emptyRow(length: number): PackedRow {
+  return {
+    tokens: new Int32Array(length),
+    labels: new Int32Array(length),
+    indexes: new Uint32Array(length),
+    typeIds: new Uint32Array(length),
+    cuSeqlens: [0],
+  };
+}
+
+/** Copies `piece` to `row` at `at`, labels shifted left by one; the last label is `lastLabel`. */
+function place(row: PackedRow, at: number, piece: Int32Array, lastLabel: number, typeId: number): void {
+  row.tokens.set(piece, at);
+  row.labels.set(piece.subarray(1), at);
+  row.labels[at + piece.length - 1] = lastLabel;
+  row.typeIds.fill(typeId, at, at + piece.length);
+}
+
+/** Ends the segment that begins at the last boundary, numbering its positions from zero. */
+function endSegment(row: PackedRow, end: number): void {
+  const start = row.cuSeqlens[row.cuSeqlens.length - 1];
+  for (let i = start; i < end; i++) row.indexes[i] = i - start;
+  row.cuSeqlens.push(end);
+}
+
+/** Calls `visit` for every piece of the tape in row `index`, in order. */
+function visitPieces(
+  source: SampleSource,
+  tape: Tape,
+  packedLength: number,
+  index: number,
+  visit: (at: number, sample: Int32Array, from: number, to: number) => void,
+): void {
+  const rowStart = index * packedLength;
+  const rowEnd = rowStart + packedLength;
+  let at = rowStart;
+  for (let k = sampleAt(tape.ends, rowStart); at < rowEnd; k++) {
+    const length = source.lengths[tape.order[k]];
+    if (length === 0) continue;
+    const sampleStart = tape.ends[k] - length;
+    const end = Math.min(tape.ends[k], rowEnd);
+    visit(at - rowStart, source.read(tape.order[k]), at - sampleStart, end - sampleStart);
+    at = end;
+  }
+}
+
+function checkIndex(index: number, length: number, path: string): void {
+  if (!(index >= 0 && index < length)) throw new RangeError(`${path} has ${length} rows; row ${index} was asked for`);
+}
+
+/**
+ * Packing with cut (`pack_sample_into_one: false`): every sample is a segment of its own, cut into segments of S where it
+ * is longer. A sample that the end of the row cuts keeps its next token as the last label.
+ */
+export function packWithCut(source: SampleSource, options: PackOptions): RowDataset {
+  const { seqLen, packedLength, typeId = 0 } = options;
+  const tape = makeTape(source);
+  const length = Math.floor(tape.tokens / packedLength);
+  return {
+    path: source.path,
+    length,
+    typeId,
+    row(index) {
+      checkIndex(index, length, source.path);
+      const row = emptyRow(packedLength);
+      visitPieces(source, tape, packedLength, index, (at, sample, from, to) => {
+        place(row, at, sample.subarray(from, to), to < sample.length ? sample[to] : -100, typeId);
+        for (let end = at + seqLen; end < at + to - from; end += seqLen) endSegment(row, end);
+        endSegment(row, at + to - from);
+      });
+      return row;
+    },
+  };
+}
+
+/**
+ * Packing into one (`pack_sample_into_one: true`): segments are S tokens whatever the samples are, so samples that share
+ * a segment attend to each other. Throws `RangeError` when P is not a multiple of S.
+ */
+export function packIntoOne(source: SampleSource, options: PackOptions): RowDataset {
+  const { seqLen, packedLength, typeId = 0 } = options;
+  if (packedLength % seqLen !== 0) {
+    throw new RangeError(
+      `With pack_sample_into_one, packed_length (${packedLength}) must be a multiple of seq_len (${seqLen})`,
+    );
+  }
+  const tape = makeTape(source);
+  const length = Math.floor(tape.tokens / packedLength);
+  return {
+    path: source.path,
+    length,
+    typeId,
+    row(index) {
+      checkIndex(index, length, source.path);
+      const row = emptyRow(packedLength);
+      visitPieces(source, tape, packedLength, index, (at, sample, from, to) => {
+        place(row, at, sample.subarray(from, to), -100, typeId);
+      });
+      for (let end = seqLen; end <= packedLength; end += seqLen) endSegment(row, end);
+      return row;
+    },
+  };
+}
+
+/**
+ * No packing (`use_packed_dataset: false`): row i joins the `microBsz` shuffled samples from i·`microBsz` on, each cut to
+ * S tokens; the rest up to P is padding. There are T // P rows (T: tokens of all samples), but no more than the samples
+ * fill.
+ */
+export function unpackedRows(source: SampleSource, options: PackOptions & { readonly microBsz: number }): RowDataset {
+  const { seqLen, packedLength, microBsz, typeId = 0 } = options;
+  const tape = makeTape(source);
+  const length = Math.min(Math.floor(tape.tokens / packedLength), Math.ceil(tape.order.length / microBsz));
+  return {
+    path: source.path,
+    length,
+    typeId,
+    row(index) {
+      checkIndex(index, length, source.path);
+      const row = emptyRow(packedLength);
+      let at = 0;
+      for (let k = index * microBsz; k < Math.min((index + 1) * microBsz, tape.order.length); k++) {
+        const sample = source.read(tape.order[k]);
+        const piece = sample.subarray(0, seqLen);
+        if (piece.length === 0) continue;
+        place(row, at, piece, -100, typeId);
+        at += piece.length;
+        endSegment(row, at);
+      }
+      if (at < packedLength) endSegment(row, packedLength);
+      return row;
+    },
+  };
+}
+
+/**
+ * Splits an unpacked row by its first `microBsz` segments into `microBsz` rows of S, padded on the right: what a model
+ * without packing computes. Every row is one segment with positions 0…S−1.
+ */
+export function splitUnpacked(row: PackedRow, microBsz: number, seqLen: number): PackedRow {
+  const split = emptyRow(microBsz * seqLen);
+  for (let r = 0; r < microBsz; r++) {
+    const start = row.cuSeqlens[r];
+    const end = row.cuSeqlens[r + 1];
+    if (end !== undefined) {
+      const stop = Math.min(end, start + seqLen);
+      split.tokens.set(row.tokens.subarray(start, stop), r * seqLen);
+      split.labels.set(row.labels.subarray(start, stop), r * seqLen);
+      split.typeIds.set(row.typeIds.subarray(start, stop), r * seqLen);
+    }
+    endSegment(split, (r + 1) * seqLen);
+  }
+  return split;
+}
+
+/** Several data sets one after the other. */
+export interface ConcatenatedRows {
+  readonly datasets: readonly RowDataset[];
+  readonly length: number;
+  /** `cumulativeLengths[i]`: rows of the first i + 1 data sets. */
+  readonly cumulativeLengths: readonly number[];
+  row(index: number): PackedRow;
+}
+
+export function concatenateRows(datasets: readonly RowDataset[]): ConcatenatedRows {
+  const ends = new Float64Array(datasets.length);
+  let length = 0;
+  datasets.forEach((dataset, i) => ends[i] = length += dataset.length);
+  return {
+    datasets,
+    length,
+    cumulativeLengths: [...ends],
+    row(index) {
+      checkIndex(index, length, "The data set");
+      const i = sampleAt(ends, index);
+      return datasets[i].row(index - (ends[i] - datasets[i].length));
+    },
+  };
+}

@@ -1,0 +1,255 @@
+/**
+ * Tokenized files: `NAME.bin` holds one JSON object a line with a `tokens` array; `NAME.bin.meta` is an NPY matrix of
+ * (byte offset, token count) a line. Only the offset table is kept in memory; samples are read in place, on demand.
+ */
+import { parseNpy } from "./npy.ts";
+
+/** Samples that can be read in any order. */
+export interface SampleSource {
+  /** For messages, and for the type of the data. */
+  readonly path: string;
+  /** Tokens of each sample. */
+  readonly lengths: ArrayLike<number>;
+  /** Signed tokens of sample `index`; valid until the next read of any sample of this source. */
+  read(index: number): Int32Array;
+}
+
+/** Open files, kept to a number that every system allows, since corpora come in thousands of files. */
+const openFiles = new Map<string, Deno.FsFile>();
+const maxOpenFiles = 128;
+
+function fileHandle(path: string): Deno.FsFile {
+  let file = openFiles.get(path);
+  if (file) openFiles.delete(path); // inserted again below: the map's order is the order of use
+  else {
+    file = Deno.openSync(path, { read: true });
+    if (openFiles.size >= maxOpenFiles) {
+      const [oldest, oldFile] = openFiles.entries().next().value!;
+      openFiles.delete(oldest);
+      oldFile.close();
+    }
+  }
+  openFiles.set(path, file);
+  return file;
+}
+
+/** Closes all token files. They are opened again when next read. */
+export function closeTokenFiles(): void {
+  for (const file of openFiles.values()) file.close();
+  openFiles.clear();
+}
+
+/** Reads until `buffer` is full or the file ends; returns the bytes read. */
+function readAt(path: string, offset: number, buffer: Uint8Array): number {
+  const file = fileHandle(path);
+  file.seekSync(offset, Deno.SeekMode.Start);
+  let filled = 0;
+  while (filled < buffer.length) {
+    const count = file.readSync(buffer.subarray(filled));
+    if (count === null || count === 0) break;
+    filled += count;
+  }
+  return filled;
+}
+
+function fileSize(path: string): number | undefined {
+  try {
+    const info = Deno.statSync(path);
+    return info.isFile ? info.size : undefined;
+  } catch (error) {
+    if (error instanceof Deno.errors.NotFound || error instanceof Deno.errors.NotADirectory) return undefined;
+    throw error;
+  }
+}
+
+/** Shared by all files, since a read sample lives only until the next. Grows to the longest line seen. */
+let lineBuffer = new Uint8Array(1 << 16);
+let tokenBuffer = new Int32Array(1 << 14);
+
+/**
+ * Opens `path` (a `.bin` file) by its offset table.
+ *
+ * Throws `Deno.errors.NotFound` when the file or its `.meta` is missing (naming both), `SyntaxError` when the table is
+ * not usable or does not fit the `.bin` file (cut off, not ascending). A sample that is not what the table says throws on
+ * reading: `SyntaxError` with file and byte position.
+ *
+ * @param options.minLength Keep samples of at least this many tokens. Zero keeps all.
+ */
+export function openTokenFile(path: string, options: { minLength?: number } = {}): TokenFile {
+  const metaPath = path + ".meta";
+  openFiles.get(path)?.close(); // a file of this name may have been replaced since
+  openFiles.delete(path);
+  const bytes = fileSize(path);
+  const metaBytes = fileSize(metaPath);
+  if (bytes === undefined || metaBytes === undefined) {
+    const missing = bytes === undefined ? path : metaPath;
+    const needing = bytes === undefined ? metaPath : path;
+    throw new Deno.errors.NotFound(
+      `${missing} is missing: it is needed together with ${needing}. \`troupe tokenize\` writes both`,
+    );
+  }
+  const raw = new Uint8Array(metaBytes);
+  readFile(metaPath, raw);
+  const table = parseNpy(raw, metaPath);
+  if (table.columns < 2) {
+    throw new SyntaxError(`${metaPath} has ${table.columns} columns; (byte offset, token count) is needed`);
+  }
+  const minLength = options.minLength ?? 0;
+  const { rows, columns, values } = table;
+  let kept = 0;
+  const starts = new Float64Array(rows);
+  const ends = new Float64Array(rows);
+  const lengths = new Uint32Array(rows);
+  let totalTokens = 0;
+  for (let i = 0; i < rows; i++) {
+    const start = values[i * columns];
+    const end = i + 1 < rows ? values[(i + 1) * columns] : bytes;
+    const length = values[i * columns + columns - 1];
+    if (start < 0 || start >= bytes) {
+      throw new SyntaxError(
+        `${path} is cut off or is not the file that ${metaPath} describes: sample ${i} begins at byte ${start}, ` +
+          `and the file has ${bytes} bytes`,
+      );
+    }
+    if (end <= start) {
+      throw new SyntaxError(
+        `${metaPath} is damaged: sample ${i + 1} at byte ${end} does not follow sample ${i} at ${start}`,
+      );
+    }
+    // A token takes a digit and a comma at least, and a sample at least `{"tokens":[]}`.
+    if (length < 0 || length * 2 > end - start) {
+      throw new SyntaxError(
+        `${metaPath} is damaged: sample ${i} cannot hold ${length} tokens in ${end - start} bytes of ${path}`,
+      );
+    }
+    if (minLength > 0 && length < minLength) continue;
+    starts[kept] = start;
+    ends[kept] = end;
+    lengths[kept] = length;
+    totalTokens += length;
+    kept++;
+  }
+  return new TokenFile(
+    path,
+    starts.subarray(0, kept),
+    ends.subarray(0, kept),
+    lengths.subarray(0, kept),
+    totalTokens,
+    rows,
+  );
+}
+
+function readFile(path: string, into: Uint8Array): void {
+  using file = Deno.openSync(path, { read: true });
+  let filled = 0;
+  while (filled < into.length) {
+    const count = file.readSync(into.subarray(filled));
+    if (count === null || count === 0) throw new SyntaxError(`${path} shrank while it was read`);
+    filled += count;
+  }
+}
+
+/** See `openTokenFile`. */
+export class TokenFile implements SampleSource {
+  constructor(
+    readonly path: string,
+    /** First byte of each kept sample. */
+    readonly offsets: Float64Array,
+    private readonly ends: Float64Array,
+    readonly lengths: Uint32Array,
+    readonly totalTokens: number,
+    /** Samples in the file before short ones were left out. */
+    readonly samplesInFile: number,
+  ) {}
+
+  read(index: number): Int32Array {
+    const start = this.offsets[index];
+    const size = this.ends[index] - start;
+    if (lineBuffer.length < size) lineBuffer = new Uint8Array(2 ** Math.ceil(Math.log2(size)));
+    const got = readAt(this.path, start, lineBuffer.subarray(0, size));
+    if (got < size) {
+      throw new SyntaxError(
+        `${this.path} is cut off: the sample at byte ${start} ends at byte ${start + got} of ${start + size}`,
+      );
+    }
+    const length = this.lengths[index];
+    if (tokenBuffer.length < length + 1) tokenBuffer = new Int32Array(2 ** Math.ceil(Math.log2(length + 1)));
+    const count = parsePlainLine(lineBuffer, size, tokenBuffer, length);
+    if (count === length) return tokenBuffer.subarray(0, length);
+    return this.#readByJson(start, size, length);
+  }
+
+  /** The slow way: any JSON object with `tokens`, and all error messages. */
+  #readByJson(start: number, size: number, length: number): Int32Array {
+    const newline = lineBuffer.subarray(0, size).indexOf(10);
+    const text = new TextDecoder().decode(lineBuffer.subarray(0, newline < 0 ? size : newline));
+    let parsed: unknown;
+    try {
+      parsed = JSON.parse(text);
+    } catch (error) {
+      const within = /position (\d+)/.exec((error as Error).message)?.[1];
+      const ended = newline < 0 ? " (the line has no end: the file seems cut off)" : "";
+      throw new SyntaxError(
+        `${this.path}: bad JSON at byte ${start + Number(within ?? stoppedAt)}, in the sample that begins at byte ` +
+          `${start}${ended}`,
+      );
+    }
+    const tokens = (parsed as { tokens?: unknown } | null)?.tokens;
+    if (!Array.isArray(tokens) || !tokens.every((token) => Number.isInteger(token) && Math.abs(token) <= 0x7fffffff)) {
+      throw new SyntaxError(
+        `${this.path}: the sample at byte ${start} has no array of integers named "tokens": ${text.slice(0, 60)}`,
+      );
+    }
+    if (tokens.length !== length) {
+      throw new SyntaxError(
+        `${this.path}: the sample at byte ${start} has ${tokens.length} tokens, and ${this.path}.meta says ${length}`,
+      );
+    }
+    return Int32Array.from(tokens);
+  }
+}
+
+const prefix = new TextEncoder().encode('{"tokens":[');
+
+/** Where `parsePlainLine` met something unusual, relative to the line. */
+let stoppedAt = 0;
+
+/**
+ * Parses `{"tokens": [1, -2, …]}` straight from bytes, many times faster than through a string. Returns the number of
+ * tokens, or −1 for anything unusual, which the caller then parses by the book.
+ */
+function parsePlainLine(bytes: Uint8Array, size: number, into: Int32Array, expected: number): number {
+  let at = 0;
+  const unusual = () => {
+    stoppedAt = Math.min(at, size);
+    return -1;
+  };
+  for (let p = 0; p < prefix.length; at++) {
+    if (at >= size) return unusual();
+    if (bytes[at] === prefix[p]) p++;
+    else if (bytes[at] !== 32) return unusual();
+  }
+  let count = 0;
+  while (at < size && bytes[at] === 32) at++;
+  if (bytes[at] === 93) at++;
+  else {
+    for (;;) {
+      while (at < size && bytes[at] === 32) at++;
+      const negative = bytes[at] === 45;
+      if (negative) at++;
+      const first = at;
+      let value = 0;
+      while (at < size && bytes[at] >= 48 && bytes[at] <= 57) value = value * 10 + bytes[at++] - 48;
+      const digits = at - first;
+      if (digits === 0 || digits > 9 || (digits > 1 && bytes[first] === 48) || count >= expected) return unusual();
+      into[count++] = negative ? -value : value;
+      while (at < size && bytes[at] === 32) at++;
+      if (at >= size) return unusual();
+      const next = bytes[at++];
+      if (next === 93) break;
+      if (next !== 44) return unusual();
+    }
+  }
+  if (at >= size || bytes[at++] !== 125) return unusual();
+  return at === size || bytes[at] === 10 || bytes[at] === 13 ? count : unusual();
+}

@@ -1,0 +1,237 @@
+/** From the `data` section of a run record to batches for one data-parallel rank. */
+import { join } from "node:path";
+import { type Batch, type DataPosition, type MicroBatch, toMicroBatch } from "./batch.ts";
+import { isSkipped, parseSkipBatches } from "./batch_skipper.ts";
+import { dummyDataset } from "./dummy_dataset.ts";
+import { datasetTypes, minLengthFor, typeIdOfPath, walkTokenFolders } from "./folder.ts";
+import {
+  type ConcatenatedRows,
+  concatenateRows,
+  packIntoOne,
+  type PackOptions,
+  packWithCut,
+  type RowDataset,
+  splitUnpacked,
+  unpackedRows,
+} from "./packed_dataset.ts";
+import { StaticBatchSampler } from "./static_batch_sampler.ts";
+import { closeTokenFiles, openTokenFile, type SampleSource } from "./token_file.ts";
+
+/** The fields of the run record's `data` section that training batches depend on, with the same meanings. */
+export interface TrainDataOptions {
+  /** @default {"tokenized"} */
+  readonly type?: string;
+  /** Nothing: the built-in dummy data. */
+  readonly train_folder?: string | null;
+  readonly seq_len: number;
+  readonly micro_bsz: number;
+  /** @default {1} */
+  readonly micro_num?: number;
+  /** @default {false} */
+  readonly pack_sample_into_one?: boolean;
+  /** @default {true} */
+  readonly use_packed_dataset?: boolean;
+  readonly min_length?: number;
+  readonly min_length_dict?: Readonly<Record<string, number>> | null;
+  readonly rampup_batch_size?: string | null;
+  readonly skip_batches?: string | null;
+  /** @default {1024} */
+  readonly seed?: number;
+  /** @default {true} */
+  readonly fixed_random_dataset_seqlen?: boolean;
+  /**
+   * The `.bin` files in the order in which their rows are numbered, relative to `train_folder`. Left out, the folder is
+   * walked in the order of names.
+   */
+  readonly files?: readonly string[];
+}
+
+/** Which part of every batch is wanted. */
+export interface DataShard {
+  readonly dataRank: number;
+  readonly dataWorldSize: number;
+  /** Whether the model runs in pipeline stages (stricter rules for batch sizes). @default {false} */
+  readonly pipeline?: boolean;
+  /** Told what people should know: sets that were left out, and why. */
+  readonly onNotice?: (message: string) => void;
+}
+
+export interface TrainLoader {
+  /** Names of the kinds of data; `typeIds` are indices into it. */
+  readonly datasetTypes: readonly string[];
+  /** Rows (packs) in the data set. */
+  readonly rows: number;
+  /** Tokens in a row: T of every micro-batch. */
+  readonly packedLength: number;
+  /** Batches in the current epoch. */
+  readonly batchesPerEpoch: number;
+  /** The next batch, epoch after epoch without end. Rejects when the data on disk is damaged, with file and place. */
+  next(): Promise<Batch>;
+  /** Where the next batch begins. A loader that works ahead: keep the `after` of the last batch used instead. */
+  state(): DataPosition;
+  /**
+   * Goes on from a position. Throws `RangeError` that names what differs when it was taken with other data, seed or
+   * ramp-up; and, unless `elastic`, with another number of data-parallel ranks. With `elastic` the batches stay as they
+   * were and are dealt to the ranks there are now.
+   */
+  load(position: DataPosition, options?: { elastic?: boolean }): void;
+  /** Closes files. */
+  close(): void;
+}
+
+/** Types named in metrics when there is no folder to take names from. */
+const dummyTypes = ["en", "cn", "code"];
+
+/** Samples of a dummy set for each data-parallel rank. */
+export const dummySamplesPerRank = 500;
+
+function rowsOf(source: SampleSource, data: TrainDataOptions, options: PackOptions): RowDataset {
+  if (data.use_packed_dataset === false) return unpackedRows(source, { ...options, microBsz: data.micro_bsz });
+  return data.pack_sample_into_one ? packIntoOne(source, options) : packWithCut(source, options);
+}
+
+/** The files of `train_folder` as rows, with their types. Files in which no sample is long enough are left out. */
+export function openTrainFolder(data: TrainDataOptions): { rows: ConcatenatedRows; types: string[] } {
+  const folder = data.train_folder!;
+  const types = datasetTypes(folder);
+  const files = data.files?.map((file) => join(folder, file)) ??
+    walkTokenFolders(folder, "data.train_folder").flatMap(({ path, files }) => files.map((file) => join(path, file)));
+  if (files.length === 0) {
+    throw new RangeError(
+      `data.train_folder ${folder} holds no .bin files. They belong into sub-folders, one for each kind of data; ` +
+        `\`troupe tokenize\` makes them from text`,
+    );
+  }
+  const packedLength = data.seq_len * data.micro_bsz;
+  const datasets: RowDataset[] = [];
+  for (const file of files) {
+    const relative = file.slice(join(folder, "/").length - 1);
+    const typeId = typeIdOfPath(relative, types);
+    const source = openTokenFile(file, { minLength: minLengthFor(file, data.min_length, data.min_length_dict) });
+    if (source.lengths.length === 0) continue;
+    datasets.push(rowsOf(source, data, { seqLen: data.seq_len, packedLength, typeId }));
+  }
+  return { rows: concatenateRows(datasets), types: [...types.keys()] };
+}
+
+function openDummy(data: TrainDataOptions, worldSize: number): ConcatenatedRows {
+  const source = dummyDataset({
+    samples: dummySamplesPerRank * worldSize,
+    seqLen: data.seq_len,
+    fixedSeqLen: data.fixed_random_dataset_seqlen ?? true,
+  });
+  return concatenateRows([rowsOf(source, data, { seqLen: data.seq_len, packedLength: data.seq_len * data.micro_bsz })]);
+}
+
+/**
+ * Opens the training data for one rank. Throws on anything that cannot work: missing folders and files, damaged tables,
+ * fewer rows than one batch takes.
+ */
+export function createTrainLoader(data: TrainDataOptions, shard: DataShard): TrainLoader {
+  for (const name of ["seq_len", "micro_bsz"] as const) {
+    if (!(Number.isInteger(data[name]) && data[name] > 0)) {
+      throw new RangeError(`data.${name} must be a positive integer; got ${data[name]}`);
+    }
+  }
+  if ((data.type ?? "tokenized") !== "tokenized") {
+    throw new RangeError(`data.type ${data.type} is not supported; tokenized would work`);
+  }
+  const packedLength = data.seq_len * data.micro_bsz;
+  const spans = parseSkipBatches(data.skip_batches);
+  const folder = data.train_folder ? openTrainFolder(data) : undefined;
+  let rows = folder?.rows ?? openDummy(data, shard.dataWorldSize);
+  let consumedTokens = 0;
+
+  const makeSampler = (referenceWorldSize: number) =>
+    new StaticBatchSampler({
+      datasetRows: rows.length,
+      batchSize: data.micro_num ?? 1,
+      rampupBatchSize: data.rampup_batch_size ?? "",
+      microBsz: data.micro_bsz,
+      seed: data.seed ?? 1024,
+      dataRank: shard.dataRank,
+      dataWorldSize: shard.dataWorldSize,
+      referenceWorldSize,
+      pipeline: shard.pipeline ?? false,
+    });
+  let sampler = makeSampler(shard.dataWorldSize);
+
+  const microBatch = (index: number): MicroBatch => {
+    const row = rows.row(index);
+    return toMicroBatch(data.use_packed_dataset === false ? splitUnpacked(row, data.micro_bsz, data.seq_len) : row);
+  };
+
+  const state = (): DataPosition => ({
+    global_position: sampler.globalPosition,
+    batch_count: sampler.batchCount,
+    epoch: sampler.round,
+    num_consumed_samples_in_epoch: sampler.numConsumedSamplesInEpoch,
+    num_consumed_tokens: consumedTokens,
+    data_world_size: sampler.referenceWorldSize,
+    batch_size: data.micro_num ?? 1,
+    raw_rampup_batch_size: data.rampup_batch_size ?? "",
+    seed: data.seed ?? 1024,
+    dataset_rows: rows.length,
+  });
+
+  const next = (): Batch => {
+    const batchCount = sampler.batchCount;
+    const { indices, globalRows } = sampler.next();
+    const skipped = isSkipped(spans, batchCount);
+    const microBatches = skipped ? [] : Array.from(indices, microBatch);
+    if (!skipped) consumedTokens += globalRows * packedLength;
+    return {
+      microBatches,
+      rows: indices.length,
+      globalRows,
+      tokens: indices.length * packedLength,
+      batchCount,
+      epoch: sampler.round,
+      skipped,
+      after: state(),
+    };
+  };
+
+  return {
+    datasetTypes: folder?.types ?? dummyTypes,
+    get rows() {
+      return rows.length;
+    },
+    packedLength,
+    get batchesPerEpoch() {
+      return sampler.length;
+    },
+    // deno-lint-ignore require-await -- a promise, so that data that arrives over a wire can be served by the same name
+    next: async () => next(),
+    state,
+    load(position, options = {}) {
+      const elastic = options.elastic ?? false;
+      if (position.data_world_size !== shard.dataWorldSize && !elastic) {
+        throw new RangeError(
+          `The position was taken with ${position.data_world_size} data-parallel ranks, and there are ` +
+            `${shard.dataWorldSize}. The same number, or an elastic run, would work`,
+        );
+      }
+      const nextRows = folder?.rows ?? openDummy(data, position.data_world_size);
+      const here = { ...state(), dataset_rows: nextRows.length };
+      for (const name of ["seed", "raw_rampup_batch_size", "dataset_rows"] as const) {
+        if (position[name] !== here[name]) {
+          throw new RangeError(
+            `The saved position does not fit this run's data: ${name} was ${JSON.stringify(position[name])} and is ` +
+              `${JSON.stringify(here[name])}. The same data and settings, or a run from the beginning, would work`,
+          );
+        }
+      }
+      rows = nextRows;
+      const restored = makeSampler(position.data_world_size);
+      restored.restore({
+        round: position.epoch,
+        numConsumedSamplesInEpoch: position.num_consumed_samples_in_epoch,
+        batchCount: position.batch_count,
+      });
+      sampler = restored;
+      consumedTokens = position.num_consumed_tokens;
+    },
+    close: closeTokenFiles,
+  };
+}

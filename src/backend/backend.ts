@@ -30,6 +30,11 @@ export interface CommandList {
 
 /** A read-back under way. `take` blocks until the bytes are there (see `webgpu/readback.ts`), and may be called once. */
 export interface ReadTicket {
+  /**
+   * Blocks until the bytes are mapped, without copying them out: work submitted between `wait` and `take` keeps the
+   * device busy while the host copies. Optional, since `take` waits too.
+   */
+  wait(): void;
   /** One array per range, in order; owned by the caller. */
   take(): Uint8Array<ArrayBuffer>[];
   /** Resolves when `take` would not block for long; a fallback for providers where blocking is not possible. */

@@ -1,0 +1,143 @@
+/**
+ * The CPU backend: every kernel's `reference`, on plain memory. Slow on purpose: it is the oracle of the others, and it
+ * trains where no adapter can be had.
+ */
+import type { DeviceTraits, ElementType, HostArray } from "../../../kernels/kernel.ts";
+import type { Backend, Command, CommandList, DeviceBuffer, Range, ReadTicket } from "../backend.ts";
+import { Ledger } from "../ledger.ts";
+
+interface CpuBuffer extends DeviceBuffer {
+  readonly memory: ArrayBuffer;
+}
+
+/** Limits as a roomy GPU has them; the alignment is the strictest one, so that a plan that runs here runs there. */
+export const hostTraits: DeviceTraits = {
+  provider: "none",
+  description: "CPU reference",
+  software: true,
+  subgroupSize: 0,
+  features: { subgroups: false, shaderF16: false, timestampQuery: false },
+  limits: {
+    maxBufferSize: 2 ** 32 - 4,
+    maxStorageBufferBindingSize: 2 ** 32 - 4,
+    maxStorageBuffersPerShaderStage: 8,
+    maxComputeWorkgroupsPerDimension: 65_535,
+    maxComputeInvocationsPerWorkgroup: 256,
+    maxComputeWorkgroupStorageSize: 16_384,
+    minStorageBufferOffsetAlignment: 256,
+  },
+};
+
+/** A typed view of device memory as a kernel's reference takes it. */
+function hostView(memory: ArrayBuffer, offset: number, type: ElementType, length: number): HostArray {
+  switch (type) {
+    case "f32":
+      return new Float32Array(memory, offset, length);
+    case "u32":
+      return new Uint32Array(memory, offset, length);
+    case "i32":
+      return new Int32Array(memory, offset, length);
+    default:
+      throw new TypeError(`the cpu backend computes on f32, u32 and i32 operands only, got ${type}`);
+  }
+}
+
+/** Opens the CPU backend. It holds memory only; disposing drops it. */
+export function openCpuBackend(): Backend {
+  const ledger = new Ledger<CpuBuffer>("cpu", hostTraits);
+
+  function execute(command: Command): void {
+    ledger.checkCommand(command); // again at submission: a buffer may have been released since
+    switch (command.kind) {
+      case "dispatch": {
+        const { kernel, ranges } = command;
+        kernel.reference(
+          kernel.operands.map(({ type, length }, i) =>
+            hostView((ranges[i].buffer as CpuBuffer).memory, ranges[i].offset, type, length)
+          ),
+        );
+        return;
+      }
+      case "copy":
+        bytesOf(command.target).set(bytesOf(command.source));
+        return;
+      case "clear":
+        bytesOf(command.target).fill(0);
+        return;
+      default:
+        command satisfies never;
+    }
+  }
+
+  return {
+    name: "cpu",
+    traits: hostTraits,
+    get allocatedBytes() {
+      return ledger.allocatedBytes;
+    },
+    allocate(bytes, label) {
+      ledger.checkSize(bytes, label);
+      let memory: ArrayBuffer;
+      try {
+        memory = new ArrayBuffer(bytes);
+      } catch (cause) {
+        throw new RangeError(`Cannot allocate buffer "${label}": the host has no ${bytes} bytes left`, { cause });
+      }
+      return ledger.add({ label, bytes, memory });
+    },
+    release(buffer) {
+      ledger.remove(buffer);
+    },
+    upload(target, data) {
+      const { memory } = ledger.checkUpload(target, data);
+      const source = new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
+      new Uint8Array(memory, target.offset, data.byteLength).set(source);
+    },
+    // deno-lint-ignore require-await -- errors must reject, as they do on the GPU
+    async prepare(commands): Promise<CommandList> {
+      for (const command of commands) {
+        ledger.checkCommand(command);
+        if (command.kind !== "dispatch") continue;
+        for (const { name, type } of command.kernel.operands) {
+          if (type === "f16" || type === "bf16") {
+            throw new TypeError(
+              `Cannot prepare ${command.kernel.name}: operand ${name} is ${type}, and the cpu backend computes ` +
+                `in f32; use --backend webgpu or float32 parameters`,
+            );
+          }
+        }
+      }
+      return { commands: [...commands] };
+    },
+    submit(list) {
+      for (const command of list.commands) execute(command);
+    },
+    read(ranges): ReadTicket {
+      ledger.checkRead(ranges);
+      return takeOnce(ranges.map((range) => bytesOf(range).slice()));
+    },
+    finish: () => Promise.resolve(),
+    [Symbol.dispose]() {
+      ledger.clear();
+    },
+  };
+}
+
+function bytesOf({ buffer, offset, bytes }: Range): Uint8Array<ArrayBuffer> {
+  return new Uint8Array((buffer as CpuBuffer).memory, offset, bytes);
+}
+
+/** A ticket whose bytes are already there. */
+export function takeOnce(arrays: Uint8Array<ArrayBuffer>[]): ReadTicket {
+  let left: Uint8Array<ArrayBuffer>[] | undefined = arrays;
+  return {
+    wait() {},
+    take() {
+      if (left === undefined) throw new Error("Cannot take a read-back twice: keep the arrays of the first call");
+      const taken = left;
+      left = undefined;
+      return taken;
+    },
+    ready: () => Promise.resolve(),
+  };
+}

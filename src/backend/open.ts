@@ -1,0 +1,43 @@
+/** Opens a backend by its name in the run record. */
+import type { Backend } from "./backend.ts";
+import { openCpuBackend } from "./cpu/backend.ts";
+import { openNullBackend } from "./null/backend.ts";
+import { openWebGpuBackend } from "./webgpu/backend.ts";
+import type { Provider } from "./webgpu/provider.ts";
+
+export const backendNames = ["webgpu", "cpu", "null"] as const;
+export type BackendName = typeof backendNames[number];
+
+export interface OpenOptions {
+  /** Who provides WebGPU. Only read by the webgpu backend. @default {"deno"} */
+  readonly provider?: Provider;
+}
+
+/**
+ * Opens the device. Dispose of it when done: `using backend = await openBackend("cpu")`.
+ *
+ * @throws {Error} when WebGPU finds no adapter, saying what to install.
+ * @throws {RangeError} on an unknown name.
+ *
+ * @example
+ * ```ts
+ * import { openBackend } from "./open.ts";
+ * using backend = await openBackend("cpu");
+ * const buffer = backend.allocate(16, "numbers");
+ * backend.upload({ buffer, offset: 0, bytes: 16 }, new Float32Array([1, 2, 3, 4]));
+ * const [bytes] = backend.read([{ buffer, offset: 8, bytes: 4 }]).take();
+ * console.assert(new Float32Array(bytes.buffer)[0] === 3);
+ * ```
+ */
+export async function openBackend(name: BackendName, options: OpenOptions = {}): Promise<Backend> {
+  switch (name) {
+    case "webgpu":
+      return await openWebGpuBackend(options.provider ?? "deno");
+    case "cpu":
+      return openCpuBackend();
+    case "null":
+      return openNullBackend();
+    default:
+      throw new RangeError(`Cannot open backend: expected one of ${backendNames.join(", ")}, got ${String(name)}`);
+  }
+}

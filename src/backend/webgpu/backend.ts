@@ -1,0 +1,254 @@
+/**
+ * The WebGPU backend. Commands are made ready once: pipelines cached by text, bind groups by pipeline and ranges; a
+ * submission replays them through one encoder, as few compute passes as copies allow, and one submit.
+ *
+ * The device reports faults later than the call that caused them. They are kept, and thrown by the next call: a device
+ * that has failed once computes nothing that can be trusted, so every later call throws too.
+ */
+import type { Kernel, Pass } from "../../../kernels/kernel.ts";
+import type { Backend, Command, CommandList, DeviceBuffer, Range } from "../backend.ts";
+import { Ledger, operandBytes } from "../ledger.ts";
+import { createPipelineCache } from "./pipelines.ts";
+import { openDevice, type Provider } from "./provider.ts";
+import { openReadback } from "./readback.ts";
+
+interface GpuBuffer extends DeviceBuffer {
+  readonly id: number;
+  readonly gpu: GPUBuffer;
+  /** Keys of the bind groups that hold this buffer. */
+  readonly bindGroups: Set<string>;
+}
+
+type ReadyDispatch = {
+  readonly pipeline: GPUComputePipeline;
+  readonly bindGroup: GPUBindGroup;
+  readonly workgroups: readonly [number, number, number];
+};
+type ReadyCommand =
+  | { readonly kind: "dispatch"; readonly dispatches: readonly ReadyDispatch[] }
+  | { readonly kind: "copy"; readonly source: Range; readonly target: Range }
+  | { readonly kind: "clear"; readonly target: Range };
+
+interface ReadyList extends CommandList {
+  readonly ready: readonly ReadyCommand[];
+}
+
+/** @throws {Error} when there is no adapter, or the device refuses to open. */
+export async function openWebGpuBackend(provider: Provider): Promise<Backend> {
+  const { device, traits } = await openDevice(provider);
+  const ledger = new Ledger<GpuBuffer>("webgpu", traits);
+  const pipelines = createPipelineCache(device);
+  const pipelineIds = new Map<GPUComputePipeline, number>();
+  const passesOf = new WeakMap<Kernel, readonly Pass[]>();
+  const bindGroups = new Map<string, GPUBindGroup>();
+  let nextBufferId = 0;
+  let failure: Error | undefined;
+  let disposed = false;
+
+  function fail(error: Error): void {
+    if (!disposed) failure ??= error;
+  }
+  device.addEventListener("uncapturederror", (event) => {
+    event.preventDefault(); // or the runtime prints it as well
+    fail(new Error(`The WebGPU device reported an error: ${(event as GPUUncapturedErrorEvent).error.message.trim()}`));
+  });
+  device.lost.then(({ reason, message }) => fail(new Error(`The WebGPU device was lost (${reason}): ${message}`)));
+
+  function check(): void {
+    if (disposed) throw new Error("Cannot use the webgpu backend: it was disposed of");
+    // A fresh error each time, so that the stack shows who asked; the first report is the cause.
+    if (failure !== undefined) throw new Error(failure.message, { cause: failure });
+  }
+
+  const readback = await openReadback(device);
+
+  function gpuBuffer({ buffer }: Range): GPUBuffer {
+    return (buffer as GpuBuffer).gpu;
+  }
+
+  function bindGroupOf(pipeline: GPUComputePipeline, kernel: Kernel, pass: Pass, ranges: readonly Range[]) {
+    let pipelineId = pipelineIds.get(pipeline);
+    if (pipelineId === undefined) pipelineIds.set(pipeline, pipelineId = pipelineIds.size);
+    const bindings = pass.operands.map((operand) => ({
+      buffer: ranges[operand].buffer as GpuBuffer,
+      offset: ranges[operand].offset,
+      size: operandBytes(kernel.operands[operand]),
+    }));
+    const key = [pipelineId, ...bindings.map(({ buffer, offset, size }) => `${buffer.id}+${offset}:${size}`)].join(" ");
+    let bindGroup = bindGroups.get(key);
+    if (bindGroup === undefined) {
+      bindGroup = device.createBindGroup({
+        label: kernel.name,
+        layout: pipeline.getBindGroupLayout(0),
+        entries: bindings.map(({ buffer, offset, size }, binding) => ({
+          binding,
+          resource: { buffer: buffer.gpu, offset, size },
+        })),
+      });
+      bindGroups.set(key, bindGroup);
+      for (const { buffer } of bindings) buffer.bindGroups.add(key);
+    }
+    return bindGroup;
+  }
+
+  async function ready(command: Command): Promise<ReadyCommand> {
+    if (command.kind !== "dispatch") return command;
+    const { kernel, ranges } = command;
+    let passes = passesOf.get(kernel);
+    if (passes === undefined) passesOf.set(kernel, passes = kernel.passes(traits));
+    const dispatches: ReadyDispatch[] = [];
+    for (const pass of passes) {
+      const pipeline = await pipelines.get(kernel.name, pass.code, pass.entryPoint ?? "main");
+      // Faults of this call alone, so pushed and popped with no await between.
+      device.pushErrorScope("validation");
+      const bindGroup = bindGroupOf(pipeline, kernel, pass, ranges);
+      const refusal = await device.popErrorScope();
+      if (refusal !== null) {
+        bindGroups.forEach((cached, key) => cached === bindGroup && bindGroups.delete(key));
+        throw new Error(`Cannot bind the operands of kernel ${kernel.name}: ${refusal.message.trim()}`);
+      }
+      const most = traits.limits.maxComputeWorkgroupsPerDimension;
+      if (pass.workgroups.some((groups) => !Number.isInteger(groups) || groups < 1 || groups > most)) {
+        throw new RangeError(
+          `Cannot dispatch kernel ${kernel.name}: each axis takes 1 to ${most} workgroups, got ` +
+            pass.workgroups.join(" x "),
+        );
+      }
+      dispatches.push({ pipeline, bindGroup, workgroups: pass.workgroups });
+    }
+    return { kind: "dispatch", dispatches };
+  }
+
+  return {
+    name: "webgpu",
+    traits,
+    get allocatedBytes() {
+      return ledger.allocatedBytes;
+    },
+    allocate(bytes, label) {
+      check();
+      ledger.checkSize(bytes, label);
+      device.pushErrorScope("out-of-memory");
+      const gpu = device.createBuffer({
+        label,
+        size: bytes,
+        usage: GPUBufferUsage.STORAGE | GPUBufferUsage.COPY_SRC | GPUBufferUsage.COPY_DST,
+      });
+      device.popErrorScope().then((refusal) => {
+        if (refusal === null) return;
+        fail(
+          new RangeError(
+            `Cannot allocate buffer "${label}": ${bytes} bytes asked with ${ledger.allocatedBytes} in use, and the ` +
+              `device (${traits.description}) is out of memory`,
+          ),
+        );
+      });
+      return ledger.add({ label, bytes, id: nextBufferId++, gpu, bindGroups: new Set() });
+    },
+    release(buffer) {
+      const { gpu, bindGroups: keys } = ledger.remove(buffer);
+      for (const key of keys) bindGroups.delete(key);
+      gpu.destroy(); // once the work submitted so far no longer needs it
+    },
+    upload(target, data) {
+      check();
+      const { gpu } = ledger.checkUpload(target, data);
+      let bytes = new Uint8Array(data.buffer as ArrayBuffer, data.byteOffset, data.byteLength);
+      if (bytes.length % 4 !== 0) { // an odd count of half-width elements: WebGPU writes whole words
+        const padded = new Uint8Array(Math.ceil(bytes.length / 4) * 4);
+        padded.set(bytes);
+        bytes = padded;
+      }
+      device.queue.writeBuffer(gpu, target.offset, bytes);
+    },
+    async prepare(commands): Promise<ReadyList> {
+      check();
+      for (const command of commands) ledger.checkCommand(command);
+      const readyCommands: ReadyCommand[] = [];
+      for (const command of commands) readyCommands.push(await ready(command));
+      return { commands: [...commands], ready: readyCommands };
+    },
+    submit(list) {
+      check();
+      const { ready: readyCommands } = list as ReadyList;
+      if (readyCommands === undefined) {
+        throw new TypeError("Cannot submit: the command list is not from this prepare()");
+      }
+      const encoder = device.createCommandEncoder();
+      let pass: GPUComputePassEncoder | undefined;
+      let lastPipeline: GPUComputePipeline | undefined;
+      const endPass = () => {
+        pass?.end();
+        pass = lastPipeline = undefined;
+      };
+      for (const command of readyCommands) {
+        switch (command.kind) {
+          case "dispatch":
+            pass ??= encoder.beginComputePass();
+            for (const { pipeline, bindGroup, workgroups } of command.dispatches) {
+              if (pipeline !== lastPipeline) pass.setPipeline(lastPipeline = pipeline);
+              pass.setBindGroup(0, bindGroup);
+              pass.dispatchWorkgroups(...workgroups);
+            }
+            break;
+          case "copy": {
+            endPass();
+            const { source, target } = command;
+            encoder.copyBufferToBuffer(
+              gpuBuffer(source),
+              source.offset,
+              gpuBuffer(target),
+              target.offset,
+              source.bytes,
+            );
+            break;
+          }
+          case "clear":
+            endPass();
+            encoder.clearBuffer(gpuBuffer(command.target), command.target.offset, command.target.bytes);
+            break;
+          default:
+            command satisfies never;
+        }
+      }
+      endPass();
+      device.queue.submit([encoder.finish()]);
+    },
+    read(ranges) {
+      check();
+      ledger.checkRead(ranges);
+      const ticket = readback.read(
+        ranges.map((range) => ({ buffer: gpuBuffer(range), offset: range.offset, bytes: range.bytes })),
+      );
+      return {
+        wait() {
+          check();
+          ticket.wait();
+        },
+        take() {
+          check();
+          return ticket.take();
+        },
+        async ready() {
+          check();
+          await ticket.ready();
+        },
+      };
+    },
+    async finish() {
+      check();
+      await device.queue.onSubmittedWorkDone();
+      await readback.settle();
+      // Errors arrive as events, one turn of the event loop behind the work.
+      await new Promise((resolve) => setTimeout(resolve, 0));
+      check();
+    },
+    [Symbol.dispose]() {
+      disposed = true;
+      for (const { gpu } of ledger.buffers) gpu.destroy();
+      ledger.clear();
+      bindGroups.clear();
+      device.destroy();
+    },
+  };
+}

@@ -1,0 +1,121 @@
+/**
+ * The one seam towards whoever implements WebGPU: finds the adapter, asks for everything it has, and states as plain
+ * traits what kernels may rely on. Everything above uses the standard API alone.
+ */
+import type { DeviceTraits } from "../../../kernels/kernel.ts";
+
+/** `deno`: built in. `dawn`: the npm package `webgpu`, not supported yet. */
+export type Provider = "deno" | "dawn";
+
+export interface OpenDevice {
+  readonly device: GPUDevice;
+  readonly traits: DeviceTraits;
+}
+
+const wantedFeatures = ["subgroups", "shader-f16", "timestamp-query"] as const;
+
+/** What to type when there is no adapter. */
+export const noAdapterAdvice =
+  "install a Vulkan driver: the GPU maker's one, or for software rendering on Debian and " +
+  "Ubuntu `apt-get install --yes mesa-vulkan-drivers`; without one, `--backend cpu` works, slowly";
+
+/** The adapter of a provider, or `null` when it has none. */
+export async function requestAdapter(provider: Provider): Promise<GPUAdapter | null> {
+  if (provider === "dawn") {
+    throw new Error("Cannot use runtime.webgpu: dawn: only deno, the built-in provider, is supported so far");
+  }
+  // Absent in a runtime built or configured without WebGPU.
+  const gpu = (navigator as { gpu?: GPU }).gpu;
+  return await gpu?.requestAdapter({ powerPreference: "high-performance" }) ?? null;
+}
+
+/**
+ * Opens the provider's device with the adapter's real limits and every wanted feature that it grants.
+ *
+ * @throws {Error} when there is no adapter, saying what to install.
+ */
+export async function openDevice(provider: Provider): Promise<OpenDevice> {
+  const adapter = await requestAdapter(provider);
+  if (adapter === null) throw new Error(`Cannot open the webgpu backend as no adapter was found: ${noAdapterAdvice}`);
+  const { device, traits } = await openAdapter(adapter, provider);
+  return { device, traits };
+}
+
+/** Opens a device on an adapter. Also used to report on it, so that the report is of what kernels would see. */
+export async function openAdapter(adapter: GPUAdapter, provider: Provider): Promise<OpenDevice> {
+  const requiredLimits = limitsOf(adapter.limits);
+  const device = await openWithFeatures(adapter, requiredLimits);
+  return { device, traits: traitsOf(adapter, device, provider) };
+}
+
+/**
+ * Asks for features by name rather than by the adapter's list: Deno grants `subgroups` without listing it. A request
+ * that is refused leaves the adapter usable, so the list shrinks until it is granted.
+ */
+async function openWithFeatures(adapter: GPUAdapter, requiredLimits: Record<string, number>): Promise<GPUDevice> {
+  const listed = wantedFeatures.filter((feature) => feature === "subgroups" || adapter.features.has(feature));
+  const attempts = [listed, listed.filter((feature) => feature !== "subgroups"), []];
+  let refusal: unknown;
+  for (const requiredFeatures of attempts) {
+    try {
+      return await adapter.requestDevice({
+        label: "troupe",
+        requiredFeatures: requiredFeatures as GPUFeatureName[],
+        requiredLimits,
+      });
+    } catch (error) {
+      refusal = error;
+    }
+  }
+  throw new Error(`Cannot open a device on adapter "${describe(adapter.info)}": ${messageOf(refusal)}`, {
+    cause: refusal,
+  });
+}
+
+/** Limits as plain data. They are getters on a prototype, so spreading them gives nothing. */
+export function limitsOf(limits: GPUSupportedLimits): Record<string, number> {
+  const plain: Record<string, number> = {};
+  for (const name of Object.getOwnPropertyNames(Object.getPrototypeOf(limits))) {
+    const value = (limits as unknown as Record<string, unknown>)[name];
+    if (typeof value === "number") plain[name] = value;
+  }
+  return plain;
+}
+
+/** Adapter name for people. */
+export function describe(info: GPUAdapterInfo): string {
+  return info.description || [info.vendor, info.architecture, info.device].filter(Boolean).join(" ") || "unnamed";
+}
+
+function traitsOf(adapter: GPUAdapter, device: GPUDevice, provider: Provider): DeviceTraits {
+  const { info } = adapter;
+  const { limits } = device;
+  const features: { has(name: string): boolean } = device.features;
+  // Kernels are rendered for one subgroup size. Where the driver picks it per pipeline (Intel), they do without.
+  const fixedSize = info.subgroupMinSize === info.subgroupMaxSize ? info.subgroupMinSize : 0;
+  const subgroups = features.has("subgroups") && fixedSize > 0;
+  return {
+    provider,
+    description: describe(info),
+    software: info.isFallbackAdapter || /llvmpipe|lavapipe|swiftshader/i.test(describe(info) + info.architecture),
+    subgroupSize: subgroups ? fixedSize : 0,
+    features: {
+      subgroups,
+      shaderF16: features.has("shader-f16"),
+      timestampQuery: features.has("timestamp-query"),
+    },
+    limits: {
+      maxBufferSize: limits.maxBufferSize,
+      maxStorageBufferBindingSize: limits.maxStorageBufferBindingSize,
+      maxStorageBuffersPerShaderStage: limits.maxStorageBuffersPerShaderStage,
+      maxComputeWorkgroupsPerDimension: limits.maxComputeWorkgroupsPerDimension,
+      maxComputeInvocationsPerWorkgroup: limits.maxComputeInvocationsPerWorkgroup,
+      maxComputeWorkgroupStorageSize: limits.maxComputeWorkgroupStorageSize,
+      minStorageBufferOffsetAlignment: limits.minStorageBufferOffsetAlignment,
+    },
+  };
+}
+
+export function messageOf(error: unknown): string {
+  return error instanceof Error ? error.message : String(error);
+}

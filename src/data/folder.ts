@@ -56,7 +56,9 @@ function isDirectoryBehind(link: string): boolean {
 
 /** Type of every sub-folder of a training folder: sorted names → 0, 1, 2 …. */
 export function datasetTypes(trainFolder: string): Map<string, number> {
-  const names = readDirectory(trainFolder, "data.train_folder").map((entry) => entry.name);
+  const names = readDirectory(trainFolder, "data.train_folder")
+    .filter((entry) => entry.isSymlink ? isDirectoryBehind(join(trainFolder, entry.name)) : entry.isDirectory)
+    .map((entry) => entry.name);
   return new Map(names.map((name, id) => [name, id]));
 }
 

@@ -86,8 +86,7 @@ export class StaticBatchSampler {
   /** Rows of all ranks consumed in this round. */
   #consumed = 0;
   #batchCount = 0;
-  /** InternEvo's epoch number: only what was set. */
-  epoch = 0;
+  #epoch = 0;
 
   /** Throws `RangeError` for sizes that cannot make a batch, with the numbers. */
   constructor(options: StaticBatchSamplerOptions) {
@@ -222,6 +221,15 @@ export class StaticBatchSampler {
     this.#beginRound(this.#batchCount);
   }
 
+  /**
+   * InternEvo's `set_epoch`: from the next round on, rows are shuffled by a generator seeded with seed + `epoch`. `seek`
+   * and `restore` know nothing of it, `loadStateDict` does.
+   */
+  setEpoch(epoch: number): void {
+    this.#epoch = epoch;
+    this.#random = new RandomState(this.#seed + epoch);
+  }
+
   /** The next batch; after the last of a round the first of the next. */
   next(): IndexBatch {
     this.beginRoundIfExhausted();
@@ -238,7 +246,7 @@ export class StaticBatchSampler {
       batch_size: this.options.batchSize,
       raw_rampup_batch_size: this.options.rampupBatchSize ?? null,
       rng_state: this.#roundState,
-      epoch: this.epoch,
+      epoch: this.#epoch,
       seed: this.#seed,
       data_world_size: this.#world,
       num_consumed_samples_in_epoch: this.numConsumedSamplesInEpoch,
@@ -257,7 +265,7 @@ export class StaticBatchSampler {
         throw new RangeError(`The saved sampler has ${name} ${state[name]}, and this run has ${here[name]}`);
       }
     }
-    this.epoch = state.epoch;
+    this.#epoch = state.epoch;
     this.#batchCount = state.batch_count;
     this.#consumed = state.num_consumed_samples_in_epoch * this.#world;
     this.#random.restore(state.rng_state);

@@ -1,5 +1,5 @@
 /** From the `data` section of a run record to batches for one data-parallel rank. */
-import { join } from "node:path";
+import { join, relative } from "node:path";
 import { type Batch, type DataPosition, type MicroBatch, toMicroBatch } from "./batch.ts";
 import { isSkipped, parseSkipBatches } from "./batch_skipper.ts";
 import { dummyDataset } from "./dummy_dataset.ts";
@@ -50,6 +50,8 @@ export interface TrainDataOptions {
 export interface DataShard {
   readonly dataRank: number;
   readonly dataWorldSize: number;
+  /** Data-parallel ranks that the run began with, over which `micro_num` counts. @default {dataWorldSize} */
+  readonly referenceWorldSize?: number;
   /** Whether the model runs in pipeline stages (stricter rules for batch sizes). @default {false} */
   readonly pipeline?: boolean;
   /** Told what people should know: sets that were left out, and why. */
@@ -105,8 +107,7 @@ export function openTrainFolder(data: TrainDataOptions): { rows: ConcatenatedRow
   const packedLength = data.seq_len * data.micro_bsz;
   const datasets: RowDataset[] = [];
   for (const file of files) {
-    const relative = file.slice(join(folder, "/").length - 1);
-    const typeId = typeIdOfPath(relative, types);
+    const typeId = typeIdOfPath("/" + relative(folder, file), types);
     const source = openTokenFile(file, { minLength: minLengthFor(file, data.min_length, data.min_length_dict) });
     if (source.lengths.length === 0) continue;
     datasets.push(rowsOf(source, data, { seqLen: data.seq_len, packedLength, typeId }));
@@ -139,7 +140,8 @@ export function createTrainLoader(data: TrainDataOptions, shard: DataShard): Tra
   const packedLength = data.seq_len * data.micro_bsz;
   const spans = parseSkipBatches(data.skip_batches);
   const folder = data.train_folder ? openTrainFolder(data) : undefined;
-  let rows = folder?.rows ?? openDummy(data, shard.dataWorldSize);
+  const referenceWorldSize = shard.referenceWorldSize ?? shard.dataWorldSize;
+  let rows = folder?.rows ?? openDummy(data, referenceWorldSize);
   let consumedTokens = 0;
 
   const makeSampler = (referenceWorldSize: number) =>
@@ -154,7 +156,7 @@ export function createTrainLoader(data: TrainDataOptions, shard: DataShard): Tra
       referenceWorldSize,
       pipeline: shard.pipeline ?? false,
     });
-  let sampler = makeSampler(shard.dataWorldSize);
+  let sampler = makeSampler(referenceWorldSize);
 
   const microBatch = (index: number): MicroBatch => {
     const row = rows.row(index);

@@ -1,0 +1,102 @@
+import { assert, assertEquals, assertRejects, assertStringIncludes, assertThrows } from "@std/assert";
+import type { Kernel } from "../../../kernels/kernel.ts";
+import { openWebGpuBackend } from "./backend.ts";
+import { createPipelineCache, numberedLines } from "./pipelines.ts";
+import { openDevice, requestAdapter } from "./provider.ts";
+
+function kernelOf(code: string, workgroups: [number, number, number] = [1, 1, 1]): Kernel {
+  return {
+    name: "test.kernel",
+    operands: [{ name: "x", type: "u32", length: 4, access: "update" }],
+    cost: { flops: 0, bytes: 0 },
+    reference() {},
+    passes: () => [{ code, workgroups, operands: [0] }],
+  };
+}
+
+const increment = `@group(0) @binding(0) var<storage, read_write> x: array<u32>;
+@compute @workgroup_size(4) fn main(@builtin(local_invocation_index) i: u32) { x[i] += 1u; }`;
+
+Deno.test("prepare() rejects refused WGSL with the kernel, the message and the numbered lines", async () => {
+  using backend = await openWebGpuBackend("deno");
+  const buffer = backend.allocate(16, "x");
+  const ranges = [{ buffer, offset: 0, bytes: 16 }];
+  const kernel = kernelOf(`@group(0) @binding(0) var<storage, read_write> x: array<u32>;
+@compute @workgroup_size(4) fn main() {
+  let wrong: u32 = 1.5;
+}`);
+  const error = await assertRejects(() => backend.prepare([{ kind: "dispatch", kernel, ranges }]), SyntaxError);
+  assertStringIncludes(error.message, "test.kernel");
+  assertStringIncludes(error.message, "`u32`");
+  assertStringIncludes(error.message, ">    3 |   let wrong: u32 = 1.5;");
+  // A refused text leaves the device sound.
+  backend.submit(await backend.prepare([{ kind: "dispatch", kernel: kernelOf(increment), ranges }]));
+  assertEquals([...new Uint32Array(backend.read(ranges).take()[0].buffer)], [1, 1, 1, 1]);
+  await backend.finish();
+});
+
+Deno.test("prepare() refuses more workgroups than an axis has, and bindings that the text does not name", async () => {
+  using backend = await openWebGpuBackend("deno");
+  const buffer = backend.allocate(16, "x");
+  const ranges = [{ buffer, offset: 0, bytes: 16 }];
+  await assertRejects(
+    () => backend.prepare([{ kind: "dispatch", kernel: kernelOf(increment, [65_536, 1, 1]), ranges }]),
+    RangeError,
+    "65536 x 1 x 1",
+  );
+  const unbound = kernelOf("@compute @workgroup_size(1) fn main() {}");
+  await assertRejects(
+    () => backend.prepare([{ kind: "dispatch", kernel: unbound, ranges }]),
+    Error,
+    "Cannot bind the operands of kernel test.kernel",
+  );
+  await backend.finish();
+});
+
+Deno.test("submit() on a released buffer surfaces at finish() and at every later call", async () => {
+  using backend = await openWebGpuBackend("deno");
+  const buffer = backend.allocate(16, "gone");
+  const list = await backend.prepare([
+    { kind: "dispatch", kernel: kernelOf(increment), ranges: [{ buffer, offset: 0, bytes: 16 }] },
+  ]);
+  backend.release(buffer);
+  backend.submit(list);
+  await assertRejects(() => backend.finish(), Error, "WebGPU device reported an error");
+  assertThrows(() => backend.allocate(16, "more"), Error, "gone");
+  await assertRejects(() => backend.prepare([]), Error, "gone");
+});
+
+Deno.test("dispose() releases all memory, and later calls throw", async () => {
+  const backend = await openWebGpuBackend("deno");
+  backend.allocate(1024, "a");
+  assertEquals(backend.allocatedBytes, 1024);
+  backend[Symbol.dispose]();
+  assertEquals(backend.allocatedBytes, 0);
+  assertThrows(() => backend.allocate(4, "b"), Error, "disposed");
+});
+
+Deno.test("get() compiles equal texts once", async () => {
+  const { device } = await openDevice("deno");
+  const cache = createPipelineCache(device);
+  const [a, b] = await Promise.all([cache.get("one", increment, "main"), cache.get("two", increment, "main")]);
+  assert(a === b);
+  assertEquals(cache.size, 1);
+  device.destroy();
+});
+
+Deno.test("numberedLines() shows the lines around one and marks it", () => {
+  assertEquals(numberedLines("a\nb\nc\nd", 3, 1), "     2 | b\n>    3 | c\n     4 | d");
+});
+
+Deno.test("openWebGpuBackend() states real limits and a subgroup size only with subgroups", async () => {
+  using backend = await openWebGpuBackend("deno");
+  const { traits } = backend;
+  const adapter = await requestAdapter("deno");
+  assertEquals(traits.limits.maxStorageBufferBindingSize, adapter!.limits.maxStorageBufferBindingSize);
+  assertEquals(traits.subgroupSize > 0, traits.features.subgroups);
+  assert(traits.description.length > 0);
+});
+
+Deno.test("requestAdapter() refuses dawn", async () => {
+  await assertRejects(() => requestAdapter("dawn"), Error, "only deno");
+});

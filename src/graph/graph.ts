@@ -1,0 +1,142 @@
+/**
+ * Graphs of operators over symbolic tensors. A model is traced once, for one device, into a graph; the passes beside
+ * this file rewrite it (sharding, differentiation, recomputation) and the planner lowers it to instructions.
+ *
+ * A graph is in single assignment form and its nodes stand in execution order, so a pass is a loop over a list.
+ */
+import type { ElementType, Kernel } from "../../kernels/kernel.ts";
+import { elementBytes } from "../../kernels/kernel.ts";
+
+export interface TensorType {
+  readonly shape: readonly number[];
+  readonly type: ElementType;
+}
+
+/** How a parameter's full initial tensor is drawn; the stream is keyed by its name, so every layout starts the same. */
+export type Initialization =
+  | { readonly kind: "normal"; readonly std: number }
+  | { readonly kind: "uniform"; readonly bound: number }
+  | { readonly kind: "constant"; readonly value: number };
+
+/**
+ * Where a tensor comes from. `parameter`: lives through the run, has a gradient. `gradient`: the accumulator of a
+ * parameter. `input`: uploaded for each micro-batch. `constant`: uploaded once. `value`: made by a node.
+ */
+export type TensorKind = "parameter" | "gradient" | "input" | "constant" | "value";
+
+export interface Tensor extends TensorType {
+  readonly graph: Graph;
+  readonly id: number;
+  readonly kind: TensorKind;
+  /** Canonical name of a parameter, its gradient, an input or a constant; empty for values. */
+  readonly name: string;
+}
+
+export interface Node {
+  // deno-lint-ignore no-explicit-any -- attributes belong to the operator, which alone reads them
+  readonly operator: Operator<any>;
+  // deno-lint-ignore no-explicit-any -- see above
+  readonly attributes: any;
+  readonly inputs: readonly Tensor[];
+  readonly outputs: readonly Tensor[];
+  /** Decoder layer this node belongs to; the unit of recomputation and of pipeline stages. */
+  readonly layer: number | undefined;
+}
+
+/** One kernel with the tensors it is bound to, in operand order; `undefined` stands for scratch. */
+export interface Lowered {
+  readonly kernel: Kernel;
+  readonly operands: readonly (Tensor | undefined)[];
+}
+
+/**
+ * What the engine must know of an operator: its shape rule, its gradient in terms of operators, its kernel.
+ *
+ * @typeParam A attributes, fixed when the graph is traced
+ */
+export interface Operator<A> {
+  readonly name: string;
+  infer(inputs: readonly TensorType[], attributes: A): readonly TensorType[];
+  /**
+   * Gradients of the inputs, from those of the outputs (`undefined`: nothing flows). Absent: no gradient passes.
+   * A root (a loss) is called with no output gradients.
+   */
+  gradient?(node: Node, outputGradients: readonly (Tensor | undefined)[]): readonly (Tensor | undefined)[];
+  lower(node: Node): Lowered;
+  /** The operator can add its first output into existing content: its attribute `accumulate` may be set. */
+  readonly accumulates?: boolean;
+  /** A loss: differentiation starts here. */
+  readonly root?: boolean;
+  /** Input whose storage the first output takes over; the planner copies the input first where it is still needed. */
+  readonly inPlace?: number;
+}
+
+export const elementCount = (shape: readonly number[]): number => shape.reduce((product, size) => product * size, 1);
+export const tensorBytes = (tensor: TensorType): number => elementCount(tensor.shape) * elementBytes[tensor.type];
+export const f32 = (...shape: number[]): TensorType => ({ shape, type: "f32" });
+
+export class Graph {
+  readonly nodes: Node[] = [];
+  readonly parameters = new Map<string, { tensor: Tensor; initialization: Initialization }>();
+  readonly inputs = new Map<string, Tensor>();
+  readonly constants = new Map<string, { tensor: Tensor; data: Float32Array<ArrayBuffer> }>();
+  #layer: number | undefined;
+  #nextId = 0;
+
+  tensor(type: TensorType, kind: TensorKind, name = ""): Tensor {
+    return { graph: this, id: this.#nextId++, kind, name, shape: type.shape, type: type.type };
+  }
+
+  /** A parameter by canonical name. Asking twice gives the same tensor: a tied parameter exists once. */
+  parameter(name: string, shape: readonly number[], initialization: Initialization): Tensor {
+    const known = this.parameters.get(name);
+    if (known) {
+      if (known.tensor.shape.join() !== shape.join()) {
+        throw new TypeError(
+          `Cannot share parameter ${name}: it has shape [${known.tensor.shape}], asked for [${shape}]`,
+        );
+      }
+      return known.tensor;
+    }
+    const tensor = this.tensor({ shape, type: "f32" }, "parameter", name);
+    this.parameters.set(name, { tensor, initialization });
+    return tensor;
+  }
+
+  input(name: string, type: TensorType): Tensor {
+    if (this.inputs.has(name)) throw new TypeError(`Cannot declare input ${name} twice`);
+    const tensor = this.tensor(type, "input", name);
+    this.inputs.set(name, tensor);
+    return tensor;
+  }
+
+  /** A tensor known when tracing, uploaded once; one of the same name is shared. */
+  constant(name: string, shape: readonly number[], data: Float32Array<ArrayBuffer>): Tensor {
+    const known = this.constants.get(name);
+    if (known) return known.tensor;
+    if (data.length !== elementCount(shape)) {
+      throw new RangeError(`Cannot make constant ${name} of shape [${shape}] from ${data.length} numbers`);
+    }
+    const tensor = this.tensor({ shape, type: "f32" }, "constant", name);
+    this.constants.set(name, { tensor, data });
+    return tensor;
+  }
+
+  /** Appends a node and returns its outputs. */
+  apply<A>(operator: Operator<A>, inputs: readonly Tensor[], attributes: A): Tensor[] {
+    const outputs = operator.infer(inputs, attributes).map((type) => this.tensor(type, "value"));
+    this.nodes.push({ operator, attributes, inputs, outputs, layer: this.#layer });
+    return outputs;
+  }
+
+  /** Everything traced inside `body` belongs to decoder layer `layer`. */
+  inLayer<T>(layer: number | undefined, body: () => T): T {
+    const outer = this.#layer;
+    this.#layer = layer;
+    try {
+      return body();
+    } finally {
+      this.#layer = outer;
+    }
+  }
+}

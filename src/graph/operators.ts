@@ -1,0 +1,469 @@
+/**
+ * The operators that models are written in: each with its shape rule, its gradient in terms of operators, and its
+ * kernel. Streams of activations are `[tokens, features]`; a micro-batch is one flat row of tokens whose segments are
+ * told by `start` and `end` per token.
+ */
+import {
+  add as addKernel,
+  addInPlace,
+  dropout as dropoutKernel,
+  scale as scaleKernel,
+} from "../../kernels/elementwise/mod.ts";
+import { attentionBackward, attentionForward } from "../../kernels/attention/mod.ts";
+import { columnSum as columnSumKernel } from "../../kernels/reduce/mod.ts";
+import { crossEntropyBackward, crossEntropyForward } from "../../kernels/cross_entropy/mod.ts";
+import { embeddingForward, embeddingGradient } from "../../kernels/embedding/mod.ts";
+import { type Activation, gateBackward, gateForward } from "../../kernels/gate/mod.ts";
+import { matmul as matmulKernel } from "../../kernels/matmul/mod.ts";
+import {
+  layerNormBackward,
+  layerNormForward,
+  layerNormWeightGradient,
+  rmsNormBackward,
+  rmsNormForward,
+  rmsNormWeightGradient,
+} from "../../kernels/norm/mod.ts";
+import { rotate as rotateKernel } from "../../kernels/rope/mod.ts";
+import { rowNormalizeBackward, rowNormalizeForward } from "../../kernels/row_normalize/mod.ts";
+import { elementCount, f32, type Lowered, type Node, type Operator, type Tensor, type TensorType } from "./graph.ts";
+import type { Kernel } from "../../kernels/kernel.ts";
+
+/** Binds inputs then outputs to a kernel's operands in order, passing over scratch. */
+function bind(kernel: Kernel, tensors: readonly Tensor[]): Lowered {
+  let next = 0;
+  const operands = kernel.operands.map((operand) => {
+    if (operand.access === "scratch") return undefined;
+    const tensor = tensors[next++];
+    if (!tensor || elementCount(tensor.shape) !== operand.length) {
+      throw new TypeError(
+        `Cannot bind ${kernel.name}: operand ${operand.name} holds ${operand.length} elements, ` +
+          `the tensor has shape [${tensor?.shape}]`,
+      );
+    }
+    return tensor;
+  });
+  return { kernel, operands };
+}
+
+const bindAll = (kernel: Kernel, node: Node) => bind(kernel, [...node.inputs, ...node.outputs]);
+const rowsAndColumns = (shape: readonly number[]) => {
+  const columns = shape[shape.length - 1]!;
+  return { rows: elementCount(shape) / columns, columns };
+};
+const accumulate = (node: Node): boolean => node.attributes.accumulate === true;
+const requireShape = (what: string, actual: readonly number[], expected: readonly number[]) => {
+  if (actual.join() !== expected.join()) {
+    throw new TypeError(`Cannot trace ${what}: shape [${actual}] where [${expected}] is needed`);
+  }
+};
+
+// ------------------------------------------------------------------------------------------------------- products
+
+interface MatmulAttributes {
+  readonly m: number;
+  readonly n: number;
+  readonly k: number;
+  readonly transposeA: boolean;
+  readonly transposeB: boolean;
+  readonly accumulate?: boolean;
+}
+
+/** Plain product, used by the gradients below. `a` `[m,k]`, `b` `[k,n]`, either stored transposed. */
+const matmul: Operator<MatmulAttributes> = {
+  name: "matmul",
+  accumulates: true,
+  infer: (_inputs, { m, n }) => [f32(m, n)],
+  lower: (node) => bindAll(matmulKernel({ ...node.attributes, accumulate: accumulate(node) }), node),
+};
+
+interface LinearAttributes {
+  readonly bias: boolean;
+  readonly residual: boolean;
+}
+
+/** `y = x Wᵀ (+ bias) (+ residual)`: x `[tokens, in]`, W `[out, in]`, y `[tokens, out]`. */
+const linearOperator: Operator<LinearAttributes> = {
+  name: "linear",
+  infer([x, weight, ...rest], { bias, residual }) {
+    const [tokens, width] = x!.shape, [out, inside] = weight!.shape;
+    if (width !== inside) {
+      throw new TypeError(`Cannot trace linear: x has ${width} features, the weight takes ${inside}`);
+    }
+    if (bias) requireShape("linear bias", rest[0]!.shape, [out!]);
+    if (residual) requireShape("linear residual", rest[bias ? 1 : 0]!.shape, [tokens!, out!]);
+    return [f32(tokens!, out!)];
+  },
+  gradient(node, [dY]) {
+    if (!dY) return [];
+    const [x, weight] = node.inputs as [Tensor, Tensor];
+    const [tokens, inside] = x.shape as [number, number], out = weight.shape[0]!;
+    const { bias, residual } = node.attributes as LinearAttributes;
+    const graph = dY.graph;
+    const [dX] = graph.apply(matmul, [dY, weight], {
+      m: tokens,
+      n: inside,
+      k: out,
+      transposeA: false,
+      transposeB: false,
+    });
+    const [dWeight] = graph.apply(matmul, [dY, x], {
+      m: out,
+      n: inside,
+      k: tokens,
+      transposeA: true,
+      transposeB: false,
+    });
+    const gradients: (Tensor | undefined)[] = [dX, dWeight];
+    if (bias) gradients.push(graph.apply(columnSum, [dY], {})[0]);
+    if (residual) gradients.push(dY);
+    return gradients;
+  },
+  lower(node) {
+    const { bias, residual } = node.attributes as LinearAttributes;
+    const [tokens, inside] = node.inputs[0]!.shape as [number, number], out = node.inputs[1]!.shape[0]!;
+    return bindAll(matmulKernel({ m: tokens, n: out, k: inside, transposeB: true, bias, residual }), node);
+  },
+};
+
+export function linear(x: Tensor, weight: Tensor, { bias, residual }: { bias?: Tensor; residual?: Tensor } = {}) {
+  const inputs = [x, weight, ...(bias ? [bias] : []), ...(residual ? [residual] : [])];
+  return x.graph.apply(linearOperator, inputs, { bias: !!bias, residual: !!residual })[0]!;
+}
+
+/** Sum over rows: the gradient of a bias. */
+const columnSum: Operator<{ accumulate?: boolean }> = {
+  name: "columnSum",
+  accumulates: true,
+  infer: ([x]) => [f32(x!.shape[x!.shape.length - 1]!)],
+  lower: (node) =>
+    bindAll(columnSumKernel({ ...rowsAndColumns(node.inputs[0]!.shape), accumulate: accumulate(node) }), node),
+};
+
+// -------------------------------------------------------------------------------------------------- element by element
+
+/** Sum of two tensors of one shape; the first one's storage is taken over. */
+const addOperator: Operator<Record<never, never>> = {
+  name: "add",
+  inPlace: 0,
+  infer([a, b]) {
+    requireShape("add", b!.shape, a!.shape);
+    return [f32(...a!.shape)];
+  },
+  gradient: (_node, [dY]) => [dY, dY],
+  lower: (node) =>
+    bind(addInPlace({ length: elementCount(node.inputs[0]!.shape) }), [node.outputs[0]!, node.inputs[1]!]),
+};
+
+/** The same where neither input may be overwritten. */
+const addOutOfPlace: Operator<Record<never, never>> = {
+  name: "add",
+  infer: addOperator.infer,
+  gradient: addOperator.gradient!,
+  lower: (node) => bindAll(addKernel({ length: elementCount(node.inputs[0]!.shape) }), node),
+};
+
+/** `a + b`, both kept. */
+export const add = (a: Tensor, b: Tensor): Tensor => a.graph.apply(addOutOfPlace, [a, b], {})[0]!;
+/** `a + b` in `a`'s storage: for sums of gradients, whose terms are used once. */
+export const addInto = (a: Tensor, b: Tensor): Tensor => a.graph.apply(addOperator, [a, b], {})[0]!;
+
+const scaleOperator: Operator<{ factor: number }> = {
+  name: "scale",
+  infer: ([x]) => [f32(...x!.shape)],
+  gradient: (node, [dY]) => [dY && scale(dY, node.attributes.factor)],
+  lower: (node) =>
+    bindAll(scaleKernel({ length: elementCount(node.inputs[0]!.shape), factor: node.attributes.factor }), node),
+};
+export const scale = (x: Tensor, factor: number): Tensor => x.graph.apply(scaleOperator, [x], { factor })[0]!;
+
+interface DropoutAttributes {
+  readonly rate: number;
+  /** Keys the random stream together with the run's seed and the step. */
+  readonly layer: number;
+}
+
+/** The mask is drawn from a counter, never stored: forward, backward and every replay draw the same. */
+const dropoutOperator: Operator<DropoutAttributes> = {
+  name: "dropout",
+  infer: ([x]) => [f32(...x!.shape)],
+  gradient: (node, [dY]) => [dY && dropout(dY, node.inputs[1]!, node.attributes)],
+  lower: (node) => bindAll(dropoutKernel({ length: elementCount(node.inputs[0]!.shape), ...node.attributes }), node),
+};
+export const dropout = (x: Tensor, counter: Tensor, attributes: DropoutAttributes): Tensor =>
+  x.graph.apply(dropoutOperator, [x, counter], attributes)[0]!;
+
+const gateOperator: Operator<{ activation: Activation }> = {
+  name: "gate",
+  infer([gate, up]) {
+    requireShape("gate", up!.shape, gate!.shape);
+    return [f32(...gate!.shape)];
+  },
+  gradient: (node, [dY]) => dY ? dY.graph.apply(gateGradient, [...node.inputs, dY], node.attributes) : [],
+  lower: (node) => bindAll(gateForward({ length: elementCount(node.inputs[0]!.shape), ...node.attributes }), node),
+};
+const gateGradient: Operator<{ activation: Activation }> = {
+  name: "gateGradient",
+  infer: ([gate]) => [f32(...gate!.shape), f32(...gate!.shape)],
+  lower: (node) => bindAll(gateBackward({ length: elementCount(node.inputs[0]!.shape), ...node.attributes }), node),
+};
+/** `activation(gate) * up`. */
+export const gate = (gateInput: Tensor, up: Tensor, activation: Activation): Tensor =>
+  gateInput.graph.apply(gateOperator, [gateInput, up], { activation })[0]!;
+
+// ------------------------------------------------------------------------------------------------------------ norms
+
+interface RmsNormAttributes {
+  readonly epsilon: number;
+  /** Multiply by `1 + weight`. */
+  readonly unitOffset?: boolean;
+  readonly accumulate?: boolean;
+}
+const normWidth = (what: string, [x, weight]: readonly TensorType[]) => {
+  const { rows, columns } = rowsAndColumns(x!.shape);
+  requireShape(what, weight!.shape, [columns]);
+  return { rows, columns };
+};
+
+const rmsNormOperator: Operator<RmsNormAttributes> = {
+  name: "rmsNorm",
+  infer: (inputs) => [f32(...inputs[0]!.shape), f32(normWidth("rmsNorm weight", inputs).rows)],
+  gradient(node, [dY]) {
+    if (!dY) return [];
+    const [x, weight] = node.inputs as [Tensor, Tensor], inverse = node.outputs[1]!;
+    return [
+      dY.graph.apply(rmsNormInputGradient, [x, weight, inverse, dY], node.attributes)[0],
+      dY.graph.apply(rmsNormWeightGradientOperator, [x, inverse, dY], node.attributes)[0],
+    ];
+  },
+  lower: (node) => bindAll(rmsNormForward({ ...rowsAndColumns(node.inputs[0]!.shape), ...node.attributes }), node),
+};
+const rmsNormInputGradient: Operator<RmsNormAttributes> = {
+  name: "rmsNormGradient",
+  infer: ([x]) => [f32(...x!.shape)],
+  lower: (node) => bindAll(rmsNormBackward({ ...rowsAndColumns(node.inputs[0]!.shape), ...node.attributes }), node),
+};
+const rmsNormWeightGradientOperator: Operator<RmsNormAttributes> = {
+  name: "rmsNormWeightGradient",
+  accumulates: true,
+  infer: ([x]) => [f32(rowsAndColumns(x!.shape).columns)],
+  lower: (node) =>
+    bindAll(
+      rmsNormWeightGradient({ ...rowsAndColumns(node.inputs[0]!.shape), accumulate: accumulate(node) }),
+      node,
+    ),
+};
+export const rmsNorm = (x: Tensor, weight: Tensor, attributes: RmsNormAttributes): Tensor =>
+  x.graph.apply(rmsNormOperator, [x, weight], attributes)[0]!;
+
+const layerNormOperator: Operator<{ epsilon: number }> = {
+  name: "layerNorm",
+  infer(inputs) {
+    const { rows } = normWidth("layerNorm weight", inputs);
+    return [f32(...inputs[0]!.shape), f32(rows), f32(rows)];
+  },
+  gradient(node, [dY]) {
+    if (!dY) return [];
+    const [x, weight] = node.inputs as [Tensor, Tensor], [, mean, inverse] = node.outputs as [Tensor, Tensor, Tensor];
+    const [dX] = dY.graph.apply(layerNormInputGradient, [x, weight, mean, inverse, dY], {});
+    const [dWeight, dBias] = dY.graph.apply(layerNormParameterGradient, [x, mean, inverse, dY], {});
+    return [dX, dWeight, dBias];
+  },
+  lower: (node) => bindAll(layerNormForward({ ...rowsAndColumns(node.inputs[0]!.shape), ...node.attributes }), node),
+};
+const layerNormInputGradient: Operator<Record<never, never>> = {
+  name: "layerNormGradient",
+  infer: ([x]) => [f32(...x!.shape)],
+  lower: (node) => bindAll(layerNormBackward(rowsAndColumns(node.inputs[0]!.shape)), node),
+};
+const layerNormParameterGradient: Operator<Record<never, never>> = {
+  name: "layerNormParameterGradient",
+  infer([x]) {
+    const { columns } = rowsAndColumns(x!.shape);
+    return [f32(columns), f32(columns)];
+  },
+  lower: (node) =>
+    bindAll(layerNormWeightGradient({ ...rowsAndColumns(node.inputs[0]!.shape), accumulate: false }), node),
+};
+export const layerNorm = (x: Tensor, weight: Tensor, bias: Tensor, attributes: { epsilon: number }): Tensor =>
+  x.graph.apply(layerNormOperator, [x, weight, bias], attributes)[0]!;
+
+/** Rows of a weight scaled to length one (`norm_head`). */
+const rowNormalizeOperator: Operator<Record<never, never>> = {
+  name: "rowNormalize",
+  infer: ([w]) => [f32(...w!.shape), f32(w!.shape[0]!)],
+  gradient: (node, [dY]) => dY ? dY.graph.apply(rowNormalizeGradient, [...node.outputs, dY], {}) : [],
+  lower: (node) => bindAll(rowNormalizeForward(rowsAndColumns(node.inputs[0]!.shape)), node),
+};
+const rowNormalizeGradient: Operator<{ accumulate?: boolean }> = {
+  name: "rowNormalizeGradient",
+  accumulates: true,
+  infer: ([y]) => [f32(...y!.shape)],
+  lower: (node) =>
+    bindAll(rowNormalizeBackward({ ...rowsAndColumns(node.inputs[0]!.shape), accumulate: accumulate(node) }), node),
+};
+export const rowNormalize = (weight: Tensor): Tensor => weight.graph.apply(rowNormalizeOperator, [weight], {})[0]!;
+
+// --------------------------------------------------------------------------------------------- positions and attention
+
+interface RotateAttributes {
+  readonly heads: number;
+  /** Pairs (2i, 2i+1) instead of (i, i + d/2). */
+  readonly interleaved: boolean;
+  readonly inverse?: boolean;
+}
+const rotateOperator: Operator<RotateAttributes> = {
+  name: "rotate",
+  infer: ([x]) => [f32(...x!.shape)],
+  gradient: (node, [dY]) => {
+    if (!dY) return [];
+    const inverse = !node.attributes.inverse;
+    return dY.graph.apply(rotateOperator, [dY, ...node.inputs.slice(1)], { ...node.attributes, inverse });
+  },
+  lower(node) {
+    const [tokens, width] = node.inputs[0]!.shape as [number, number];
+    const { heads, interleaved, inverse } = node.attributes as RotateAttributes;
+    const headDim = width / heads, positionsLength = node.inputs[2]!.shape[0]!;
+    const kernel = rotateKernel({ tokens, heads, headDim, positionsLength, interleaved, inverse: !!inverse });
+    return bindAll(kernel, node);
+  },
+};
+/** Rotary embedding of x `[tokens, heads * d]` by tables cosine, sine `[positions, d/2]`. */
+export const rotate = (
+  x: Tensor,
+  tables: { positions: Tensor; cosine: Tensor; sine: Tensor },
+  attributes: RotateAttributes,
+): Tensor => x.graph.apply(rotateOperator, [x, tables.positions, tables.cosine, tables.sine], attributes)[0]!;
+
+interface AttentionAttributes {
+  readonly heads: number;
+  readonly kvHeads: number;
+}
+const attentionSizes = (node: Node) => {
+  const [tokens, width] = node.inputs[0]!.shape as [number, number];
+  const { heads, kvHeads } = node.attributes as AttentionAttributes;
+  return { tokens, heads, kvHeads, headDim: width / heads };
+};
+const attentionOperator: Operator<AttentionAttributes> = {
+  name: "attention",
+  infer([q, k, v], { heads, kvHeads }) {
+    const [tokens, width] = q!.shape as [number, number];
+    requireShape("attention keys", k!.shape, [tokens, width / heads * kvHeads]);
+    requireShape("attention values", v!.shape, k!.shape);
+    return [f32(tokens, width), f32(tokens, heads)];
+  },
+  gradient(node, [dO]) {
+    if (!dO) return [];
+    const [q, k, v, start, end] = node.inputs as [Tensor, Tensor, Tensor, Tensor, Tensor];
+    return dO.graph.apply(attentionGradient, [q, k, v, ...node.outputs, dO, start, end], node.attributes);
+  },
+  lower: (node) => bindAll(attentionForward(attentionSizes(node)), node),
+};
+const attentionGradient: Operator<AttentionAttributes> = {
+  name: "attentionGradient",
+  infer: ([q, k, v]) => [f32(...q!.shape), f32(...k!.shape), f32(...v!.shape)],
+  lower: (node) => bindAll(attentionBackward(attentionSizes(node)), node),
+};
+/** Causal grouped-query attention; a token sees its own segment up to itself. */
+export const attention = (
+  { q, k, v }: { q: Tensor; k: Tensor; v: Tensor },
+  segments: { start: Tensor; end: Tensor },
+  attributes: AttentionAttributes,
+): Tensor => q.graph.apply(attentionOperator, [q, k, v, segments.start, segments.end], attributes)[0]!;
+
+// ------------------------------------------------------------------------------------------------ vocabulary and loss
+
+interface EmbeddingAttributes {
+  /** `embed_grad_scale`: the table's gradient is multiplied by it, the value is not. */
+  readonly gradientScale: number;
+  readonly accumulate?: boolean;
+}
+const embeddingSizes = (ids: TensorType, table: TensorType) => {
+  const [vocabulary, columns] = table.shape as [number, number];
+  return { tokens: elementCount(ids.shape), vocabulary, columns };
+};
+const embeddingOperator: Operator<EmbeddingAttributes> = {
+  name: "embedding",
+  infer: ([ids, table]) => [f32(elementCount(ids!.shape), table!.shape[1]!)],
+  gradient(node, [dY]) {
+    if (!dY) return [];
+    const { gradientScale } = node.attributes as EmbeddingAttributes;
+    const scaled = gradientScale === 1 ? dY : scale(dY, gradientScale);
+    const [ids, table] = node.inputs as [Tensor, Tensor];
+    const [dTable] = dY.graph.apply(embeddingTableGradient, [ids, scaled], { shape: table.shape });
+    return [undefined, dTable];
+  },
+  lower: (node) => bindAll(embeddingForward(embeddingSizes(node.inputs[0]!, node.inputs[1]!)), node),
+};
+/** Only adds: always into an accumulator (`embeddingGradient` touches no row that was not looked up). */
+const embeddingTableGradient: Operator<{ shape: readonly number[]; accumulate?: boolean }> = {
+  name: "embeddingGradient",
+  accumulates: true,
+  infer: (_inputs, { shape }) => [f32(...shape)],
+  lower(node) {
+    if (!accumulate(node)) throw new TypeError("An embedding's gradient must flow straight into a parameter");
+    return bindAll(embeddingGradient(embeddingSizes(node.inputs[0]!, node.outputs[0]!)), node);
+  },
+};
+/** Rows of `table` `[vocabulary, columns]` by id. */
+export const embedding = (ids: Tensor, table: Tensor, attributes: EmbeddingAttributes): Tensor =>
+  ids.graph.apply(embeddingOperator, [ids, table], attributes)[0]!;
+
+interface CrossEntropyAttributes {
+  readonly labelSmoothing: number;
+}
+const crossEntropyOperator: Operator<CrossEntropyAttributes> = {
+  name: "crossEntropy",
+  root: true,
+  infer: ([logits]) => {
+    const rows = logits!.shape[0]!;
+    return [f32(rows), f32(rows), f32(rows), { shape: [rows], type: "u32" }];
+  },
+  gradient(node) {
+    const [logits, labels, weight] = node.inputs as [Tensor, Tensor, Tensor];
+    const inputs = [logits, labels, node.outputs[2]!, weight];
+    return logits.graph.apply(crossEntropyGradient, inputs, node.attributes);
+  },
+  lower(node) {
+    const [logits, labels] = node.inputs as [Tensor, Tensor];
+    const kernel = crossEntropyForward({ ...rowsAndColumns(logits.shape), ...node.attributes });
+    return bind(kernel, [logits, labels, ...node.outputs]);
+  },
+};
+const crossEntropyGradient: Operator<CrossEntropyAttributes> = {
+  name: "crossEntropyGradient",
+  inPlace: 0,
+  infer: ([logits]) => [f32(...logits!.shape)],
+  lower(node) {
+    const kernel = crossEntropyBackward({ ...rowsAndColumns(node.inputs[0]!.shape), ...node.attributes });
+    return bind(kernel, [node.outputs[0]!, ...node.inputs.slice(1)]);
+  },
+};
+
+export interface LossOutputs {
+  /** Loss of each row, smoothing included; 0 where the label is ignored. */
+  readonly loss: Tensor;
+  /** Plain negative log-likelihood of each row. */
+  readonly nll: Tensor;
+  /** 1 where the arg-max is the label. */
+  readonly correct: Tensor;
+}
+
+/**
+ * A root of differentiation: the gradient that flows back is `weight` times that of the sum of rows' losses, so the
+ * caller's one number holds the mean over labels, the number of micro-batches and the loss scale.
+ */
+export function crossEntropy(
+  { logits, labels, weight }: { logits: Tensor; labels: Tensor; weight: Tensor },
+  attributes: CrossEntropyAttributes,
+): LossOutputs {
+  const [loss, nll, , correct] = logits.graph.apply(crossEntropyOperator, [logits, labels, weight], attributes);
+  return { loss: loss!, nll: nll!, correct: correct! };
+}
+
+/** Adds a value into the accumulator of a parameter's gradient: made by differentiation, removed where a producer adds itself. */
+export const accumulateInto: Operator<Record<never, never>> = {
+  name: "accumulate",
+  infer: () => [],
+  lower: (node) =>
+    bind(addInPlace({ length: elementCount(node.inputs[0]!.shape) }), [node.inputs[0]!, node.inputs[1]!]),
+};

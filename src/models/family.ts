@@ -1,0 +1,70 @@
+/** What a model family is: the contract between the registry and the trainer. */
+import type { Graph, Tensor } from "../graph/graph.ts";
+import type { ModelInputs } from "../nn/inputs.ts";
+import type { ShardingPlan } from "../parallel/layout.ts";
+
+/** The run record's `model` section, resolved: field names and meanings are InternEvo's. */
+export interface ModelSection {
+  readonly num_layers: number;
+  readonly hidden_size: number;
+  readonly num_attention_heads: number;
+  readonly num_kv_attention_heads: number;
+  readonly vocab_size: number;
+  readonly mlp_ratio: number;
+  readonly multiple_of: number;
+  readonly norm_type: string;
+  readonly layer_norm_epsilon: number;
+  readonly no_bias: boolean;
+  readonly embed_grad_scale: number;
+  readonly norm_head: boolean;
+  readonly qk_interleaved: boolean;
+  readonly rope_base: number;
+  readonly use_dynamic_ntk_rope: boolean;
+  readonly max_position_embeddings: number;
+  readonly drop_rate: number;
+  readonly use_scaled_init: boolean;
+  readonly init_type: string;
+  readonly embedding_init_std: number;
+  readonly attn_wqkv_init_std: number;
+  readonly attn_other_init_std: number;
+  readonly ffn_uplayer_init_std: number;
+  readonly ffn_other_init_std: number;
+  readonly out_head_init_std: number;
+}
+
+/**
+ * One tensor of a file and the parameters it holds. Where a file fuses parameters, `rows` lists, for each row of the
+ * parameter, the file's row.
+ */
+export interface TensorMapping {
+  readonly tensor: string;
+  readonly shape: readonly number[];
+  readonly parts: readonly { readonly parameter: string; readonly rows?: readonly number[] }[];
+}
+
+/** How a family's weights are written elsewhere; every direction follows from the same list. */
+export interface WeightFormat {
+  /** `model_type` values of `config.json` that mean this family; empty for formats without such a file. */
+  readonly tensors: (section: ModelSection) => readonly TensorMapping[];
+}
+
+export interface HuggingFaceFormat extends WeightFormat {
+  /** Whether a folder's `config.json` describes a model of this family. */
+  readonly matches: (config: Readonly<Record<string, unknown>>) => boolean;
+  /** The `model` section that describes the same model. */
+  readonly toSection: (config: Readonly<Record<string, unknown>>) => Record<string, unknown>;
+  /** The `config.json` that describes the same model. */
+  readonly toConfig: (section: ModelSection) => Record<string, unknown>;
+}
+
+export interface ModelFamily {
+  /** Traces the model, as one device would run it. Returns logits `[tokens, vocabulary]`. */
+  readonly model: (graph: Graph, inputs: ModelInputs, section: ModelSection) => Tensor;
+  /** Where each parameter lives. */
+  readonly sharding: ShardingPlan;
+  readonly huggingFace?: HuggingFaceFormat;
+  /** Names and fusions of InternEvo's own checkpoints. */
+  readonly internEvo?: WeightFormat;
+  /** Longest segment beyond which the rotary base follows the batch; see `declareRotaryTables`. */
+  readonly dynamicRotary?: (section: ModelSection) => { beyond: number; base: number; headDim: number } | undefined;
+}

@@ -1,0 +1,93 @@
+/**
+ * AdamW on the device: squared gradient norms, one per arena, and one fused update of parameters and moments per arena.
+ * All scalars of an update sit in one small buffer that the host writes.
+ */
+import { adamw } from "../../kernels/adamw/mod.ts";
+import { squaredNorm } from "../../kernels/reduce/mod.ts";
+import { elementBytes } from "../../kernels/kernel.ts";
+import type { Command, CommandList, DeviceBuffer, Range } from "../backend/backend.ts";
+import type { Program } from "../graph/program.ts";
+
+export interface AdamWScalars {
+  readonly learningRate: number;
+  readonly beta1: number;
+  readonly beta2: number;
+  readonly epsilon: number;
+  readonly weightDecay: number;
+  /** Number of this update, from 1. */
+  readonly updates: number;
+  /** Factor on every gradient: clipping and the inverse of the loss scale. */
+  readonly gradientScale: number;
+}
+
+export class AdamW implements Disposable {
+  readonly #program: Program;
+  readonly #scalars: DeviceBuffer;
+  /** One number per arena, each at its own aligned offset. */
+  readonly #norms: DeviceBuffer;
+  readonly #scratch: DeviceBuffer[] = [];
+  #normList!: CommandList;
+  #updateList!: CommandList;
+
+  private constructor(program: Program) {
+    this.#program = program;
+    this.#scalars = program.backend.allocate(256, "optimizer scalars");
+    this.#norms = program.backend.allocate(256 * program.plan.arenas.length, "squared norms");
+  }
+
+  static async create(program: Program): Promise<AdamW> {
+    const optimizer = new AdamW(program);
+    const { backend, arenas } = program;
+    const whole = (buffer: DeviceBuffer): Range => ({ buffer, offset: 0, bytes: buffer.bytes });
+    const norms: Command[] = [], updates: Command[] = [];
+    program.plan.arenas.forEach((bytes, arena) => {
+      const length = bytes / 4;
+      const norm = squaredNorm({ length });
+      const places = { read: whole(arenas.gradient[arena]!), write: optimizer.normRanges[arena]! };
+      const ranges = norm.operands.map(({ access, length, type }) => {
+        if (access === "read") return places.read;
+        if (access === "write") return places.write;
+        const scratch = backend.allocate(Math.max(256, length * elementBytes[type]), "squared norm scratch");
+        optimizer.#scratch.push(scratch);
+        return { ...whole(scratch), bytes: length * elementBytes[type] };
+      });
+      norms.push({ kind: "dispatch", kernel: norm, ranges });
+      updates.push({
+        kind: "dispatch",
+        kernel: adamw({ length }),
+        ranges: [
+          whole(arenas.parameter[arena]!),
+          whole(arenas.gradient[arena]!),
+          whole(arenas.moment1[arena]!),
+          whole(arenas.moment2[arena]!),
+          { buffer: optimizer.#scalars, offset: 0, bytes: 32 },
+        ],
+      });
+    });
+    optimizer.#normList = await backend.prepare(norms);
+    optimizer.#updateList = await backend.prepare(updates);
+    return optimizer;
+  }
+
+  /** Where the squared norms lie after `norm()`: one `f32` per arena. */
+  get normRanges(): Range[] {
+    return this.#program.plan.arenas.map((_, arena) => ({ buffer: this.#norms, offset: 256 * arena, bytes: 4 }));
+  }
+
+  /** Queues the squared norms of all gradients. */
+  norm(): void {
+    this.#program.backend.submit(this.#normList);
+  }
+
+  /** Queues one update. */
+  update({ learningRate, beta1, beta2, epsilon, weightDecay, updates, gradientScale }: AdamWScalars): void {
+    const correction1 = 1 - beta1 ** updates, correction2 = 1 - beta2 ** updates;
+    const scalars = [learningRate, beta1, beta2, epsilon, weightDecay, correction1, correction2, gradientScale];
+    this.#program.backend.upload({ buffer: this.#scalars, offset: 0, bytes: 32 }, new Float32Array(scalars));
+    this.#program.backend.submit(this.#updateList);
+  }
+
+  [Symbol.dispose](): void {
+    [this.#scalars, this.#norms, ...this.#scratch].forEach((buffer) => this.#program.backend.release(buffer));
+  }
+}

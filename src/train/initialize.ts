@@ -1,0 +1,36 @@
+/** `initializeOptimizer` and `initializeTrainer`, as users of InternEvo know them. */
+import { AdamW } from "../optimizer/adamw.ts";
+import { Beta2Scheduler } from "../optimizer/beta2.ts";
+import { DynamicGradScaler } from "../optimizer/grad_scaler.ts";
+import { FineTuneCosineAnnealingWarmupLR } from "../optimizer/learning_rate.ts";
+import type { Model } from "./model.ts";
+import { type Optimizer, Trainer } from "./trainer.ts";
+
+/** AdamW on the model's device with the schedules that the run record asks for. */
+export async function initializeOptimizer(model: Model): Promise<Optimizer> {
+  const { adam, lr_scheduler, beta2_scheduler, grad_scaler, model: { dtype } } = model.config;
+  const device = await AdamW.create(model.program);
+  return {
+    device,
+    learningRate: new FineTuneCosineAnnealingWarmupLR({
+      baseLearningRate: adam.lr,
+      totalSteps: lr_scheduler.total_steps,
+      initSteps: lr_scheduler.init_steps,
+      warmupRatio: lr_scheduler.warmup_ratio,
+      etaMin: lr_scheduler.eta_min,
+      lastEpoch: lr_scheduler.last_epoch,
+    }),
+    beta2: new Beta2Scheduler({
+      initBeta2: beta2_scheduler.init_beta2,
+      c: beta2_scheduler.c,
+      curIter: beta2_scheduler.cur_iter,
+    }),
+    gradScaler: new DynamicGradScaler({ ...grad_scaler, dtype }),
+    [Symbol.dispose]: () => device[Symbol.dispose](),
+  };
+}
+
+/** A trainer that owns the model and the optimizer given to it. */
+export function initializeTrainer({ model, optimizer }: { model: Model; optimizer: Optimizer }): Trainer {
+  return new Trainer(model, optimizer);
+}

@@ -1,0 +1,236 @@
+/**
+ * The trainer: what one step is. It knows nothing of processes; it runs on one rank's program.
+ *
+ * A step reads back once: the losses of all micro-batches and the squared norms of the gradients come together, after
+ * the last backward pass and before the update. The executor is a generator that yields at that wait, so that a whole
+ * world of ranks can run in one thread.
+ */
+import type { ReadTicket } from "../backend/backend.ts";
+import type { Batch, MicroBatch } from "../data/mod.ts";
+import type { AdamW } from "../optimizer/adamw.ts";
+import { clipFactor } from "../optimizer/clip.ts";
+import type { Beta2Scheduler, Beta2State } from "../optimizer/beta2.ts";
+import type { DynamicGradScaler, GradScalerState } from "../optimizer/grad_scaler.ts";
+import type { FineTuneCosineAnnealingWarmupLR, LearningRateState } from "../optimizer/learning_rate.ts";
+import { gradientAccumulation } from "../pipeline/schedule.ts";
+import { countLabels, feed } from "./feed.ts";
+import type { Model } from "./model.ts";
+
+/** What the device says of one micro-batch; arrays of one entry a token. */
+export interface MicroBatchResult {
+  readonly microBatch: MicroBatch;
+  /** Mean loss of the labels that count, label smoothing included; 0 where none counts. */
+  readonly loss: number;
+  readonly nll: Float32Array;
+  readonly correct: Uint32Array;
+}
+
+export interface ScheduleResult {
+  /** Mean of the micro-batches' losses. */
+  readonly loss: number;
+  readonly microBatches: readonly MicroBatchResult[];
+  /** Length of the whole gradient before clipping, loss scale taken out; absent when only forward. */
+  readonly gradNorm?: number;
+}
+
+export interface StepResult {
+  /** False when the gradient was not finite: nothing was updated. */
+  readonly success: boolean;
+  readonly gradNorm: number;
+  readonly learningRate: number;
+  readonly beta2: number;
+  readonly lossScale: number;
+}
+
+export interface Optimizer extends Disposable {
+  readonly device: AdamW;
+  readonly learningRate: FineTuneCosineAnnealingWarmupLR;
+  readonly beta2: Beta2Scheduler;
+  readonly gradScaler: DynamicGradScaler;
+}
+
+/** Everything of a trainer that is not a tensor: plain JSON, for checkpoints. */
+export interface TrainerState {
+  /** Successful updates so far. */
+  step_count: number;
+  /** Steps skipped because a gradient was not finite. */
+  inf_nan_skip_batches: number;
+  lr_scheduler: LearningRateState;
+  beta2_scheduler: Beta2State;
+  grad_scaler: GradScalerState;
+}
+
+/** Marks of time inside a step, for traces and the benchmark; seconds since the step's schedule began. */
+export interface StepTimes {
+  submit: number;
+  readBack: number;
+  update: number;
+}
+
+/**
+ * Runs schedules and updates on one rank.
+ *
+ * ```ts ignore
+ * trainer.zeroGrad();
+ * const { loss } = await trainer.executeSchedule(batch);
+ * const { success, gradNorm } = trainer.step();
+ * ```
+ */
+export class Trainer implements Disposable {
+  stepCount = 0;
+  infNanSkipBatches = 0;
+  readonly times: StepTimes = { submit: 0, readBack: 0, update: 0 };
+  #squaredNorm: number | undefined;
+
+  constructor(readonly model: Model, readonly optimizer: Optimizer) {}
+
+  /** Clears the gradients of the step before. */
+  zeroGrad(): void {
+    this.model.program.zeroGradients();
+    this.#squaredNorm = undefined;
+  }
+
+  /** Forward, loss and backward over all micro-batches of a batch; gradients add up. */
+  executeSchedule(batch: Pick<Batch, "microBatches">): Promise<ScheduleResult> {
+    return drive(this.schedule(batch));
+  }
+
+  /** `executeSchedule` as a generator that yields at every wait. */
+  *schedule({ microBatches }: Pick<Batch, "microBatches">): Generator<ReadTicket, ScheduleResult> {
+    const { program } = this.model, scale = this.optimizer.gradScaler.scale;
+    const started = performance.now();
+    for (const { segment, microBatch: index, frame } of gradientAccumulation(microBatches.length)) {
+      if (segment === "forward") {
+        const microBatch = microBatches[index]!, count = countLabels(microBatch.labels);
+        const lossWeight = count === 0 ? 0 : scale / (count * microBatches.length);
+        feed(this.model, "forward", microBatch, { lossWeight, step: this.stepCount, frame });
+      }
+      program.run(segment, frame);
+      if (segment === "forward") program.keepOutputs(index, frame);
+    }
+    this.optimizer.device.norm();
+    const ranges = microBatches.flatMap((_, index) => outputNames.map((name) => program.outputRange(name, index)));
+    const ticket = program.backend.read([...ranges, ...this.optimizer.device.normRanges]);
+    this.times.submit = (performance.now() - started) / 1000;
+    yield ticket;
+    const read = ticket.take();
+    this.times.readBack = (performance.now() - started) / 1000 - this.times.submit;
+
+    const results = microBatches.map((microBatch, index) => toResult(microBatch, read.splice(0, outputNames.length)));
+    let squaredNorm = 0;
+    for (const bytes of read) squaredNorm += floats(bytes)[0]!;
+    this.#squaredNorm = squaredNorm;
+    return {
+      loss: mean(results.map(({ loss }) => loss)),
+      microBatches: results,
+      gradNorm: Math.sqrt(squaredNorm) / scale,
+    };
+  }
+
+  /** Forward passes only, without dropout; `logits` are read too where asked for. */
+  async evaluate(microBatches: readonly MicroBatch[], { logits = false } = {}) {
+    const { program } = this.model;
+    const results: (MicroBatchResult & { logits?: Float32Array })[] = [];
+    for (const microBatch of microBatches) {
+      feed(this.model, "evaluate", microBatch, { lossWeight: 0, step: 0 });
+      program.run("evaluate");
+      const names = logits ? [...outputNames, "logits"] : outputNames;
+      const read = await drive(readOnce(program.backend.read(names.map((name) => program.evaluationRange(name)))));
+      results.push({ ...toResult(microBatch, read), ...(logits ? { logits: floats(read[outputNames.length]!) } : {}) });
+    }
+    return { loss: mean(results.map(({ loss }) => loss)), microBatches: results };
+  }
+
+  /**
+   * Updates the parameters from the gradients of the last `executeSchedule`, or skips where they are not finite. The
+   * update is queued on the device, not waited for.
+   *
+   * @throws {Error} when no schedule ran since the last step
+   */
+  step(): StepResult {
+    if (this.#squaredNorm === undefined) throw new Error("Cannot step: no schedule was executed since the last step");
+    const { adam, hybrid_zero_optimizer: { clip_grad_norm } } = this.model.config;
+    const { device, learningRate, beta2, gradScaler } = this.optimizer;
+    const started = performance.now();
+    const lossScale = gradScaler.scale, finite = Number.isFinite(this.#squaredNorm);
+    const gradNorm = Math.sqrt(this.#squaredNorm) / lossScale;
+    const result = { gradNorm, learningRate: learningRate.learningRate, beta2: beta2.beta2, lossScale };
+    this.#squaredNorm = undefined;
+    gradScaler.update(!finite);
+    if (!finite) {
+      this.infNanSkipBatches++;
+      return { ...result, success: false };
+    }
+    device.update({
+      learningRate: result.learningRate,
+      beta1: adam.adam_beta1,
+      beta2: result.beta2,
+      epsilon: adam.adam_eps,
+      weightDecay: adam.weight_decay,
+      updates: this.stepCount + 1,
+      gradientScale: (clip_grad_norm > 0 ? clipFactor(gradNorm, clip_grad_norm) : 1) / lossScale,
+    });
+    this.stepCount++;
+    learningRate.step();
+    beta2.step();
+    this.times.update = (performance.now() - started) / 1000;
+    return { ...result, success: true };
+  }
+
+  state(): TrainerState {
+    const { learningRate, beta2, gradScaler } = this.optimizer;
+    return {
+      step_count: this.stepCount,
+      inf_nan_skip_batches: this.infNanSkipBatches,
+      lr_scheduler: learningRate.stateDict(),
+      beta2_scheduler: beta2.stateDict(),
+      grad_scaler: gradScaler.stateDict(),
+    };
+  }
+
+  loadState(state: TrainerState): void {
+    this.stepCount = state.step_count;
+    this.infNanSkipBatches = state.inf_nan_skip_batches;
+    this.optimizer.learningRate.loadStateDict(state.lr_scheduler);
+    this.optimizer.beta2.loadStateDict(state.beta2_scheduler);
+    this.optimizer.gradScaler.loadStateDict(state.grad_scaler);
+  }
+
+  [Symbol.dispose](): void {
+    this.optimizer[Symbol.dispose]();
+    this.model[Symbol.dispose]();
+  }
+}
+
+/** What is read back of every micro-batch, in this order. */
+const outputNames = ["loss", "nll", "correct"] as const;
+
+const floats = (bytes: Uint8Array<ArrayBuffer>) =>
+  new Float32Array(bytes.buffer, bytes.byteOffset, bytes.byteLength / 4);
+const mean = (values: readonly number[]) => values.reduce((sum, value) => sum + value, 0) / values.length;
+
+function toResult(microBatch: MicroBatch, [loss, nll, correct]: readonly Uint8Array<ArrayBuffer>[]): MicroBatchResult {
+  const count = countLabels(microBatch.labels);
+  let sum = 0;
+  for (const value of floats(loss!)) sum += value;
+  return {
+    microBatch,
+    loss: count === 0 ? 0 : sum / count,
+    nll: floats(nll!),
+    correct: new Uint32Array(correct!.buffer, correct!.byteOffset, correct!.byteLength / 4),
+  };
+}
+
+function* readOnce(ticket: ReadTicket): Generator<ReadTicket, Uint8Array<ArrayBuffer>[]> {
+  yield ticket;
+  return ticket.take();
+}
+
+/** Runs one rank's generator to its end. Waiting blocks the thread where that is the quick way (see `readback.ts`). */
+export async function drive<T>(generator: Generator<ReadTicket, T>): Promise<T> {
+  for (;;) {
+    const { done, value } = generator.next();
+    if (done) return value;
+    await value.ready();
+  }
+}

@@ -1,0 +1,204 @@
+/**
+ * Replays a reference training made by another library and reports how far ours strays from it: the strongest test
+ * there is of a whole engine, and a health check of a user's GPU.
+ */
+import type { Backend } from "../backend/backend.ts";
+import { HuggingFaceFolder } from "../checkpoint/mod.ts";
+import { ignoreIndex, type MicroBatch } from "../data/mod.ts";
+import { resolveConfig } from "../config/mod.ts";
+import { getModule, modelTypeOf } from "../models/registry.ts";
+import { exportTensor, importWeights, norm } from "./weights.ts";
+import { initializeModel } from "./model.ts";
+import { initializeOptimizer, initializeTrainer } from "./initialize.ts";
+
+/** `curve.json` of a reference folder. */
+export interface ReferenceCurve {
+  readonly case?: string;
+  readonly optimizer: { lr: number; betas: [number, number]; eps: number; weight_decay: number };
+  readonly clip_grad_norm: number;
+  readonly seq_len: number;
+  readonly batch: number;
+  readonly steps: readonly {
+    /** Micro-batches: rows of `seq_len + 1` ids, or one flat row with `cu_seqlens`. */
+    readonly tokens: readonly (readonly (readonly number[])[] | readonly number[])[];
+    readonly cu_seqlens?: readonly (readonly number[])[];
+    readonly loss: number;
+    readonly grad_norm: number;
+  }[];
+  /** Logits of the first micro-batch: row 0, first positions, first vocabulary entries. */
+  readonly first_logits_slice: readonly (readonly number[])[];
+  readonly final_param_norms: Readonly<Record<string, number>>;
+}
+
+export interface Tolerances {
+  readonly loss: number;
+  readonly gradNorm: number;
+  readonly logits: number;
+  readonly paramNorm: number;
+}
+export const defaultTolerances: Tolerances = { loss: 2e-4, gradNorm: 1e-3, logits: 1e-4, paramNorm: 1e-4 };
+
+/** What `troupe verify` prints, in this order. */
+export interface VerifyReport {
+  readonly case: string;
+  readonly backend: string;
+  readonly nproc: number;
+  readonly steps: number;
+  readonly maxLossError: number;
+  readonly maxGradNormRelError: number;
+  readonly maxFirstLogitError: number;
+  readonly maxParamNormRelError: number;
+  readonly pass: boolean;
+}
+
+export interface VerifyOptions {
+  readonly backend: Backend;
+  readonly tolerances?: Partial<Tolerances>;
+  /** Fields of the run record to change, as nested data. */
+  readonly overrides?: Readonly<Record<string, unknown>>;
+  readonly onStep?: (step: { step: number; steps: number; loss: number; expected: number }) => void;
+}
+
+/** Row of tokens with boundaries to a micro-batch; the last token of each piece has no label. */
+export function referenceMicroBatch(
+  tokens: readonly (readonly number[])[] | readonly number[],
+  cuSeqlens: readonly number[] | undefined,
+): MicroBatch {
+  const packed = cuSeqlens !== undefined;
+  const pieces = packed
+    ? cuSeqlens.slice(1).map((end, index) => (tokens as readonly number[]).slice(cuSeqlens[index], end))
+    : (tokens as readonly (readonly number[])[]);
+  // A row of a batch brings its last label along; a packed piece does not.
+  const lengths = pieces.map((piece) => packed ? piece.length : piece.length - 1);
+  const total = lengths.reduce((sum, length) => sum + length, 0);
+  const batch = {
+    inputIds: new Uint32Array(total),
+    labels: new Int32Array(total).fill(ignoreIndex),
+    positions: new Uint32Array(total),
+    segmentStart: new Uint32Array(total),
+    segmentEnd: new Uint32Array(total),
+    typeIds: new Uint32Array(total),
+    segments: pieces.length,
+    longestSegment: Math.max(...lengths),
+  };
+  let start = 0;
+  pieces.forEach((piece, index) => {
+    const length = lengths[index]!;
+    for (let i = 0; i < length; i++) {
+      batch.inputIds[start + i] = piece[i]!;
+      if (i + 1 < piece.length) batch.labels[start + i] = piece[i + 1]!;
+      batch.positions[start + i] = i;
+      batch.segmentStart[start + i] = start;
+      batch.segmentEnd[start + i] = start + length;
+    }
+    start += length;
+  });
+  return batch;
+}
+
+/** Two levels of sections merged: what `--set` can reach. */
+function merge(base: Record<string, unknown>, over: Readonly<Record<string, unknown>>): Record<string, unknown> {
+  const result = { ...base };
+  for (const [name, value] of Object.entries(over)) {
+    const isSection = (x: unknown): x is Record<string, unknown> =>
+      typeof x === "object" && x !== null && !Array.isArray(x);
+    result[name] = isSection(value) && isSection(result[name]) ? merge(result[name], value) : value;
+  }
+  return result;
+}
+
+const json = (path: string): unknown => {
+  let text: string;
+  try {
+    text = Deno.readTextFileSync(path);
+  } catch (error) {
+    throw new Error(`Cannot read ${path}: ${(error as Error).message}`, { cause: error });
+  }
+  try {
+    return JSON.parse(text);
+  } catch (error) {
+    throw new SyntaxError(`Cannot read ${path}: ${(error as Error).message}`, { cause: error });
+  }
+};
+
+/**
+ * @param folder holds `config.json`, `model.safetensors` and `curve.json`
+ * @throws a clear error when a file is missing or the model is of a family that Troupe does not have
+ */
+export async function verify(folder: string, options: VerifyOptions): Promise<VerifyReport> {
+  const tolerances = { ...defaultTolerances, ...options.tolerances };
+  const curve = json(`${folder}/curve.json`) as ReferenceCurve;
+  if (!Array.isArray(curve.steps) || curve.steps.length === 0) {
+    throw new TypeError(`Cannot verify ${folder}: curve.json has no steps`);
+  }
+  using source = HuggingFaceFolder.open(folder);
+  const modelType = modelTypeOf(source.config);
+  const format = getModule(modelType).huggingFace!;
+  const microBatches = curve.steps.map(({ tokens, cu_seqlens }) =>
+    tokens.map((piece, index) => referenceMicroBatch(piece, cu_seqlens?.[index]))
+  );
+  const tokensPerMicroBatch = microBatches[0]![0]!.inputIds.length;
+  const { lr, betas, eps, weight_decay } = curve.optimizer;
+  const config = resolveConfig(merge({
+    model_type: modelType,
+    model: format.toSection(source.config),
+    data: {
+      seq_len: tokensPerMicroBatch,
+      micro_bsz: 1,
+      micro_num: microBatches[0]!.length,
+      total_steps: curve.steps.length,
+    },
+    // The rate is constant: the cosine starts and ends at it.
+    adam: { lr, adam_beta1: betas[0], adam_beta2: betas[1], adam_eps: eps, weight_decay },
+    lr_scheduler: { eta_min: lr },
+    hybrid_zero_optimizer: { clip_grad_norm: curve.clip_grad_norm },
+    ckpt: { enable_save_ckpt: false },
+  }, options.overrides ?? {}));
+
+  const model = await initializeModel(config, { backend: options.backend });
+  using trainer = initializeTrainer({ model, optimizer: await initializeOptimizer(model) });
+  const mappings = format.tensors(config.model);
+  importWeights(model, mappings, source);
+
+  const errors = { loss: 0, gradNorm: 0, logits: 0, paramNorm: 0 };
+  const worst = (kind: keyof typeof errors, error: number) => {
+    // A value that is no number must fail, and never does in a comparison.
+    errors[kind] = Number.isNaN(error) ? Infinity : Math.max(errors[kind], error);
+  };
+  const relative = (actual: number, expected: number) =>
+    Math.abs(actual - expected) / Math.max(Math.abs(expected), 1e-12);
+
+  const first = await trainer.evaluate([microBatches[0]![0]!], { logits: true });
+  curve.first_logits_slice.forEach((row, position) =>
+    row.forEach((expected, entry) => {
+      const actual = first.microBatches[0]!.logits![position * config.model.vocab_size + entry]!;
+      worst("logits", Math.abs(actual - expected));
+    })
+  );
+  for (const [step, expected] of curve.steps.entries()) {
+    trainer.zeroGrad();
+    const { loss } = await trainer.executeSchedule({ microBatches: microBatches[step]! });
+    const { gradNorm } = trainer.step();
+    worst("loss", Math.abs(loss - expected.loss));
+    worst("gradNorm", relative(gradNorm, expected.grad_norm));
+    options.onStep?.({ step, steps: curve.steps.length, loss, expected: expected.loss });
+  }
+  for (const mapping of mappings) {
+    const expected = curve.final_param_norms[mapping.tensor];
+    if (expected === undefined) {
+      throw new RangeError(`Cannot verify ${folder}: curve.json has no norm of ${mapping.tensor}`);
+    }
+    worst("paramNorm", relative(norm(await exportTensor(model, mapping)), expected));
+  }
+  return {
+    case: folder.replace(/\/+$/, "").split("/").at(-1)!,
+    backend: options.backend.name,
+    nproc: 1,
+    steps: curve.steps.length,
+    maxLossError: errors.loss,
+    maxGradNormRelError: errors.gradNorm,
+    maxFirstLogitError: errors.logits,
+    maxParamNormRelError: errors.paramNorm,
+    pass: (Object.keys(errors) as (keyof typeof errors)[]).every((kind) => errors[kind] <= tolerances[kind]),
+  };
+}

@@ -19,6 +19,8 @@ export interface FieldNote {
   readonly example?: unknown;
   /** For `refused`: this field means nothing, and may be written, while the field of this path has its default. */
   readonly onlyWith?: string;
+  /** For `works`: the only values that do yet. */
+  readonly only?: readonly unknown[];
   /** For `works`: why one value of the field is refused, or undefined for a value that works. */
   readonly refuse?: (value: unknown) => string | undefined;
   /** For `works`: said once when the user writes another value than the default. */
@@ -43,12 +45,6 @@ export function works<T extends z.ZodType>(schema: T, help: string, more: More =
 /** A field that is known but not built: only its default is accepted. */
 export function refused<T extends z.ZodType>(schema: T, help: string, more: More = {}): T {
   return leaf("refused", schema, help, more);
-}
-
-/** Refuses every value but these. */
-export function onlyValues(...values: readonly unknown[]): (value: unknown) => string | undefined {
-  const list = values.map((value) => JSON.stringify(value)).join(" or ");
-  return (value) => values.includes(value) ? undefined : `Troupe does not do this yet; ${list} works`;
 }
 
 /** Numbers may be written as arithmetic. Text that is none is left to the schema, which refuses it. */

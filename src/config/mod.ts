@@ -1,2 +1,11 @@
-/** The run record: its schema, defaults, derived values and checks. */
-export type { ResolvedConfig } from "./schema/mod.ts";
+/**
+ * The run record: its schema, defaults, derived values and checks.
+ *
+ * `loadConfig` reads what the user wrote, `resolveConfig` makes the complete record of it or says all that is wrong.
+ */
+export { ConfigError, type ConfigProblem } from "./error.ts";
+export { configHelp, printResolved } from "./help.ts";
+export { loadConfig, type LoadOptions } from "./load.ts";
+export { type ParallelSizes, parallelSizes } from "./parallel_sizes.ts";
+export { resolveConfig, type ResolveOptions } from "./resolve.ts";
+export { configSchema, type ResolvedConfig } from "./schema/mod.ts";

@@ -39,12 +39,13 @@ export const ckptSchema = z.strictObject({
     derived: "{save_ckpt_folder}/snapshot",
     onlyWith: "ckpt.oss_snapshot_freq",
   }),
-  oss_snapshot_freq: refused(
-    stepsOrNever().default(null),
-    "Steps between snapshots, of which two are kept; null for never.",
-  ),
+  oss_snapshot_freq: refused(stepsOrNever(), "Steps between snapshots, of which two are kept; null for never.", {
+    derived: "null",
+  }),
   enable_internevo2hf_ckpt: refused(bool().default(false), "Also write each checkpoint as a Hugging Face folder."),
-  async_upload: refused(bool().default(false), "Upload to an object store while training goes on."),
+  async_upload: refused(bool(), "Upload to an object store while training goes on.", {
+    derived: "false",
+  }),
   async_upload_tmp_folder: refused(textOrNull(), "Where uploads wait.", {
     derived: "/dev/shm/internlm_tmp_ckpt/ with async_upload, else null",
     onlyWith: "ckpt.async_upload",

@@ -1,12 +1,12 @@
 import { z } from "zod";
-import { bool, float, int, looseText, onlyValues, refused, text, textOrNull, works } from "../field.ts";
+import { bool, float, int, looseText, refused, text, textOrNull, works } from "../field.ts";
 
 /** What the model reads, and how much of it a step takes. */
 export const dataSchema = z.strictObject({
   type: works(
     z.enum(["tokenized", "streaming", "megatron", "mocked"]).default("tokenized"),
     "Kind of data: tokenized (.bin and .meta files, or made-up data without train_folder), streaming, megatron, mocked.",
-    { refuse: onlyValues("tokenized") },
+    { only: ["tokenized"] },
   ),
   train_folder: works(textOrNull().default(null), "Folder of training data; null trains on made-up data."),
   valid_folder: works(textOrNull().default(null), "Folder of validation data; null validates on made-up data."),

@@ -1,5 +1,5 @@
 import { z } from "zod";
-import { anyMapping, bool, float, int, onlyValues, refused, text, works } from "../field.ts";
+import { anyMapping, bool, float, int, refused, text, works } from "../field.ts";
 
 /** The three types that parameters and arithmetic can have. `tf32` is stored, and here also computed, as float32. */
 const dtype = z.preprocess(
@@ -48,7 +48,7 @@ export const modelSchema = z.strictObject({
     dtype.default("float32"),
     "Type of parameters and arithmetic: float32, tf32 (computed as float32), float16, bfloat16; torch.float32, torch.half " +
       "and the like are the same. Master weights and optimizer state are always float32.",
-    { refuse: onlyValues("float32") },
+    { only: ["float32"] },
   ),
   matmul_precision: refused(
     z.enum(["float32", "float16", "bfloat16"]).default("float32"),
@@ -81,7 +81,7 @@ export const modelSchema = z.strictObject({
   mlp_layer_fusion: works(bool().default(false), "Hold gate and up projections as one matrix; results are the same."),
   use_swiglu: refused(bool().default(true), "Gate of the feed-forward part: SiLU (true) or exact GELU (false)."),
   attn_drop_rate: works(float({ min: 0, max: 1 }).default(0), "Dropout on attention probabilities.", {
-    refuse: onlyValues(0),
+    only: [0],
   }),
   drop_rate: works(float({ min: 0, max: 1 }).default(0), "Dropout on the stream: block input and attention output."),
   max_position_embeddings: works(int({ min: 1 }).default(2048), "Length beyond which dynamic NTK stretches positions."),

@@ -1,5 +1,5 @@
 import { z } from "zod";
-import { bool, float, int, onlyValues, refused, text, works } from "../field.ts";
+import { bool, float, int, refused, text, works } from "../field.ts";
 
 /** Troupe's own settings: where and how the company runs. */
 export const runtimeSchema = z.strictObject({
@@ -8,9 +8,9 @@ export const runtimeSchema = z.strictObject({
     "What computes: webgpu, cpu (slow and exact, the reference), or null (computes nothing, for planning).",
   ),
   webgpu: works(z.enum(["deno", "dawn"]).default("deno"), "Which WebGPU: Deno's own, or the npm package of Dawn.", {
-    refuse: onlyValues("deno"),
+    only: ["deno"],
   }),
-  nproc: works(int({ min: 1 }).default(1), "Ranks on this machine, one process each.", { refuse: onlyValues(1) }),
+  nproc: works(int({ min: 1 }).default(1), "Ranks on this machine, one process each.", { only: [1] }),
   seed: works(int({ min: 0 }).default(1024), "Seed of weights and dropout; --seed sets it."),
   run_dir: works(text().min(1), "Folder for logs, metrics and traces of the run.", { derived: "RUN/{JOB_NAME}" }),
   plugins: works(z.array(text()).default([]), "Modules to load first: they register models of your own."),

@@ -1,0 +1,122 @@
+/** The sizes of the process groups, derived from the record and the number of ranks. */
+import type { ConfigProblem } from "./error.ts";
+import type { ResolvedConfig } from "./schema/mod.ts";
+
+export interface ParallelSizes {
+  /** Ranks in all. */
+  readonly world: number;
+  /** Tensor parallel: ranks that share each layer. Sequence parallel size is the same. */
+  readonly tp: number;
+  /** Pipeline stages. */
+  readonly pp: number;
+  /** Data parallel: ranks with the same shard of the model and different data. */
+  readonly dp: number;
+  /** Weight parallel: ranks over which weights are split (isp). */
+  readonly wp: number;
+  /** Weight-data parallel: ranks with the same weights (isp). */
+  readonly wdp: number;
+  /** Ranks over which optimizer state is divided. */
+  readonly zero1: number;
+  /** Expert parallel, expert-data, expert-tensor and expert-weight parallel sizes. */
+  readonly ep: number;
+  readonly edp: number;
+  readonly etp: number;
+  readonly ewp: number;
+}
+
+type Sections = Pick<ResolvedConfig, "parallel"> & { readonly model: { readonly num_experts: number } };
+
+function derive({ parallel, model }: Sections, world: number): ParallelSizes {
+  const isp = parallel.tensor.mode === "isp";
+  const tp = parallel.tensor.size;
+  const pp = parallel.pipeline.size;
+  const wp = parallel.weight.size;
+  const experts = model.num_experts;
+  const share = (...sizes: number[]) => Math.max(1, sizes.reduce((rest, size) => Math.floor(rest / size), world));
+
+  const dp = share(pp, tp);
+  const wdp = share(pp, wp);
+  const etp = parallel.expert.no_tp ? 1 : tp;
+  const ewp = parallel.expert_weight.size;
+  const ep = parallel.expert.size < 1
+    ? Math.max(1, Math.min(Math.floor(dp * tp / etp), experts))
+    : parallel.expert.size;
+  const edp = isp ? share(pp, ewp, ep) : share(pp, etp, ep);
+  const zero1 = parallel.zero1.size === -1 ? (isp ? wdp : dp) : Math.max(1, parallel.zero1.size);
+  return { world, tp, pp, dp, wp, wdp, zero1, ep, edp, etp, ewp };
+}
+
+/**
+ * The sizes of the process groups of a run.
+ *
+ * @param world Number of ranks.
+ * @throws {RangeError} If the sizes do not fit the number of ranks, or each other.
+ *
+ * @example
+ * ```ts
+ * import { parallelSizes, resolveConfig } from "./mod.ts";
+ * const config = resolveConfig({
+ *   model: { num_layers: 2, vocab_size: 512 },
+ *   data: { seq_len: 64, micro_bsz: 1, total_steps: 10 },
+ *   adam: { lr: 1e-3 },
+ *   ckpt: { enable_save_ckpt: false },
+ *   parallel: { tensor: 2 },
+ * }, { worldSize: 8, allowRefused: true });
+ * console.assert(parallelSizes(config, 8).dp === 4);
+ * ```
+ */
+export function parallelSizes(config: Sections, world: number): ParallelSizes {
+  const problems = parallelProblems(config, world);
+  if (problems.length > 0) {
+    throw new RangeError(problems.map(({ path, message }) => `${path}: ${message}`).join("\n"));
+  }
+  return derive(config, world);
+}
+
+/** What does not fit between the parallel sizes and a number of ranks. */
+export function parallelProblems(config: Sections, world: number): ConfigProblem[] {
+  const problems: ConfigProblem[] = [];
+  const fail = (path: string, message: string) => problems.push({ path, message });
+  const { parallel, model } = config;
+  const isp = parallel.tensor.mode === "isp";
+  const sizes = derive(config, world);
+  const { tp, pp, dp, wp, wdp, zero1, ep, edp, etp, ewp } = sizes;
+
+  if (dp * pp * tp !== world) {
+    const [path, value, other] = tp > 1
+      ? ["parallel.tensor.size", tp, `pipeline stages (${pp})`]
+      : ["parallel.pipeline.size", pp, `tensor size (${tp})`];
+    const rest = Math.floor(world / (tp > 1 ? pp : tp));
+    fail(path, `${value} times the ${other} does not divide the ${world} ranks; ${rest} ${others(rest)}`);
+  } else if (wdp * pp * wp !== world) {
+    const rest = Math.floor(world / pp);
+    fail("parallel.weight.size", `${wp} does not divide the ${rest} ranks of a stage; ${rest} ${others(rest)}`);
+  } else {
+    const [group, name] = isp ? [wdp, "hold the same weights"] : [dp, "hold the same shard of the model"];
+    if (zero1 > group || group % zero1 !== 0) {
+      fail(
+        "parallel.zero1.size",
+        `${zero1} does not divide the ${group} ranks that ${name}; ${group} ${others(group)}`,
+      );
+    }
+    if (model.num_experts > 1) {
+      const experts = model.num_experts;
+      if (dp % experts !== 0 && experts % dp !== 0) {
+        fail(
+          "model.num_experts",
+          `${experts} experts cannot be shared evenly by ${dp} data-parallel ranks; ${dp} or ${2 * dp} can`,
+        );
+      } else if (experts % ep !== 0) {
+        fail("parallel.expert.size", `${ep} does not divide the ${experts} experts; -1 chooses a size that does`);
+      } else if (ep * edp * (isp ? ewp : etp) * pp !== world) {
+        fail(
+          "parallel.expert.size",
+          `${ep} does not divide the ${world} ranks left for experts; -1 chooses a size that does`,
+        );
+      }
+    }
+  }
+  return problems;
+}
+
+const others = (size: number) => size === 1 ? "would" : "or a divisor of it would";

@@ -1,0 +1,185 @@
+/**
+ * Generator for kernels that work row by row: sums over a row, then a pass that writes. Memory decides their speed, so
+ * each row is read once and held in registers until it is written.
+ *
+ * v1  one workgroup a row, its lanes side by side along the columns, vec4 where the width is a multiple of 4
+ * v2  the row stays in registers between passes (unrolled by the generator); rows too wide for that are read again
+ * v3  sums over the workgroup in two barriers (square-root tree) instead of one for each halving
+ * v4  on a rasteriser in software one invocation a row: there workgroup memory is as slow as the buffers themselves
+ */
+import type { DeviceTraits, Operand } from "../kernel.ts";
+import { spread } from "../kernel.ts";
+
+/** How a row is shared out. Columns are counted in vectors of `width` from here on. */
+export interface RowLayout {
+  readonly rows: number;
+  readonly columns: number;
+  /** Elements of a vector: 4 where the columns allow it. */
+  readonly width: 1 | 4;
+  /** Vectors in a row. */
+  readonly vectors: number;
+  /** Lanes on one row; a power of two. 1: an invocation has a row to itself. */
+  readonly lanes: number;
+  /** Vectors each lane keeps in registers, or 0 where passes read the row again. */
+  readonly held: number;
+  readonly workgroups: [number, number, number];
+}
+
+/** Floats a lane may keep of its row, before registers spill. */
+const registerBudget = 64;
+/** Invocations in a group when each has its own row. */
+const rowsPerGroup = 16;
+
+/**
+ * Chooses the layout for a device.
+ *
+ * @param values held of each element (1 for x alone, 2 for x and its gradient)
+ */
+export function layOutRows(
+  { rows, columns, values }: { rows: number; columns: number; values: number },
+  traits: DeviceTraits,
+): RowLayout {
+  const width = columns % 4 === 0 ? 4 : 1;
+  const vectors = columns / width;
+  const shape = { rows, columns, width, vectors } as const;
+  if (traits.software) {
+    return { ...shape, lanes: 1, held: 0, workgroups: spread(Math.ceil(rows / rowsPerGroup)) };
+  }
+  const fits = (lanes: number) => Math.ceil(vectors / lanes) * width * values <= registerBudget;
+  const most = Math.min(1024, traits.limits.maxComputeInvocationsPerWorkgroup);
+  let lanes = 32;
+  while (lanes < 256 && lanes * 4 < vectors) lanes *= 2;
+  const narrow = lanes;
+  while (lanes * 2 <= most && !fits(lanes)) lanes *= 2;
+  if (fits(lanes)) return { ...shape, lanes, held: Math.ceil(vectors / lanes), workgroups: spread(rows) };
+  return { ...shape, lanes: narrow, held: 0, workgroups: spread(rows) };
+}
+
+/** Declares operands as bindings. `elements` overrides the element type by name, e.g. `{ x: "V" }`. */
+export function bindings(operands: readonly Operand[], elements: Readonly<Record<string, string>> = {}): string {
+  return operands.map(({ name, type, access }, index) =>
+    `@group(0) @binding(${index}) var<storage, ${access === "read" ? "read" : "read_write"}> ` +
+    `${name}: array<${elements[name] ?? type}>;`
+  ).join("\n");
+}
+
+/** A number as a WGSL `f32` literal. */
+export const float = (value: number): string => `${value}f`;
+
+/** Vector type `V` and `total`, the sum of its elements. */
+export function vectorPrelude(width: 1 | 4): string {
+  return width === 4
+    ? "alias V = vec4f;\nfn total(v: V) -> f32 { return (v.x + v.y) + (v.z + v.w); }"
+    : "alias V = f32;\nfn total(v: V) -> f32 { return v; }";
+}
+
+/**
+ * A function `name(mine: T, lane: u32) -> T` that merges one value of each lane and gives every lane the result, always
+ * in the same order. The first √lanes lanes merge √lanes values each, then every lane merges those.
+ *
+ * @param merge expression of `a` and `b`, `a` from the lower lanes
+ */
+export function reduction(
+  { lanes }: RowLayout,
+  { name, type = "f32", merge = "a + b" }: { name: string; type?: string; merge?: string },
+): string {
+  if (lanes === 1) return `fn ${name}(mine: ${type}, lane: u32) -> ${type} { return mine; }`;
+  const first = 2 ** Math.floor(Math.log2(lanes) / 2), each = lanes / first;
+  const steps = (count: number, from: (step: number) => string) =>
+    Array.from({ length: count - 1 }, (_, i) => `merged = ${name}Merge(merged, ${name}Slots[${from(i + 1)}]);`).join(
+      " ",
+    );
+  return `
+var<workgroup> ${name}Slots: array<${type}, ${lanes}>;
+fn ${name}Merge(a: ${type}, b: ${type}) -> ${type} { return ${merge}; }
+fn ${name}(mine: ${type}, lane: u32) -> ${type} {
+  ${name}Slots[lane] = mine;
+  workgroupBarrier();
+  if (lane < ${first}u) {
+    var merged = mine;
+    ${steps(each, (i) => `lane + ${i * first}u`)}
+    ${name}Slots[lane] = merged;
+  }
+  workgroupBarrier();
+  var merged = ${name}Slots[0];
+  ${steps(first, (i) => `${i}`)}
+  workgroupBarrier(); // the slots may be used again
+  return merged;
+}`;
+}
+
+/** Text of a row kernel's entry point, in parts. */
+export interface RowText {
+  /** `fn main(…) {` and the names `row`, `lane` and `base`, the row's first vector. Close it with `}`. */
+  readonly open: string;
+  /** Runs `body` for each vector of the lane, with `c`, its place in the row, and the held values by name. */
+  first(body: string): string;
+  /** The same once more, without reading again what is held. */
+  again(body: string): string;
+}
+
+/** @param held values that later passes need again, by name: expressions of `base` and `c`, of type `V` */
+export function rowText(layout: RowLayout, held: Readonly<Record<string, string>>): RowText {
+  const { rows, vectors, lanes, workgroups } = layout;
+  const names = Object.keys(held);
+  const upTo = (count: number) => Array.from({ length: count }, (_, k) => k);
+  const declare = (k: number) => names.map((name) => `var ${name}${k}: V;`).join(" ");
+  const load = names.map((name) => `let ${name} = ${held[name]};`).join(" ");
+  const keep = (k: number) => names.map((name) => `${name}${k} = ${held[name]};`).join(" ");
+  const recall = (k: number) => names.map((name) => `let ${name} = ${name}${k};`).join(" ");
+  const place = (k: number) => `let c = start + ${k * lanes}u;`;
+
+  // The row is read in every pass: four vectors an iteration, all asked for before the first is used.
+  const loop = (body: string) => `
+  for (; start + ${3 * lanes}u < ${vectors}u; start += ${4 * lanes}u) {
+    ${upTo(4).map((k) => `${declare(k)} { ${place(k)} ${keep(k)} }`).join("\n    ")}
+    ${upTo(4).map((k) => `{ ${place(k)} ${recall(k)} ${body} }`).join("\n    ")}
+  }
+  for (; start < ${vectors}u; start += ${lanes}u) { let c = start; ${load} ${body} }
+  start = lane;`;
+
+  // The row stays in registers: as many blocks as a lane has vectors, the last ones guarded where lanes run out.
+  const block = (k: number, body: string) =>
+    `{ ${place(k)} ${(k + 1) * lanes <= vectors ? body : `if (c < ${vectors}u) { ${body} }`} }`;
+  const blocks = (body: (k: number) => string) => `
+  ${upTo(layout.held).map((k) => block(k, body(k))).join("\n  ")}`;
+
+  const group = `group.y * ${workgroups[0]}u + group.x`;
+  return {
+    open: `
+@compute @workgroup_size(${lanes === 1 ? rowsPerGroup : lanes})
+fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) local: u32) {
+  let row = ${lanes === 1 ? `(${group}) * ${rowsPerGroup}u + local` : group};
+  let lane = ${lanes === 1 ? "0u" : "local"};
+  if (row >= ${rows}u) { return; }
+  let base = row * ${vectors}u;
+  var start = lane;`,
+    first(body) {
+      if (layout.held === 0) return loop(body);
+      return `${upTo(layout.held).map(declare).join(" ")}${blocks(keep)}${blocks((k) => `${recall(k)} ${body}`)}`;
+    },
+    again: (body) => layout.held === 0 ? loop(body) : blocks((k) => `${recall(k)} ${body}`),
+  };
+}
+
+/** Entry point of a kernel whose work splits into `count` independent items: opens `main` with `i`, the item's index. */
+export function itemText(count: number): { readonly open: string; readonly workgroups: [number, number, number] } {
+  const workgroups = spread(Math.ceil(count / 256));
+  const open = `
+@compute @workgroup_size(256)
+fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) local: u32) {
+  let i = (group.y * ${workgroups[0]}u + group.x) * 256u + local;
+  if (i >= ${count}u) { return; }`;
+  return { open, workgroups };
+}
+
+/** @throws {RangeError} unless every size is a positive whole number. */
+export function requireSizes(kernel: string, sizes: Readonly<Record<string, number>>): void {
+  for (const [name, size] of Object.entries(sizes)) {
+    if (!Number.isSafeInteger(size) || size < 1) {
+      throw new RangeError(
+        `Cannot make ${kernel}: ${name} must be a whole number of at least 1, current value is ${size}`,
+      );
+    }
+  }
+}

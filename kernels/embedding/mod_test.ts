@@ -1,0 +1,42 @@
+import { assertEquals } from "@std/assert";
+import { checkGradient, checkKernel, randomNormal, randomUniform } from "../testing.ts";
+import { embeddingForward, embeddingGradient } from "./mod.ts";
+
+const draw = (tokens: number, vocabulary: number) => randomUniform(tokens, 9).map((u) => Math.floor(u * vocabulary));
+
+Deno.test("embedding kernels match their references", async () => {
+  for (const [tokens, vocabulary, columns] of [[1, 1, 1], [5, 3, 7], [300, 11, 12], [77, 1000, 5], [9, 4, 1030]]) {
+    const ids = draw(tokens, vocabulary);
+    const table = randomNormal(vocabulary * columns, 1), dY = randomNormal(tokens * columns, 2);
+    await checkKernel(embeddingForward({ tokens, vocabulary, columns }), { ids, table }, { tolerance: 0 });
+    await checkKernel(embeddingGradient({ tokens, vocabulary, columns }), { ids, dY, dTable: table });
+  }
+});
+
+Deno.test("embedding kernels pass over ids that are not in the table", async () => {
+  const tokens = 6, vocabulary = 3, columns = 4;
+  const ids = [3, 2, 4_294_967_295, 3, 0, 2_147_483_648];
+  const table = randomNormal(vocabulary * columns, 1);
+  const { outputs } = await checkKernel(embeddingForward({ tokens, vocabulary, columns }), { ids, table });
+  assertEquals([...outputs.y.slice(0, columns)], [0, 0, 0, 0]);
+  const dY = randomNormal(tokens * columns, 2);
+  const gradient = await checkKernel(embeddingGradient({ tokens, vocabulary, columns }), { ids, dY, dTable: table });
+  assertEquals(gradient.outputs.dTable.slice(columns, 2 * columns), table.slice(columns, 2 * columns));
+});
+
+Deno.test("embeddingGradient() repeats bit for bit", async () => {
+  const sizes = { tokens: 200, vocabulary: 3, columns: 8 };
+  const inputs = { ids: draw(200, 3), dY: randomNormal(1600, 1), dTable: randomNormal(24, 2) };
+  const first = await checkKernel(embeddingGradient(sizes), inputs);
+  const second = await checkKernel(embeddingGradient(sizes), inputs);
+  assertEquals(first.outputs.dTable, second.outputs.dTable);
+});
+
+Deno.test("embeddingGradient() matches finite differences", () => {
+  const sizes = { tokens: 7, vocabulary: 4, columns: 3 };
+  checkGradient(embeddingForward(sizes), embeddingGradient(sizes), {
+    inputs: { ids: [1, 3, 1, 1, 9, 0, 3], table: randomNormal(12, 1) },
+    operands: { dY: "dy" },
+    gradients: { dTable: "table" },
+  });
+});

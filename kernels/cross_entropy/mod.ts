@@ -1,0 +1,184 @@
+/** Softmax cross entropy with label smoothing, and the arg-max for accuracy. */
+import { type Kernel, leastBytes, type Operand } from "../kernel.ts";
+import {
+  bindings,
+  float,
+  itemText,
+  layOutRows,
+  reduction,
+  requireSizes,
+  rowText,
+  vectorPrelude,
+} from "../norm/rows.ts";
+import * as reference from "./reference.ts";
+
+export interface CrossEntropySizes {
+  readonly rows: number;
+  /** Vocabulary. */
+  readonly columns: number;
+  /** Share s of the target spread evenly over the vocabulary, in [0, 1). 0: none. */
+  readonly labelSmoothing: number;
+}
+
+function checkSizes(name: string, { rows, columns, labelSmoothing }: CrossEntropySizes): void {
+  requireSizes(name, { rows, columns });
+  if (!(labelSmoothing >= 0 && labelSmoothing < 1)) {
+    throw new RangeError(
+      `Cannot make ${name}: labelSmoothing must be at least 0 and below 1, current value is ${labelSmoothing}`,
+    );
+  }
+}
+
+/**
+ * Loss of each row: `(1 − s) · nll + s · mean over the vocabulary of −log p`, with `nll = −log p(label)`.
+ *
+ * Operands: logits `[rows, columns]`, labels i32 `[rows]` → loss `[rows]`, nll `[rows]` (without smoothing), logSumExp
+ * `[rows]`, correct u32 `[rows]` (1 where the arg-max, the first of equals, is the label). A row whose label is negative
+ * is ignored: its loss, nll and correct are 0. So is one whose label is past the vocabulary; whoever reads tokens
+ * checks them.
+ *
+ * Maximum, sum of exponentials, arg-max and sum come from one reading of the logits (Milakov and Gimelshein 2018, "Online
+ * normalizer calculation for softmax").
+ *
+ * @throws {RangeError} when a size is not a positive whole number or the smoothing is outside [0, 1)
+ *
+ * @example
+ * ```ts
+ * import { crossEntropyForward } from "./mod.ts";
+ * const loss = new Float32Array(1), nll = new Float32Array(1), logSumExp = new Float32Array(1);
+ * crossEntropyForward({ rows: 1, columns: 2, labelSmoothing: 0 }).reference([
+ *   new Float32Array([0, 0]), new Int32Array([1]), loss, nll, logSumExp, new Uint32Array(1),
+ * ]);
+ * console.assert(Math.abs(loss[0] - Math.LN2) < 1e-6);
+ * ```
+ */
+export function crossEntropyForward(sizes: CrossEntropySizes): Kernel {
+  const { rows, columns, labelSmoothing } = sizes;
+  checkSizes("crossEntropy.forward", sizes);
+  const operands: readonly Operand[] = [
+    { name: "logits", type: "f32", length: rows * columns, access: "read" },
+    { name: "labels", type: "i32", length: rows, access: "read" },
+    { name: "loss", type: "f32", length: rows, access: "write" },
+    { name: "nll", type: "f32", length: rows, access: "write" },
+    { name: "logSumExp", type: "f32", length: rows, access: "write" },
+    { name: "correct", type: "u32", length: rows, access: "write" },
+  ];
+  return {
+    name: "crossEntropy.forward",
+    operands,
+    cost: { flops: 4 * rows * columns, bytes: leastBytes(operands) },
+    reference: (views) => reference.crossEntropyForward(sizes, views),
+    passes(traits) {
+      // Nothing is needed twice, so nothing is held.
+      const layout = { ...layOutRows({ rows, columns, values: 1 }, traits), held: 0 };
+      const { width } = layout, smooth = labelSmoothing > 0;
+      const { open, first } = rowText(layout, { v: "logits[base + c]" });
+      const code = `${vectorPrelude(width)}
+${bindings(operands, { logits: "V" })}
+struct Online {
+  most: f32,         // largest so far
+  at: u32,           // its first place
+  exponentials: f32, // sum of e^(v - most)
+  sum: f32,
+}
+fn joined(a: Online, b: Online) -> Online {
+  let most = max(a.most, b.most);
+  let second = b.most > a.most || (b.most == a.most && b.at < a.at);
+  let exponentials = a.exponentials * exp(a.most - most) + b.exponentials * exp(b.most - most);
+  return Online(most, select(a.at, b.at, second), exponentials, a.sum + b.sum);
+}
+${
+        width === 4
+          ? `fn largest(v: V) -> f32 { return max(max(v.x, v.y), max(v.z, v.w)); }
+fn place(v: V, m: f32) -> u32 { return select(select(select(3u, 2u, v.z == m), 1u, v.y == m), 0u, v.x == m); }`
+          : `fn largest(v: V) -> f32 { return v; }
+fn place(v: V, m: f32) -> u32 { return 0u; }`
+      }
+${reduction(layout, { name: "joinAll", type: "Online", merge: "joined(a, b)" })}
+${open}
+  var mine = Online(-3.4028234e38f, 0xffffffffu, 0f, 0f);
+  ${
+        first(`let m = largest(v);
+      if (m > mine.most) {
+        mine.exponentials *= exp(mine.most - m);
+        mine.most = m;
+        mine.at = c * ${width}u + place(v, m);
+      }
+      mine.exponentials += total(exp(v - mine.most));${smooth ? "\n      mine.sum += total(v);" : ""}`)
+      }
+  let all = joinAll(mine, lane);
+  if (lane == 0u) {
+    let logarithm = log(all.exponentials);
+    logSumExp[row] = all.most + logarithm;
+    let label = labels[row];
+    var plain = 0f;
+    var smoothed = 0f;
+    var right = 0u;
+    if (label >= 0 && label < ${columns}) {
+      let l = u32(label);
+      plain = logarithm + (all.most - logits[base + l / ${width}u]${width === 4 ? "[l % 4u]" : ""});
+      smoothed = ${
+        smooth
+          ? `${float(1 - labelSmoothing)} * plain + ${float(labelSmoothing)} * (logarithm + (all.most - all.sum / ${
+            float(columns)
+          }))`
+          : "plain"
+      };
+      right = select(0u, 1u, all.at == l);
+    }
+    loss[row] = smoothed;
+    nll[row] = plain;
+    correct[row] = right;
+  }
+}
+`;
+      return [{ code, workgroups: layout.workgroups, operands: [0, 1, 2, 3, 4, 5] }];
+    },
+  };
+}
+
+/**
+ * Gradient of `weight · Σ loss` with respect to the logits, in their place: `weight · (p − (1 − s) · one-hot − s /
+ * columns)`; rows that are ignored become 0.
+ *
+ * Operands: logits `[rows, columns]`, updated; labels i32 `[rows]`, logSumExp `[rows]`, weight `[1]`.
+ *
+ * @throws {RangeError} when a size is not a positive whole number or the smoothing is outside [0, 1)
+ */
+export function crossEntropyBackward(sizes: CrossEntropySizes): Kernel {
+  const { rows, columns, labelSmoothing } = sizes;
+  checkSizes("crossEntropy.backward", sizes);
+  const operands: readonly Operand[] = [
+    { name: "logits", type: "f32", length: rows * columns, access: "update" },
+    { name: "labels", type: "i32", length: rows, access: "read" },
+    { name: "logSumExp", type: "f32", length: rows, access: "read" },
+    { name: "weight", type: "f32", length: 1, access: "read" },
+  ];
+  return {
+    name: "crossEntropy.backward",
+    operands,
+    cost: { flops: 4 * rows * columns, bytes: leastBytes(operands) },
+    reference: (views) => reference.crossEntropyBackward(sizes, views),
+    passes() {
+      const width = columns % 4 === 0 ? 4 : 1, vectors = columns / width;
+      const { open, workgroups } = itemText(rows * vectors);
+      const isLabel = width === 4
+        ? `vec4i(label) == vec4i(i32(i % ${vectors}u) * 4) + vec4i(0, 1, 2, 3)`
+        : `label == i32(i % ${vectors}u)`;
+      const code = `${vectorPrelude(width)}
+${bindings(operands, { logits: "V" })}
+${open}
+  let row = i / ${vectors}u;
+  let label = labels[row];
+  if (label < 0 || label >= ${columns}) {
+    logits[i] = V();
+    return;
+  }
+  let wanted = select(V(), V(${float(1 - labelSmoothing)}), ${isLabel}) + ${float(labelSmoothing / columns)};
+  logits[i] = weight[0] * (exp(logits[i] - logSumExp[row]) - wanted);
+}
+`;
+      return [{ code, workgroups, operands: [0, 1, 2, 3] }];
+    },
+  };
+}

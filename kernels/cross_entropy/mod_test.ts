@@ -1,0 +1,98 @@
+import { assert, assertEquals, assertThrows } from "@std/assert";
+import { checkKernel, compare, finiteDifference, randomNormal, randomUniform } from "../testing.ts";
+import { crossEntropyBackward, crossEntropyForward } from "./mod.ts";
+
+const drawLabels = (rows: number, columns: number) =>
+  Array.from(randomUniform(rows, 7), (u, row) => row % 5 === 3 ? -100 : Math.floor(u * columns));
+
+for (const software of [true, false]) {
+  Deno.test(`cross entropy kernels match their references, software ${software}`, async () => {
+    for (const [rows, columns] of [[1, 1], [1, 6], [4, 4], [37, 13], [18, 260], [3, 5003]]) {
+      for (const labelSmoothing of [0, 0.1]) {
+        const logits = randomNormal(rows * columns, 1).map((value) => 4 * value), labels = drawLabels(rows, columns);
+        const options = { traits: { software } };
+        const sizes = { rows, columns, labelSmoothing };
+        const { expected } = await checkKernel(crossEntropyForward(sizes), { logits, labels }, options);
+        const { logSumExp } = expected;
+        await checkKernel(crossEntropyBackward(sizes), { logits, labels, logSumExp, weight: [0.7] }, options);
+      }
+    }
+  });
+
+  Deno.test(`crossEntropyForward() counts the first of equal maxima, software ${software}`, async () => {
+    const columns = 600, rows = 4;
+    const logits = new Float32Array(rows * columns);
+    for (let row = 0; row < rows; row++) for (const c of [597, 130, 131]) logits[row * columns + c] = 5;
+    const kernel = crossEntropyForward({ rows, columns, labelSmoothing: 0 });
+    const { outputs } = await checkKernel(kernel, { logits, labels: [130, 131, 597, -1] }, { traits: { software } });
+    assertEquals([...outputs.correct], [1, 0, 0, 0]);
+  });
+
+  Deno.test(`crossEntropyForward() holds for logits of any size, software ${software}`, async () => {
+    const logits = [-3e38, 3e38, 0, 0, 88.8, 89, 700, -700, -1e30, -1e30, -1e30, -1e30];
+    const { outputs } = await checkKernel(
+      crossEntropyForward({ rows: 3, columns: 4, labelSmoothing: 0 }),
+      { logits, labels: [1, 2, 3] },
+      { traits: { software } },
+    );
+    assertEquals([...outputs.correct], [1, 1, 0]);
+  });
+}
+
+Deno.test("crossEntropyForward() gives NaN where a logit is not a number", async () => {
+  for (const software of [true, false]) {
+    for (const columns of [5, 8]) {
+      const logits = new Float32Array(columns);
+      logits[2] = NaN;
+      const kernel = crossEntropyForward({ rows: 1, columns, labelSmoothing: 0 });
+      const { outputs } = await checkKernel(kernel, { logits, labels: [0] }, {
+        traits: { software },
+        tolerance: Infinity,
+      });
+      assert(Number.isNaN(outputs.loss[0]));
+    }
+  }
+});
+
+Deno.test("cross entropy kernels ignore labels past the vocabulary", async () => {
+  const logits = randomNormal(15, 1),
+    labels = [5, 2, 2_000_000_000],
+    sizes = { rows: 3, columns: 5, labelSmoothing: 0.2 };
+  const { outputs, expected: { logSumExp } } = await checkKernel(crossEntropyForward(sizes), { logits, labels });
+  assertEquals([outputs.loss[0], outputs.nll[2]], [0, 0]);
+  const backward = await checkKernel(crossEntropyBackward(sizes), { logits, labels, logSumExp, weight: [1] });
+  assertEquals([...backward.outputs.logits.slice(0, 5)], [0, 0, 0, 0, 0]);
+});
+
+Deno.test("crossEntropyBackward() matches finite differences", () => {
+  const rows = 4, columns = 6, weight = new Float64Array([0.3]), labels = new Int32Array([5, 0, -100, 2]);
+  for (const labelSmoothing of [0, 0.15]) {
+    const sizes = { rows, columns, labelSmoothing };
+    const logSumExp = new Float64Array(rows);
+    const loss = (logits: Float64Array) => {
+      const losses = new Float64Array(rows);
+      crossEntropyForward(sizes).reference([
+        logits,
+        labels,
+        losses,
+        new Float64Array(rows),
+        logSumExp,
+        new Uint32Array(rows),
+      ]);
+      return weight[0] * losses.reduce((sum, value) => sum + value, 0);
+    };
+    const logits = new Float64Array(randomNormal(rows * columns, 1));
+    const numeric = finiteDifference(loss, logits);
+    loss(logits);
+    crossEntropyBackward(sizes).reference([logits, labels, logSumExp, weight]);
+    assertEquals(compare("logits", logits, numeric, 1e-6).fault, undefined);
+  }
+});
+
+Deno.test("crossEntropyForward() refuses a smoothing outside [0, 1)", () => {
+  assertThrows(
+    () => crossEntropyForward({ rows: 1, columns: 1, labelSmoothing: 1 }),
+    RangeError,
+    "labelSmoothing must be at least 0 and below 1, current value is 1",
+  );
+});

@@ -1,0 +1,53 @@
+import { assertEquals } from "@std/assert";
+import { checkGradient, checkKernel, randomNormal } from "../testing.ts";
+import { rowNormalizeBackward, rowNormalizeForward } from "./mod.ts";
+
+for (const software of [true, false]) {
+  Deno.test(`rowNormalize kernels match their references, software ${software}`, async () => {
+    for (const [rows, columns] of [[1, 1], [1, 5], [7, 1], [33, 20], [2, 1111]]) {
+      const w = randomNormal(rows * columns, 1),
+        dY = randomNormal(rows * columns, 2),
+        dW = randomNormal(rows * columns, 3);
+      const options = { traits: { software }, tolerance: 1e-5 };
+      const { expected } = await checkKernel(rowNormalizeForward({ rows, columns }), { w }, options);
+      const { y, inverse } = expected;
+      for (const accumulate of [false, true]) {
+        const kernel = rowNormalizeBackward({ rows, columns, accumulate });
+        await checkKernel(kernel, { y, inverse, dY, ...(accumulate && { dW }) }, options);
+      }
+    }
+  });
+
+  Deno.test(`rowNormalize kernels match their references below the smallest norm, software ${software}`, async () => {
+    const rows = 2, columns = 8, options = { traits: { software } };
+    const w = new Float32Array(rows * columns).fill(1e-14, columns); // the first row is all zeros
+    const { expected: { y, inverse } } = await checkKernel(rowNormalizeForward({ rows, columns }), { w }, options);
+    const dY = randomNormal(rows * columns, 2);
+    await checkKernel(rowNormalizeBackward({ rows, columns, accumulate: false }), { y, inverse, dY }, options);
+  });
+}
+
+Deno.test("rowNormalizeBackward() matches finite differences", () => {
+  const rows = 3, columns = 4;
+  for (const accumulate of [false, true]) {
+    checkGradient(rowNormalizeForward({ rows, columns }), rowNormalizeBackward({ rows, columns, accumulate }), {
+      inputs: { w: randomNormal(rows * columns, 1) },
+      operands: { dY: "dy" },
+      gradients: { dW: "w" },
+    });
+  }
+});
+
+Deno.test("rowNormalizeBackward() passes the gradient straight through below the smallest norm", () => {
+  const w = new Float64Array([1e-13, -2e-13]), y = new Float64Array(2), inverse = new Float64Array(1);
+  rowNormalizeForward({ rows: 1, columns: 2 }).reference([w, y, inverse]);
+  assertEquals(inverse[0], 1e12);
+  const dW = new Float64Array(2);
+  rowNormalizeBackward({ rows: 1, columns: 2, accumulate: false }).reference([
+    y,
+    inverse,
+    new Float64Array([1, 2]),
+    dW,
+  ]);
+  assertEquals([...dW], [1e12, 2e12]);
+});

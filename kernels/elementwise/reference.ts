@@ -1,5 +1,6 @@
 /** Elementwise operators on the host. */
 import type { HostArray } from "../kernel.ts";
+import { dropThreshold, pcg4d } from "./counter_random.ts";
 
 /** y = a + b */
 export function addReference(a: HostArray, b: HostArray, y: HostArray): void {
@@ -14,4 +15,14 @@ export function addInPlaceReference(x: HostArray, y: HostArray): void {
 /** y = factor x */
 export function scaleReference(x: HostArray, y: HostArray, factor: number): void {
   for (let i = 0; i < y.length; i++) y[i] = factor * x[i];
+}
+
+/** y = x / (1 - rate) where kept, else 0. `counter` is [seed, step]. */
+export function dropoutReference(x: HostArray, counter: HostArray, y: HostArray, rate: number, layer: number): void {
+  const threshold = dropThreshold(rate);
+  const factor = Math.fround(1 / (1 - rate));
+  for (let i = 0; i < y.length; i += 4) {
+    const words = pcg4d(i / 4, layer, counter[1], counter[0]);
+    for (let j = i; j < Math.min(i + 4, y.length); j++) y[j] = words[j - i] < threshold ? 0 : x[j] * factor;
+  }
 }

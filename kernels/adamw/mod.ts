@@ -1,0 +1,73 @@
+/** AdamW in one pass over parameters, gradients and both moments, all `f32`. */
+import { type Kernel, leastBytes, type Operand } from "../kernel.ts";
+import { elementwisePass } from "../elementwise/wgsl.ts";
+import { adamwReference } from "./reference.ts";
+
+/** What varies from step to step. */
+export interface AdamwScalars {
+  readonly lr: number;
+  readonly beta1: number;
+  readonly beta2: number;
+  readonly eps: number;
+  /** Decoupled: parameters shrink by lr * weightDecay a step. */
+  readonly weightDecay: number;
+  /** Steps taken with this one, from 1. */
+  readonly step: number;
+  /** Multiplies gradients first: unscaling and clipping. @default {1} */
+  readonly gradientScale?: number;
+}
+
+/**
+ * The `scalars` operand: [lr, beta1, beta2, eps, weightDecay, 1 - beta1^step, 1 - beta2^step, gradientScale].
+ *
+ * The corrections are of the betas as the device has them, rounded to `f32`: 1 - 0.999 is off by 1e-5 there, and with
+ * the correction of the exact beta that error would not cancel in the first steps.
+ *
+ * @example
+ * ```ts
+ * import { adamwScalars } from "./mod.ts";
+ * const scalars = adamwScalars({ lr: 1e-3, beta1: 0.9, beta2: 0.95, eps: 1e-8, weightDecay: 0.01, step: 1 });
+ * console.assert(scalars.length === 8 && scalars[7] === 1);
+ * ```
+ */
+export function adamwScalars(options: AdamwScalars): Float32Array<ArrayBuffer> {
+  const { lr, beta1, beta2, eps, weightDecay, step, gradientScale = 1 } = options;
+  if (!Number.isInteger(step) || step < 1) throw new RangeError(`Cannot step AdamW: step counts from 1, got ${step}`);
+  const correction = (beta: number) => 1 - Math.fround(beta) ** step;
+  return Float32Array.of(lr, beta1, beta2, eps, weightDecay, correction(beta1), correction(beta2), gradientScale);
+}
+
+/**
+ * Operands parameters (update), gradients (read), firstMoment (update), secondMoment (update), scalars f32[8] (read,
+ * from `adamwScalars`):
+ *
+ * ```text
+ * g = gradientScale gradients
+ * m = beta1 m + (1 - beta1) g          v = beta2 v + (1 - beta2) g²
+ * p = (1 - lr weightDecay) p - lr / biasCorrection1 * m / (√v / √biasCorrection2 + eps)
+ * ```
+ */
+export function adamw({ length }: { readonly length: number }): Kernel {
+  const operands: Operand[] = [
+    { name: "parameters", type: "f32", length, access: "update" },
+    { name: "gradients", type: "f32", length, access: "read" },
+    { name: "firstMoment", type: "f32", length, access: "update" },
+    { name: "secondMoment", type: "f32", length, access: "update" },
+    { name: "scalars", type: "f32", length: 8, access: "read" },
+  ];
+  return {
+    name: "adamw",
+    operands,
+    cost: { flops: 14 * length, bytes: leastBytes(operands) },
+    reference: ([p, g, m, v, scalars]) => adamwReference(p, g, m, v, scalars),
+    passes: (traits) => [elementwisePass(traits, operands, body, ["scalars"])],
+  };
+}
+
+const body = `let g = gradients[i] * scalars[7];
+  let m = scalars[1] * firstMoment[i] + (1.0 - scalars[1]) * g;
+  let v = scalars[2] * secondMoment[i] + (1.0 - scalars[2]) * g * g;
+  firstMoment[i] = m;
+  secondMoment[i] = v;
+  let denominator = sqrt(v) / sqrt(scalars[6]) + scalars[3];
+  parameters[i] = parameters[i] * (1.0 - scalars[0] * scalars[4]) - scalars[0] / scalars[5] * (m / denominator);`;

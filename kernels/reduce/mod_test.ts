@@ -1,0 +1,33 @@
+import { assertEquals } from "@std/assert";
+import { checkKernel, randomNormal } from "../testing.ts";
+import { columnSum, squaredNorm } from "./mod.ts";
+
+for (const [rows, columns] of [[1, 1], [3, 7], [32, 12], [33, 5], [131, 65], [2100, 8], [70, 260]]) {
+  Deno.test(`columnSum() of ${rows} x ${columns} matches its reference, overwriting and accumulating`, async () => {
+    const x = randomNormal(rows * columns, 1).map((value) => value + 0.5);
+    await checkKernel(columnSum({ rows, columns }), { x }, { tolerance: 1e-6 });
+    const y = randomNormal(columns, 2);
+    await checkKernel(columnSum({ rows, columns, accumulate: true }), { x, y }, { tolerance: 1e-6 });
+  });
+}
+
+// 1,050,003 needs more than one round of 1,024 groups and ends in the middle of a vector.
+for (const length of [1, 3, 4, 255, 1024, 1025, 4100, 1_050_003, 1_100_004]) {
+  Deno.test(`squaredNorm() of ${length} matches its reference and repeats bit for bit`, async () => {
+    const x = randomNormal(length, 3);
+    const first = await checkKernel(squaredNorm({ length }), { x }, { tolerance: 1e-6 });
+    const second = await checkKernel(squaredNorm({ length }), { x }, { tolerance: 1e-6 });
+    assertEquals(first.outputs.out[0], second.outputs.out[0]);
+  });
+}
+
+for (const value of [Infinity, -Infinity, NaN]) {
+  Deno.test(`squaredNorm() is not finite when one element is ${value}`, async () => {
+    for (const length of [1027, 4096]) {
+      const x = randomNormal(length, 4);
+      x[length - 2] = value;
+      const { outputs } = await checkKernel(squaredNorm({ length }), { x });
+      assertEquals(Number.isFinite(outputs.out[0]), false);
+    }
+  });
+}

@@ -46,7 +46,7 @@ function describe(title: string, prefix: string, fields: readonly Field[]): stri
       : [head.trimEnd(), " ".repeat(Math.max(6, Math.min(column, width - rest.length))) + rest];
     return [...first, ...wrap(`      ${note.help}`, "      ")];
   });
-  return [title, ...lines, ""].join("\n");
+  return [...wrap(title, "  "), ...lines, ""].join("\n");
 }
 
 function standardText(field: Field): string {

@@ -1,4 +1,5 @@
 import { assert, assertEquals, assertRejects, assertStringIncludes, assertThrows } from "@std/assert";
+import { mock } from "@std/testing";
 import type { Kernel } from "../../../kernels/kernel.ts";
 import { openWebGpuBackend } from "./backend.ts";
 import { createPipelineCache, numberedLines } from "./pipelines.ts";
@@ -82,6 +83,24 @@ Deno.test("get() compiles equal texts once", async () => {
   assert(a === b);
   assertEquals(cache.size, 1);
   device.destroy();
+});
+
+Deno.test("get() prints the texts that TROUPE_PRINT_WGSL names", async () => {
+  const { device } = await openDevice("deno");
+  const print = mock.method(console, "error", () => {});
+  Deno.env.set("TROUPE_PRINT_WGSL", "matmul");
+  try {
+    const cache = createPipelineCache(device);
+    await cache.get("add", increment, "main");
+    await cache.get("matmul.forward", increment + "\n", "main");
+  } finally {
+    Deno.env.delete("TROUPE_PRINT_WGSL");
+    print.mock.restore();
+    device.destroy();
+  }
+  assertEquals(print.mock.calls.map(({ arguments: [text] }) => String(text).split("\n")[0]), [
+    "// matmul.forward, entry point main",
+  ]);
 });
 
 Deno.test("numberedLines() shows the lines around one and marks it", () => {

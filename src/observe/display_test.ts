@@ -1,0 +1,158 @@
+import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
+import { Display, renderPlainStatus, renderStatus, type TrainingStatus } from "./display.ts";
+import { formatBytes, formatCount, formatDuration, formatLoss } from "./format.ts";
+
+const status: TrainingStatus = {
+  step: 90,
+  totalSteps: 200,
+  loss: 3.21453,
+  validationLoss: 3.4,
+  learningRate: 3e-4,
+  gradNorm: 1.234,
+  tokensPerSecond: 12345,
+  secondsLeft: 80,
+  memory: 512 * 2 ** 20,
+};
+// deno-lint-ignore no-control-regex -- colours are control characters
+const withoutColor = (text: string) => text.replace(/\x1b\[[0-9;]*m/g, "");
+
+Deno.test("renderStatus() fits every width, with and without colour, and loses no field as it widens", () => {
+  let fields = 0;
+  for (let columns = 20; columns <= 200; columns++) {
+    const line = renderStatus(status, columns);
+    assert([...line].length <= columns, `${columns}: ${line}`);
+    assertEquals(
+      withoutColor(renderStatus(status, columns, { color: true })).replaceAll("━", "─"),
+      line.replaceAll("━", "─"),
+    );
+    const now = line.split("  ").filter((part) => part.trim() !== "" && !part.includes("%")).length;
+    if (columns !== 40) assert(now >= fields, `${columns} columns show fewer fields: ${line}`); // the bar enters at 40
+    fields = now;
+  }
+  assertStringIncludes(
+    renderStatus(status, 200),
+    "45%  step 90/200  loss 3.2145  val 3.4000  lr 3.00e-4  norm 1.23  12.3k tok/s  1m 20s left  512 MiB",
+  );
+});
+
+Deno.test("renderStatus() keeps step and loss where there is room for little", () => {
+  assertEquals(renderStatus(status, 20), "90/200  loss 3.2145");
+  assertEquals(renderStatus(status, 4), "90/2");
+  assertEquals(renderStatus({ step: 1, totalSteps: 2 }, NaN).includes("step 1/2"), true);
+});
+
+Deno.test("renderStatus() draws an empty, a half and a full bar", () => {
+  const bar = (step: number) => renderStatus({ step, totalSteps: 10 }, 60).split(" ")[0];
+  assertEquals([bar(0), bar(5), bar(10), bar(99)], [
+    "─".repeat(30),
+    "━".repeat(15) + "─".repeat(15),
+    "━".repeat(30),
+    "━".repeat(30),
+  ]);
+  assertStringIncludes(renderStatus({ step: 0, totalSteps: 0 }, 60), "  0%  step 0/0");
+});
+
+Deno.test("renderStatus() paints a loss that is no number red", () => {
+  assertStringIncludes(renderStatus({ ...status, loss: NaN }, 120, { color: true }), "\x1b[31mNaN\x1b[0m");
+});
+
+Deno.test("renderPlainStatus() names the phase and leaves out what is unknown", () => {
+  assertEquals(renderPlainStatus({ step: 1, totalSteps: 2, phase: "saving" }), "saving  step 1/2");
+});
+
+Deno.test("formats keep three digits that count", () => {
+  assertEquals([0, 987.4, 999.6, 12345, 99960, 4.56e6, 1e16].map(formatCount), [
+    "0",
+    "987",
+    "1.00k",
+    "12.3k",
+    "100k",
+    "4.56M",
+    "1.00e+16",
+  ]);
+  assertEquals([1, 1023.6, 512 * 2 ** 20, 1.5 * 2 ** 30, 2 ** 42].map(formatBytes), [
+    "1 B",
+    "1 KiB",
+    "512 MiB",
+    "1.50 GiB",
+    "4.00 TiB",
+  ]);
+  assertEquals([0.4, 59.6, 80, 7500, 273_600, Infinity].map(formatDuration), [
+    "0s",
+    "1m 00s",
+    "1m 20s",
+    "2h 05m",
+    "3d 04h",
+    "?",
+  ]);
+  assertEquals([3.21453, 123.45, 1.234e7, NaN].map(formatLoss), ["3.2145", "123.5", "1.23e+7", "NaN"]);
+});
+
+/** A display on outputs that can be looked at, and a clock that can be moved. */
+function watched(options: { isTerminal: boolean; json?: boolean; everySeconds?: number; color?: boolean }) {
+  const seen = { people: "", programs: "", now: 0 };
+  const output = {
+    isTerminal: options.isTerminal,
+    columns: () => 61,
+    write: (text: string) => void (seen.people += text),
+  };
+  const jsonOutput = { write: (text: string) => void (seen.programs += text) };
+  const display = new Display({ color: false, ...options, output, jsonOutput, now: () => seen.now });
+  return { display, seen };
+}
+
+Deno.test("Display writes plain lines at the first step, every few seconds and at the last step", () => {
+  const { display, seen } = watched({ isTerminal: false, everySeconds: 5 });
+  for (let step = 1; step <= 10; step++, seen.now += 1000) display.update({ step, totalSteps: 10 });
+  display.message("saved");
+  display[Symbol.dispose]();
+  assertEquals(seen.people, "step 1/10\nstep 6/10  4s left\nstep 10/10  0s left\nsaved\n");
+});
+
+Deno.test("Display redraws one line on a terminal and prints messages above it", () => {
+  const { display, seen } = watched({ isTerminal: true });
+  display.update({ step: 1, totalSteps: 10, secondsLeft: 9 });
+  seen.now = 50; // too soon to redraw
+  display.update({ step: 2, totalSteps: 10, secondsLeft: 8 });
+  display.message("saved");
+  display[Symbol.dispose]();
+  const clear = "\r\x1b[2K";
+  const lines = seen.people.split(clear);
+  assertEquals(lines.slice(3).map((line) => line.endsWith("\n")), [false, true]);
+  assertEquals(lines[2], "saved\n");
+  assertMatch(lines[1], /^━+─+ {2}10% {2}step 1\/10 {2}9s left$/);
+  assertStringIncludes(lines[3], "step 2/10  8s left");
+  assert(lines.every((line) => line.trimEnd().length <= 60));
+});
+
+Deno.test("Display keeps programs' lines apart from people's", () => {
+  const json = watched({ isTerminal: false, json: true });
+  json.display.record({ step: 1, loss: 2 });
+  json.display.message("hello");
+  assertEquals(json.seen, { people: "hello\n", programs: '{"step":1,"loss":2}\n', now: 0 });
+  const plain = watched({ isTerminal: false });
+  plain.display.record({ step: 1 });
+  assertEquals(plain.seen.programs, "");
+});
+
+Deno.test("Display writes to the process's own streams: JSON to one, text to the other, plain in a pipe", async () => {
+  const code = `
+    import { Display } from "${new URL("./display.ts", import.meta.url)}";
+    using display = new Display({ json: true });
+    display.update({ step: 1, totalSteps: 1, loss: 2 });
+    display.record({ step: 1 });`;
+  // What may be run is either this very program or the one that the path finds.
+  const own = Deno.permissions.querySync({ name: "run", command: Deno.execPath() }).state === "granted";
+  const command = new Deno.Command(own ? Deno.execPath() : "deno", {
+    args: ["eval", "--no-check", "--ext=ts", code],
+    stdout: "piped",
+    stderr: "piped",
+  });
+  const result = await command.output();
+  const text = (bytes: Uint8Array) => new TextDecoder().decode(bytes);
+  assertEquals([result.code, text(result.stdout), text(result.stderr)], [
+    0,
+    '{"step":1}\n',
+    "step 1/1  loss 2.0000\n",
+  ]);
+});

@@ -1,15 +1,6 @@
 /** Softmax cross entropy with label smoothing, and the arg-max for accuracy. */
 import { type Kernel, leastBytes, type Operand } from "../kernel.ts";
-import {
-  bindings,
-  float,
-  itemText,
-  layOutRows,
-  reduction,
-  requireSizes,
-  rowText,
-  vectorPrelude,
-} from "../norm/rows.ts";
+import { bindings, float, layOutRows, reduction, requireSizes, rowText, vectorPrelude } from "../norm/rows.ts";
 import * as reference from "./reference.ts";
 
 export interface CrossEntropySizes {
@@ -159,26 +150,27 @@ export function crossEntropyBackward(sizes: CrossEntropySizes): Kernel {
     operands,
     cost: { flops: 4 * rows * columns, bytes: leastBytes(operands) },
     reference: (views) => reference.crossEntropyBackward(sizes, views),
-    passes() {
-      const width = columns % 4 === 0 ? 4 : 1, vectors = columns / width;
-      const { open, workgroups } = itemText(rows * vectors);
-      const isLabel = width === 4
-        ? `vec4i(label) == vec4i(i32(i % ${vectors}u) * 4) + vec4i(0, 1, 2, 3)`
-        : `label == i32(i % ${vectors}u)`;
-      const code = `${vectorPrelude(width)}
+    passes(traits) {
+      // By rows though nothing is summed: what a row shares is read once, and no index is divided.
+      const layout = { ...layOutRows({ rows, columns, values: 1 }, traits), held: 0 };
+      const { open, first } = rowText(layout, { v: "logits[base + c]" });
+      const isLabel = layout.width === 4 ? "vec4i(label) == vec4i(i32(c) * 4) + vec4i(0, 1, 2, 3)" : "label == i32(c)";
+      const code = `${vectorPrelude(layout.width)}
 ${bindings(operands, { logits: "V" })}
 ${open}
-  let row = i / ${vectors}u;
   let label = labels[row];
-  if (label < 0 || label >= ${columns}) {
-    logits[i] = V();
-    return;
-  }
-  let wanted = select(V(), V(${float(1 - labelSmoothing)}), ${isLabel}) + ${float(labelSmoothing / columns)};
-  logits[i] = weight[0] * (exp(logits[i] - logSumExp[row]) - wanted);
+  let valid = label >= 0 && label < ${columns};
+  let shift = logSumExp[row];
+  let factor = weight[0];
+  ${
+        first(
+          `let wanted = select(V(), V(${float(1 - labelSmoothing)}), ${isLabel}) + ${float(labelSmoothing / columns)};
+      logits[base + c] = select(V(), factor * (exp(v - shift) - wanted), valid);`,
+        )
+      }
 }
 `;
-      return [{ code, workgroups, operands: [0, 1, 2, 3] }];
+      return [{ code, workgroups: layout.workgroups, operands: [0, 1, 2, 3] }];
     },
   };
 }

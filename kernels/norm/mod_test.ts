@@ -11,8 +11,8 @@ import {
 
 /** The form for a real GPU, whatever the device of the test. */
 const hardware = { traits: { software: false } };
-/** One row, one column, odd widths, vec4 widths, more rows than a group, wider than one workgroup. */
-const shapes = [[1, 1], [1, 7], [5, 1], [3, 77], [37, 12], [130, 64], [2, 1028], [2, 4099]] as const;
+/** One row, one column, odd widths, vec4 widths, more rows than a group, wider than a workgroup and its registers. */
+const shapes = [[1, 1], [1, 7], [5, 1], [3, 77], [37, 12], [130, 64], [2, 1028], [2, 4099], [1, 40_004]] as const;
 
 for (const traits of [{}, hardware]) {
   const form = traits === hardware ? "as for a GPU" : "as for this device";
@@ -60,6 +60,12 @@ Deno.test("weight gradients match their references, written and accumulated, wit
       await checkKernel(layer, { x, mean, inverse, dY, ...(accumulate && { dWeight, dBias }) });
     }
   }
+});
+
+Deno.test("rmsNormForward() takes more rows than an axis of workgroups holds", async () => {
+  const rows = 65_537, columns = 1;
+  const x = randomNormal(rows, 1), weight = [2];
+  await checkKernel(rmsNormForward({ rows, columns, epsilon: 1e-5 }), { x, weight }, hardware);
 });
 
 Deno.test("rmsNormForward() stays finite for rows that are nearly zero", async () => {

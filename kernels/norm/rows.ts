@@ -6,6 +6,7 @@
  * v2  the row stays in registers between passes (unrolled by the generator); rows too wide for that are read again
  * v3  sums over the workgroup in two barriers (square-root tree) instead of one for each halving
  * v4  on a rasteriser in software one invocation a row: there workgroup memory is as slow as the buffers themselves
+ *     (llvmpipe, 512 rows: norms of 128 columns 1.3 to 2.3 times as fast, cross entropy of 4,096 columns 8 times)
  */
 import type { DeviceTraits, Operand } from "../kernel.ts";
 import { spread } from "../kernel.ts";

@@ -29,7 +29,13 @@ export class Program implements Disposable {
   private constructor(readonly backend: Backend, readonly plan: Plan, { frames = 1, microBatches }: ProgramOptions) {
     const slots = (sizes: readonly number[], label: string) =>
       sizes.map((bytes, slot) => backend.allocate(bytes, `${label} ${slot}`));
-    this.arenas = Object.fromEntries(arenaKinds.map((kind) => [kind, slots(plan.arenas, kind)])) as Program["arenas"];
+    const arenas = (kind: ArenaKind) => slots(plan.arenas, kind);
+    this.arenas = {
+      parameter: arenas("parameter"),
+      gradient: arenas("gradient"),
+      moment1: arenas("moment1"),
+      moment2: arenas("moment2"),
+    };
     this.#parameters = new Map(plan.parameters.map((place) => [place.name, place]));
     this.#constants = plan.constants.map((data, index) => {
       const buffer = backend.allocate(data.byteLength, `constant ${index}`);

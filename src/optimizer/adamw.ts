@@ -2,13 +2,13 @@
  * AdamW on the device: squared gradient norms, one per arena, and one fused update of parameters and moments per arena.
  * All scalars of an update sit in one small buffer that the host writes.
  */
-import { adamw } from "../../kernels/adamw/mod.ts";
+import { adamw, adamwScalars } from "../../kernels/adamw/mod.ts";
 import { squaredNorm } from "../../kernels/reduce/mod.ts";
 import { elementBytes } from "../../kernels/kernel.ts";
 import type { Command, CommandList, DeviceBuffer, Range } from "../backend/backend.ts";
 import type { Program } from "../graph/program.ts";
 
-export interface AdamWScalars {
+export interface AdamWUpdate {
   readonly learningRate: number;
   readonly beta1: number;
   readonly beta2: number;
@@ -80,10 +80,17 @@ export class AdamW implements Disposable {
   }
 
   /** Queues one update. */
-  update({ learningRate, beta1, beta2, epsilon, weightDecay, updates, gradientScale }: AdamWScalars): void {
-    const correction1 = 1 - beta1 ** updates, correction2 = 1 - beta2 ** updates;
-    const scalars = [learningRate, beta1, beta2, epsilon, weightDecay, correction1, correction2, gradientScale];
-    this.#program.backend.upload({ buffer: this.#scalars, offset: 0, bytes: 32 }, new Float32Array(scalars));
+  update({ learningRate, beta1, beta2, epsilon, weightDecay, updates, gradientScale }: AdamWUpdate): void {
+    const scalars = adamwScalars({
+      lr: learningRate,
+      beta1,
+      beta2,
+      eps: epsilon,
+      weightDecay,
+      step: updates,
+      gradientScale,
+    });
+    this.#program.backend.upload({ buffer: this.#scalars, offset: 0, bytes: scalars.byteLength }, scalars);
     this.#program.backend.submit(this.#updateList);
   }
 

@@ -24,8 +24,18 @@ export async function initializeOptimizer(model: Model): Promise<Optimizer> {
       initBeta2: beta2_scheduler.init_beta2,
       c: beta2_scheduler.c,
       curIter: beta2_scheduler.cur_iter,
+      optimizerBeta2: adam.adam_beta2,
     }),
-    gradScaler: new DynamicGradScaler({ ...grad_scaler, dtype }),
+    gradScaler: new DynamicGradScaler({
+      dtype,
+      initialScale: grad_scaler.fp16.initial_scale,
+      minScale: grad_scaler.fp16.min_scale,
+      maxScale: grad_scaler.max_scale,
+      growthInterval: grad_scaler.fp16.growth_interval,
+      growthFactor: grad_scaler.growth_factor,
+      backoffFactor: grad_scaler.backoff_factor,
+      hysteresis: grad_scaler.hysteresis,
+    }),
     [Symbol.dispose]: () => device[Symbol.dispose](),
   };
 }

@@ -11,6 +11,8 @@ import { exportTensor, importWeights, norm } from "./weights.ts";
 import { initializeModel } from "./model.ts";
 import { initializeOptimizer, initializeTrainer } from "./initialize.ts";
 
+type ReferenceTokens = readonly (readonly number[])[] | readonly number[];
+
 /** `curve.json` of a reference folder. */
 export interface ReferenceCurve {
   readonly case?: string;
@@ -20,7 +22,7 @@ export interface ReferenceCurve {
   readonly batch: number;
   readonly steps: readonly {
     /** Micro-batches: rows of `seq_len + 1` ids, or one flat row with `cu_seqlens`. */
-    readonly tokens: readonly (readonly (readonly number[])[] | readonly number[])[];
+    readonly tokens: readonly ReferenceTokens[];
     readonly cu_seqlens?: readonly (readonly number[])[];
     readonly loss: number;
     readonly grad_norm: number;
@@ -61,7 +63,7 @@ export interface VerifyOptions {
 
 /** Row of tokens with boundaries to a micro-batch; the last token of each piece has no label. */
 export function referenceMicroBatch(
-  tokens: readonly (readonly number[])[] | readonly number[],
+  tokens: ReferenceTokens,
   cuSeqlens: readonly number[] | undefined,
 ): MicroBatch {
   const packed = cuSeqlens !== undefined;

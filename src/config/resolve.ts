@@ -154,7 +154,13 @@ export function resolveConfig(input: unknown, options: ResolveOptions = {}): Res
   /** The value the field would have if the user had not written it. */
   function standardValue(field: Field): unknown {
     const rule = derivedValues[field.path];
-    return rule === undefined ? defaultOf(field) : rule.value(record, undefined);
+    if (rule === undefined) return defaultOf(field);
+    try {
+      return rule.value(record, undefined);
+    } catch (error) {
+      if (error instanceof Needed) return undefined;
+      throw error;
+    }
   }
 
   /** Whether a field that only matters with another one has nothing to do. */

@@ -16,13 +16,13 @@ const fields = [...fieldsOf()];
 const paths = new Set(fields.map(({ path }) => path));
 
 Deno.test("the schema gives every leaf a status and a description", () => {
-  // recordTree itself throws for a leaf without a note; this counts that the walk has seen all of them.
-  const leaves = JSON.stringify(configSchema.parse(resolveConfig(minimal)), (_, value) => value ?? 0);
+  const config = configSchema.parse(resolveConfig(minimal));
   assertGreater(fields.length, 150);
   for (const { path, note } of fields) {
     assert(note.status === "works" || note.status === "refused", `${path} has no status`);
     assertGreater(note.help.length, 5, `${path} has no description`);
-    assert(leaves.includes(`"${path.split(".").at(-1)}":`), `${path} is not in a resolved record`);
+    const value = path.split(".").reduce<unknown>((value, key) => (value as Record<string, unknown>)[key], config);
+    assert(value !== undefined, `${path} is not in a resolved record`);
   }
   const refused = fields.filter(({ note }) => note.status === "refused").length;
   console.log(`${fields.length} fields: ${fields.length - refused} work, ${refused} are refused`);

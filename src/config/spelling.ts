@@ -24,19 +24,26 @@ export function plain(value: unknown, depth = 0): unknown {
   return tree;
 }
 
-const aliases: readonly (readonly [from: string, to: string, convert?: (value: unknown) => unknown])[] = [
-  ["pipeline.schedule", "parallel.pipeline.schedule"],
-  ["tensorboard.queue_max_length", "monitor.tensorboard.queue_max_length"],
-  ["hybrid_zero_optimizer.zero_overlap_communication", "hybrid_zero_optimizer.overlap_sync_grad"],
-  ["model.moe_use_residual", "model.num_shared_experts", (value) => typeof value === "boolean" ? Number(value) : value],
+interface Alias {
+  readonly from: string;
+  readonly to: string;
+  readonly convert?: (value: unknown) => unknown;
+  /** The other name is the one that counts where both are written. */
+  readonly yields?: boolean;
+}
+
+const aliases: readonly Alias[] = [
+  { from: "pipeline.schedule", to: "parallel.pipeline.schedule" },
+  { from: "tensorboard.queue_max_length", to: "monitor.tensorboard.queue_max_length", yields: true },
+  { from: "hybrid_zero_optimizer.zero_overlap_communication", to: "hybrid_zero_optimizer.overlap_sync_grad" },
+  {
+    from: "model.moe_use_residual",
+    to: "model.num_shared_experts",
+    convert: (value) => typeof value === "boolean" ? Number(value) : value,
+  },
 ];
 
 const sizedSections = ["zero1", "tensor", "pipeline", "weight", "expert", "expert_weight"];
-
-/** Where a field of this path lives in the schema. */
-export function canonicalPath(path: string): string {
-  return aliases.find(([from]) => from === path)?.[1] ?? path;
-}
 
 /** A copy of the input in the schema's spelling. Names given twice under two spellings are reported. */
 export function respell(input: unknown): { tree: Tree; problems: ConfigProblem[]; notices: string[] } {
@@ -58,7 +65,7 @@ export function respell(input: unknown): { tree: Tree; problems: ConfigProblem[]
       }
     }
   }
-  for (const [from, to, convert = (value: unknown) => value] of aliases) {
+  for (const { from, to, convert = (value: unknown) => value, yields } of aliases) {
     const [section, field] = from.split(".");
     const holder = root[section];
     if (!isTree(holder) || !(field in holder)) continue;
@@ -68,6 +75,7 @@ export function respell(input: unknown): { tree: Tree; problems: ConfigProblem[]
     const target = reach(root, to.split(".").slice(0, -1));
     const name = to.split(".").at(-1)!;
     if (target === undefined) continue;
+    if (name in target && yields) continue;
     if (name in target && target[name] !== value) {
       problems.push({ path: from, message: `means the same as ${to}, which is given too; keep one of them` });
     } else {

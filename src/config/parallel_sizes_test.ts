@@ -1,0 +1,45 @@
+import { assertEquals, assertThrows } from "@std/assert";
+import { parallelSizes } from "./parallel_sizes.ts";
+import { resolveConfig } from "./resolve.ts";
+
+function sizes(world: number, parallel: Record<string, unknown>, experts = 1) {
+  const config = resolveConfig({
+    model: { num_layers: 8, vocab_size: 512, num_experts: experts },
+    data: { seq_len: 16, micro_bsz: 1, total_steps: 1 },
+    adam: { lr: 1 },
+    ckpt: { enable_save_ckpt: false },
+    parallel,
+  }, { worldSize: world, allowRefused: true });
+  const { tp, pp, dp, wp, wdp, zero1, ep, edp } = parallelSizes(config, world);
+  return { tp, pp, dp, wp, wdp, zero1, ep, edp };
+}
+
+Deno.test("parallelSizes() derives the worked examples of the process groups", () => {
+  assertEquals(sizes(8, { tensor: 2, pipeline: 2, zero1: 2 }), {
+    tp: 2,
+    pp: 2,
+    dp: 2,
+    wp: 1,
+    wdp: 4,
+    zero1: 2,
+    ep: 1,
+    edp: 2,
+  });
+  const isp = { tensor: { size: 2, mode: "isp" }, weight: 4 };
+  assertEquals(sizes(8, isp), { tp: 2, pp: 1, dp: 4, wp: 4, wdp: 2, zero1: 2, ep: 1, edp: 8 });
+  assertEquals(sizes(16, { ...isp, tensor: { size: 2, mode: "isp" }, pipeline: 2 }).wdp, 2);
+  assertEquals(sizes(8, { tensor: 2, expert: { no_tp: true } }, 8).ep, 8);
+  const experts = { tensor: { size: 1, mode: "isp" }, expert: 4, expert_weight: 2 };
+  assertEquals([sizes(16, experts, 16).ep, sizes(16, experts, 16).edp], [4, 2]);
+});
+
+Deno.test("parallelSizes() refuses another number of ranks than the record was resolved for", () => {
+  const config = resolveConfig({
+    model: { num_layers: 2 },
+    data: { seq_len: 16, micro_bsz: 1, total_steps: 1 },
+    adam: { lr: 1 },
+    ckpt: { enable_save_ckpt: false },
+    parallel: { tensor: 2 },
+  }, { worldSize: 2, allowRefused: true });
+  assertThrows(() => parallelSizes(config, 3), RangeError, "parallel.tensor.size");
+});

@@ -1,0 +1,243 @@
+import { assert, assertEquals, assertStringIncludes, assertThrows } from "@std/assert";
+import { ConfigError } from "./error.ts";
+import { resolveConfig, type ResolveOptions } from "./resolve.ts";
+
+type Input = Record<string, Record<string, unknown> | unknown>;
+
+/** A small record that works, with changes: sections are merged. */
+function record(changes: Input = {}): Input {
+  const base: Record<string, Record<string, unknown>> = {
+    model: { num_layers: 2, hidden_size: 64, num_attention_heads: 4, vocab_size: 512 },
+    data: { seq_len: 16, micro_bsz: 2, total_steps: 3 },
+    adam: { lr: 1e-3 },
+    ckpt: { enable_save_ckpt: false },
+  };
+  const merged: Input = { model_type: "INTERNLM2", ...base };
+  for (const [key, value] of Object.entries(changes)) {
+    merged[key] = key in base ? { ...base[key], ...value as object } : value;
+  }
+  return merged;
+}
+
+function problemsOf(input: unknown, options?: ResolveOptions): Record<string, string> {
+  const error = assertThrows(() => resolveConfig(input, options), ConfigError) as ConfigError;
+  for (const { path, message } of error.problems) assertStringIncludes(error.message, `${path}: ${message}`);
+  return Object.fromEntries(error.problems.map(({ path, message }) => [path, message]));
+}
+
+/** The message of the one and only problem. */
+function problemOf(changes: Input, options?: ResolveOptions): string {
+  const problems = Object.entries(problemsOf(record(changes), options));
+  assertEquals(problems.length, 1, JSON.stringify(problems));
+  return problems[0].join(": ");
+}
+
+Deno.test("resolveConfig() reports ten faults of a record at once", () => {
+  const problems = problemsOf({
+    JOB_NAME: 7, // wrong type
+    optimizer: { lr: 1 }, // no such section
+    model: {
+      num_layers: 2,
+      hidden_size: 64,
+      num_attention_heads: 6, // does not divide 64
+      vocab_size: "many", // not a number
+      chekpoint: 0.5, // misspelt
+      norm_type: "rms", // not a choice
+    },
+    data: { seq_len: 0, micro_bsz: 2, total_steps: 3, gradient_accumulation: 2 }, // below 1; differs from micro_num
+    adam: {}, // lr is missing
+    parallel: { tensor: 2 }, // not built
+    ckpt: { checkpoint_every: 5 }, // no folder
+  }, { worldSize: 2 });
+  assertEquals(Object.keys(problems).sort(), [
+    "JOB_NAME",
+    "adam.lr",
+    "ckpt.save_ckpt_folder",
+    "data.gradient_accumulation",
+    "data.seq_len",
+    "model.chekpoint",
+    "model.norm_type",
+    "model.num_attention_heads",
+    "model.vocab_size",
+    "optimizer",
+    "parallel.tensor.size",
+  ]);
+});
+
+Deno.test("resolveConfig() gives each problem's value, and one that works", () => {
+  const says = (changes: Input, ...parts: string[]) => {
+    const problem = problemOf(changes);
+    for (const part of parts) assertStringIncludes(problem, part);
+  };
+  says(
+    { model: { num_attention_heads: 6 } },
+    "model.num_attention_heads: 6 does not divide hidden_size 64; 4 or 8 would",
+  );
+  says({ model: { checkpoint: 1.5 } }, "1.5 is not a number from 0 to 1; 0 would work");
+  says({ model: { norm_type: "rmsnrm" } }, `"rmsnrm" is not one of rmsnorm, layernorm; "rmsnorm" would work`);
+  says({ data: { micro_num: 2.4 } }, "2.4 is not a whole number of at least 1; 2 would work");
+  says({ JOB_NAME: 12 }, `12 is not text; "12" would work`);
+  says({ runtime: 3 }, "3 is a number; a mapping of fields is needed");
+  says({ data: { total_steps: null } }, "null is not a whole number of at least 1; 50000 would work");
+  says({ data: { skip_batches: "9-3" } }, `"9-3"`, `"5-10,23" would work`);
+  says({ data: { rampup_batch_size: "2 2" } }, `"1 1 100" would work`);
+  says({ model_type: "INTERNLM4" }, `"INTERNLM4"`, "INTERNLM");
+  says({ lr_scheduler: { init_steps: 9 } }, "9 with 0 steps of warm-up is more than total_steps 3; 3 or less");
+});
+
+Deno.test("resolveConfig() names the nearest field for an unknown one", () => {
+  assertStringIncludes(problemOf({ model: { num_layer: 3 } }), "num_layers is the nearest");
+  assertStringIncludes(problemOf({ model: { weight_decay: 3 } }), "adam.weight_decay is the nearest");
+  assertStringIncludes(problemOf({ Model: {} }), "model is the nearest");
+  assertStringIncludes(problemOf({ loss: { zzzzzzzz: 3 } }), "is the nearest of loss");
+  assertStringIncludes(problemOf({ constructor: {} }), "there is no such field");
+});
+
+Deno.test("resolveConfig() leaves rules out that would only repeat a mistake", () => {
+  assertEquals(Object.keys(problemsOf(record({ model: { hidden_size: "wide" } }))), ["model.hidden_size"]);
+});
+
+Deno.test("resolveConfig() refuses input that is no record", () => {
+  for (const input of [null, 3, "text", [1]]) assertThrows(() => resolveConfig(input), ConfigError, "(record)");
+});
+
+Deno.test("resolveConfig() computes derived values and defaults of the model type", () => {
+  const { model, data, lr_scheduler, beta2_scheduler, parallel, ckpt, runtime } = resolveConfig(
+    record({ data: { micro_num: 4 }, adam: { adam_beta2: 0.9 } }),
+  );
+  assertEquals([data.packed_length, data.gradient_accumulation, data.batch_size, data.valid_micro_num], [32, 4, 4, 4]);
+  assertEquals([lr_scheduler.total_steps, beta2_scheduler.init_beta2], [3, 0.9]);
+  assertEquals([model.num_kv_attention_heads, model.embedding_init_std, model.attn_other_init_std], [4, 0.02, 0.02]);
+  assertEquals([parallel.pipeline.schedule, parallel.sequence_parallel], ["1f1b", false]);
+  assertEquals([ckpt.checkpoint_every, ckpt.save_ckpt_folder], [null, null]);
+  assertEquals(runtime.run_dir, "RUN/AnonymousJob");
+
+  const bare = {
+    data: { seq_len: 16, micro_bsz: 2, total_steps: 3 },
+    adam: { lr: 1 },
+    ckpt: { enable_save_ckpt: false },
+  };
+  const internlm = resolveConfig({ ...bare, model: { num_layers: 2, use_scaled_init: false } }).model;
+  assertEquals([internlm.hidden_size, internlm.num_attention_heads, internlm.num_kv_attention_heads], [768, 12, 12]);
+  assertEquals([internlm.embedding_init_std, internlm.ffn_other_init_std], [0.0052, 0.0015]);
+  const llama = resolveConfig({ ...bare, model_type: "LLAMA2", model: { num_layers: 2 } }).model;
+  assertEquals([llama.hidden_size, llama.num_attention_heads], [2048, 32]);
+});
+
+Deno.test("resolveConfig() accepts InternEvo's spellings", () => {
+  const config = resolveConfig(
+    record({
+      model: { dtype: "torch.float32", mlp_ratio: "8/3", vocab_size: "2**9", checkpoint: true },
+      grad_scaler: { fp16: { initial_scale: "2**16" }, max_scale: "2**24" },
+      hybrid_zero_optimizer: { reduce_bucket_size: "512*1024*1024" },
+      data: { train_folder: "None", rampup_batch_size: null, use_packed_dataset: "False" },
+      parallel: { zero1: 1, tensor: 1, pipeline: 1 },
+    }),
+  );
+  assertEquals([config.model.dtype, config.model.mlp_ratio, config.model.vocab_size], ["float32", 8 / 3, 512]);
+  assertEquals([config.model.checkpoint, config.grad_scaler.max_scale], [1, 2 ** 24]);
+  assertEquals(config.hybrid_zero_optimizer.reduce_bucket_size, 512 * 1024 * 1024);
+  assertEquals([config.data.train_folder, config.data.rampup_batch_size], [null, ""]);
+  assertEquals([config.data.use_packed_dataset, config.parallel.zero1.size], [false, 1]);
+  for (const [spelling, dtype] of [["torch.half", "float16"], ["torch.bfloat16", "bfloat16"], ["tf32", "float32"]]) {
+    assertEquals(resolveConfig(record({ model: { dtype: spelling } }), { allowRefused: true }).model.dtype, dtype);
+  }
+});
+
+Deno.test("resolveConfig() takes pipeline.schedule for parallel.pipeline.schedule, but not both", () => {
+  const options = { allowRefused: true, worldSize: 2 };
+  const parallel = { pipeline: 2 };
+  const config = resolveConfig(record({ parallel, pipeline: { schedule: "1f1b" } }), options);
+  assertEquals(config.parallel.pipeline, { size: 2, interleaved_overlap: false, mode: "1F1B", schedule: "1f1b" });
+  const both = { parallel: { pipeline: { schedule: "zbh1" } }, pipeline: { schedule: "1f1b" } };
+  assert("pipeline.schedule" in problemsOf(record(both), options));
+});
+
+Deno.test("resolveConfig() keeps runtime.backend: null, which YAML reads as nothing", () => {
+  assertEquals(resolveConfig(record({ runtime: { backend: null } })).runtime.backend, "null");
+});
+
+Deno.test("resolveConfig() reads an interval of infinity as null", () => {
+  const ckpt = { enable_save_ckpt: true, save_ckpt_folder: "local:x" };
+  for (const never of [Infinity, "inf", null]) {
+    assertEquals(resolveConfig(record({ ckpt: { ...ckpt, checkpoint_every: never } })).ckpt.checkpoint_every, null);
+  }
+  assertStringIncludes(problemOf({ ckpt }), "ckpt.checkpoint_every: missing");
+});
+
+Deno.test("resolveConfig() refuses what the user asks for and is not built, never a default", () => {
+  resolveConfig(record()); // has defaults for every refused field
+  assertStringIncludes(
+    problemOf({ model: { num_experts: 2 } }),
+    "model.num_experts: 2 is refused: Troupe does not do this yet; 1 works",
+  );
+  assertStringIncludes(problemOf({ model: { dtype: "torch.bfloat16" } }), `"bfloat16" is refused`);
+  assertStringIncludes(problemOf({ model_type: "GEMMA" }), "INTERNLM2");
+  assertStringIncludes(problemOf({ runtime: { nproc: 2 } }), "runtime.nproc: 2 is refused");
+  assertStringIncludes(
+    problemOf({ ckpt: { enable_save_ckpt: true, checkpoint_every: 1, save_ckpt_folder: "boto3:s3://a.b/c" } }),
+    "object stores",
+  );
+  // The default, written out, is harmless; so is a detail of something that is off.
+  resolveConfig(record({ model: { num_experts: 1, top_k: 2 }, parallel: { weight: { size: 1, overlap: true } } }));
+  assertEquals(resolveConfig(record({ model: { num_experts: 2 } }), { allowRefused: true }).model.num_experts, 2);
+});
+
+Deno.test("resolveConfig() tells about settings that change nothing", () => {
+  const notices: string[] = [];
+  const input = record({ cudnn_benchmark: true, data: { packed_length: 77 }, model: { dtype: "torch.tf32" } });
+  const config = resolveConfig(input, { onNotice: (line) => notices.push(line) });
+  assertEquals(config.data.packed_length, 32);
+  for (const path of ["cudnn_benchmark", "data.packed_length", "model.dtype"]) {
+    assert(notices.some((line) => line.startsWith(`${path}: `)), path);
+  }
+  assertEquals(notices.length, 3);
+});
+
+Deno.test("resolveConfig() knows the model types of plugins", () => {
+  const input = record({ model_type: "MINE", runtime: { plugins: ["./mine.ts"] } });
+  assertEquals(resolveConfig(input).model_type, "MINE");
+  assertEquals(resolveConfig(input, { modelTypes: ["MINE"] }).model_type, "MINE");
+  assert("model_type" in problemsOf(input, { modelTypes: ["MIEN"] }));
+  assert("model_type" in problemsOf(record({ model_type: "MINE" })));
+});
+
+Deno.test("resolveConfig() returns frozen data that survives JSON", () => {
+  const config = resolveConfig(record({ data: { min_length_dict: { en: 3 } } }));
+  assertEquals(JSON.parse(JSON.stringify(config)), config);
+  assertThrows(() => ((config.data.min_length_dict as Record<string, number>).en = 4), TypeError);
+  assertThrows(() => ((config.model as { num_layers: number }).num_layers = 4), TypeError);
+});
+
+Deno.test("resolveConfig() checks the rules between fields", () => {
+  const broken = (changes: Input, path: string, worldSize = 8) => {
+    const problems = problemsOf(record(changes), { allowRefused: true, worldSize });
+    assert(path in problems, `${path} is not among ${JSON.stringify(problems)}`);
+  };
+  broken({ model: { num_kv_attention_heads: 3 } }, "model.num_kv_attention_heads");
+  broken({ model: { hidden_size: 12 } }, "model.hidden_size");
+  broken({ model_type: "INTERNLM", model: { num_kv_attention_heads: 2 } }, "model.num_kv_attention_heads");
+  broken({ model_type: "INTERNLM", model: { no_bias: true } }, "model.no_bias");
+  broken({ model: { use_dynamic_ntk_rope: true } }, "model.use_dynamic_ntk_rope");
+  broken({ model: { adapt_hf: true, qk_interleaved: true } }, "model.qk_interleaved");
+  broken({ model: { num_chunks: 2 }, parallel: { pipeline: 2 } }, "parallel.pipeline.interleaved_overlap");
+  broken({ parallel: { pipeline: 4 } }, "model.num_layers");
+  broken({ model: { vocab_size: 511 }, parallel: { tensor: 2 } }, "model.vocab_size");
+  broken({ data: { gradient_accumulation: 2 } }, "data.gradient_accumulation");
+  broken({ loss: { op_type: "torch_naive" } }, "loss.op_type");
+  broken({ parallel: { zero1: { fsdp: true }, pipeline: 2 } }, "parallel.zero1.fsdp");
+  broken({ parallel: { weight: 2 } }, "parallel.weight.size");
+  broken({ parallel: { expert: 2 } }, "parallel.expert.size");
+  broken({ parallel: { tensor: 3 } }, "parallel.tensor.size");
+  broken({ parallel: { zero1: 3 } }, "parallel.zero1.size");
+  broken({ model: { num_experts: 3 } }, "model.num_experts");
+  broken({ model: { num_experts: 4 }, parallel: { zero1: 2 } }, "parallel.zero1.size");
+  broken({ selective_checkpoint: true }, "selective_checkpoint");
+  broken({ parallel: { sequence_2D: { enable: true, head_size: 2 } } }, "parallel.sequence_2D.context_size");
+  broken(
+    { hybrid_zero_optimizer: { overlap_sync_grad: true }, parallel: { pipeline: { size: 2, mode: "zbh1" } } },
+    "hybrid_zero_optimizer.overlap_sync_grad",
+  );
+  broken({ data: { type: "streaming" } }, "data.tokenizer_path");
+  broken({ model: { use_sliding_window: true } }, "model.sliding_window");
+});

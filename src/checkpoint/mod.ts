@@ -1,5 +1,5 @@
 /** Checkpoints, weight files and where they are stored. */
-export { boxesOfFlatRange } from "./box.ts";
+export { boxesOfFlatRange, wholeBox } from "./box.ts";
 export type { Box } from "./box.ts";
 export { listCheckpoints, newestUsable, retireOld, verifyCheckpoint } from "./catalog.ts";
 export type { CatalogEntry, Retired } from "./catalog.ts";

@@ -4,9 +4,9 @@ export interface SavePolicy {
   /** @default {true} */
   readonly enableSaveCkpt?: boolean;
   /** Save every so many steps. @default never */
-  readonly checkpointEvery?: number;
+  readonly checkpointEvery?: number | null;
   /** Save a snapshot every so many steps, from 2 on. @default never */
-  readonly ossSnapshotFreq?: number;
+  readonly ossSnapshotFreq?: number | null;
   readonly totalSteps: number;
 }
 
@@ -30,7 +30,9 @@ export function decideSave(
   stepCount: number,
   options: { readonly stopAt?: number; readonly force?: boolean } = {},
 ): SaveDecision {
-  const { enableSaveCkpt = true, checkpointEvery = Infinity, ossSnapshotFreq = Infinity, totalSteps } = policy;
+  const { enableSaveCkpt = true, totalSteps } = policy;
+  const checkpointEvery = policy.checkpointEvery ?? Infinity;
+  const ossSnapshotFreq = policy.ossSnapshotFreq ?? Infinity;
   const { stopAt = 0, force = false } = options;
   const target = Math.abs(stopAt);
   const due = stopAt !== 0 && stepCount === target;

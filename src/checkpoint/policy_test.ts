@@ -10,6 +10,7 @@ Deno.test("decideSave() saves as InternEvo's rules say, step by step", () => {
   assertEquals(saves, expected); // 12 is due for both: normal wins
   assertEquals(decideSave({ totalSteps: 9 }, 8).save, "none");
   assertEquals(decideSave({ totalSteps: 9 }, 9).save, "normal");
+  assertEquals(decideSave({ totalSteps: 9, checkpointEvery: null, ossSnapshotFreq: null }, 8).save, "none");
   assertEquals(decideSave({ ...policy, ossSnapshotFreq: 1 }, 3).save, "none", "1 is off");
   assertEquals(decideSave({ ...policy, ossSnapshotFreq: Infinity, checkpointEvery: Infinity }, 12).save, "none");
   assertEquals(decideSave(policy, 5, { force: true }), { save: "normal", stop: false });

@@ -73,6 +73,7 @@ Deno.test("resolveConfig() gives each problem's value, and one that works", () =
     { model: { num_attention_heads: 6 } },
     "model.num_attention_heads: 6 does not divide hidden_size 64; 4 or 8 would",
   );
+  says({ model: { hidden_size: 2 ** 50 + 2, num_attention_heads: 2 ** 40 } }, "1 would");
   says({ model: { checkpoint: 1.5 } }, "1.5 is not a number from 0 to 1; 0 would work");
   says({ model: { norm_type: "rmsnrm" } }, `"rmsnrm" is not one of rmsnorm, layernorm; "rmsnorm" would work`);
   says({ data: { micro_num: 2.4 } }, "2.4 is not a whole number of at least 1; 2 would work");

@@ -326,11 +326,14 @@ function roundUp(value: number, multiple: number): number {
   return Math.ceil(value / multiple) * multiple;
 }
 
-/** "4 or 8 would": the divisors of `whole` next to `near`. */
+/** "4 or 8 would": the divisors of `whole` next to `near`, as far as a short search finds them. */
 function divisorsAround(whole: number, near: number): string {
-  let below = Math.min(near, whole);
-  while (whole % below !== 0) below--;
-  let above = near;
-  while (above < whole && whole % above !== 0) above++;
-  return above <= whole && above !== below && whole % above === 0 ? `${below} or ${above} would` : `${below} would`;
+  const start = Math.min(near, whole);
+  const search = (step: 1 | -1) => {
+    for (let value = start, steps = 0; value >= 1 && value <= whole && steps < 10_000; value += step, steps++) {
+      if (whole % value === 0) return value;
+    }
+  };
+  const [below, above] = [search(-1) ?? 1, search(1)];
+  return above === undefined || above === below ? `${below} would` : `${below} or ${above} would`;
 }

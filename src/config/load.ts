@@ -17,9 +17,12 @@ export interface LoadOptions {
  * is not of the form `field=value`.
  */
 export async function loadConfig(file: string, { set = [] }: LoadOptions = {}): Promise<Record<string, unknown>> {
-  let record = await readFile(file, []);
-  for (const change of set) record = merge(record, parseChange(change));
-  return record;
+  return applyChanges(await readFile(file, []), set);
+}
+
+/** A record with changes of the form `section.field=value` made in order. */
+export function applyChanges(record: Record<string, unknown>, changes: readonly string[]): Record<string, unknown> {
+  return changes.reduce<Tree>((changed, change) => merge(changed, parseChange(change)), record);
 }
 
 async function readFile(file: string, extending: readonly string[]): Promise<Tree> {

@@ -5,7 +5,7 @@
  */
 export { ConfigError, type ConfigProblem } from "./error.ts";
 export { configHelp, printResolved } from "./help.ts";
-export { loadConfig, type LoadOptions } from "./load.ts";
+export { applyChanges, loadConfig, type LoadOptions } from "./load.ts";
 export { type ParallelSizes, parallelSizes } from "./parallel_sizes.ts";
 export { resolveConfig, type ResolveOptions } from "./resolve.ts";
 export { configSchema, type ResolvedConfig } from "./schema/mod.ts";

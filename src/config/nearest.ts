@@ -13,3 +13,12 @@ export function nearest(name: string, known: Iterable<string>): string | undefin
   }
   return best?.name;
 }
+
+/** The name most like another when none is near: the one that shares most words with it, then the fewest changes. */
+export function mostSimilar(name: string, known: readonly string[]): string {
+  const words = (text: string) => text.toLowerCase().split(/[_\W]+/).filter(Boolean);
+  const alike = (a: string, b: string) => a.startsWith(b) || b.startsWith(a);
+  const shared = (other: string) => words(name).filter((word) => words(other).some((one) => alike(word, one))).length;
+  const distance = (other: string) => levenshteinDistance(name.slice(0, 200), other);
+  return known.toSorted((a, b) => shared(b) - shared(a) || distance(a) - distance(b))[0];
+}

@@ -7,7 +7,7 @@
  */
 import { derivedValues, Needed } from "./derived.ts";
 import { ConfigError } from "./error.ts";
-import { nearest } from "./nearest.ts";
+import { mostSimilar, nearest } from "./nearest.ts";
 import {
   boundsOf,
   choicesOf,
@@ -223,14 +223,9 @@ function unknownField(section: Section, key: string, value: unknown): string {
   const elsewhere = paths.find((path) => path.split(".").at(-1) === key) ??
     [...recordTree.entries.keys()].find((name) => name === key);
   if (elsewhere !== undefined) return `${seen}there is no such field here; ${elsewhere} is the nearest`;
-  const [first] = rank(key, [...section.entries.keys()]);
-  return `${seen}there is no such field; ${first} is the nearest of ${section.path || "the record"}`;
-}
-
-/** The names by how many letters they share with `name`, for when none is near enough to be what was meant. */
-function rank(name: string, known: string[]): string[] {
-  const shared = (other: string) => [...new Set(name.toLowerCase())].filter((letter) => other.includes(letter)).length;
-  return known.toSorted((a, b) => shared(b) / b.length - shared(a) / a.length);
+  return `${seen}there is no such field; ${mostSimilar(key, [...section.entries.keys()])} is the nearest of ${
+    section.path || "the record"
+  }`;
 }
 
 function wrongValue(field: Field, value: unknown): string {

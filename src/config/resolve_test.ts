@@ -89,6 +89,7 @@ Deno.test("resolveConfig() gives each problem's value, and one that works", () =
 Deno.test("resolveConfig() names the nearest field for an unknown one", () => {
   assertStringIncludes(problemOf({ model: { num_layer: 3 } }), "num_layers is the nearest");
   assertStringIncludes(problemOf({ model: { weight_decay: 3 } }), "adam.weight_decay is the nearest");
+  assertStringIncludes(problemOf({ model: { num_kv_head: 3 } }), "num_kv_attention_heads is the nearest");
   assertStringIncludes(problemOf({ Model: {} }), "model is the nearest");
   assertStringIncludes(problemOf({ loss: { zzzzzzzz: 3 } }), "is the nearest of loss");
   assertStringIncludes(problemOf({ constructor: {} }), "there is no such field");

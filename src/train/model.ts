@@ -25,9 +25,9 @@ export interface Model extends Disposable {
   readonly parameterCount: number;
 }
 
-/** Loads modules of `runtime.plugins`: each registers models when it is imported. */
-export async function loadPlugins(config: ResolvedConfig, relativeTo = Deno.cwd()): Promise<void> {
-  for (const module of config.runtime.plugins) {
+/** Loads the modules of `runtime.plugins`: each registers models when it is imported. */
+export async function loadPlugins(modules: readonly string[], relativeTo = Deno.cwd()): Promise<void> {
+  for (const module of modules) {
     const url = /^[a-z]+:/.test(module) ? module : new URL(module, `file://${relativeTo}/`).href;
     try {
       await import(url);

@@ -5,7 +5,7 @@
 import type { Backend } from "../backend/backend.ts";
 import { HuggingFaceFolder } from "../checkpoint/mod.ts";
 import { ignoreIndex, type MicroBatch } from "../data/mod.ts";
-import { resolveConfig } from "../config/mod.ts";
+import { applyChanges, resolveConfig } from "../config/mod.ts";
 import { getModule, modelTypeOf } from "../models/registry.ts";
 import { exportTensor, importWeights, norm } from "./weights.ts";
 import { initializeModel } from "./model.ts";
@@ -56,8 +56,8 @@ export interface VerifyReport {
 export interface VerifyOptions {
   readonly backend: Backend;
   readonly tolerances?: Partial<Tolerances>;
-  /** Fields of the run record to change, as nested data. */
-  readonly overrides?: Readonly<Record<string, unknown>>;
+  /** Fields of the run record to change, as `section.field=value`. */
+  readonly set?: readonly string[];
   readonly onStep?: (step: { step: number; steps: number; loss: number; expected: number }) => void;
 }
 
@@ -98,17 +98,6 @@ export function referenceMicroBatch(
   return batch;
 }
 
-/** Two levels of sections merged: what `--set` can reach. */
-function merge(base: Record<string, unknown>, over: Readonly<Record<string, unknown>>): Record<string, unknown> {
-  const result = { ...base };
-  for (const [name, value] of Object.entries(over)) {
-    const isSection = (x: unknown): x is Record<string, unknown> =>
-      typeof x === "object" && x !== null && !Array.isArray(x);
-    result[name] = isSection(value) && isSection(result[name]) ? merge(result[name], value) : value;
-  }
-  return result;
-}
-
 const json = (path: string): unknown => {
   let text: string;
   try {
@@ -141,7 +130,7 @@ export async function verify(folder: string, options: VerifyOptions): Promise<Ve
   );
   const tokensPerMicroBatch = microBatches[0]![0]!.inputIds.length;
   const { lr, betas, eps, weight_decay } = curve.optimizer;
-  const config = resolveConfig(merge({
+  const config = resolveConfig(applyChanges({
     model_type: modelType,
     model: format.toSection(source.config),
     data: {
@@ -155,7 +144,7 @@ export async function verify(folder: string, options: VerifyOptions): Promise<Ve
     lr_scheduler: { eta_min: lr },
     hybrid_zero_optimizer: { clip_grad_norm: curve.clip_grad_norm },
     ckpt: { enable_save_ckpt: false },
-  }, options.overrides ?? {}));
+  }, options.set ?? []));
 
   const model = await initializeModel(config, { backend: options.backend });
   using trainer = initializeTrainer({ model, optimizer: await initializeOptimizer(model) });

@@ -1,0 +1,71 @@
+/**
+ * The program: verbs for people, and the processes and workers that a run starts from the same file.
+ *
+ *     deno task train --config configs/demo.yaml
+ */
+import { ConfigError } from "../config/mod.ts";
+import { ArgumentError } from "./parser.ts";
+import type { Verb } from "./verb.ts";
+
+/** Loaded when asked for, so that no verb pays for another. `hidden` ones are for the program itself. */
+const verbs: Readonly<Record<string, { load: () => Promise<Verb>; hidden?: true }>> = {
+  train: { load: async () => (await import("./train.ts")).train },
+  verify: { load: async () => (await import("./verify.ts")).verify },
+  plan: { load: async () => (await import("./plan.ts")).plan },
+  config: { load: async () => (await import("./config.ts")).config },
+  tokenize: { load: async () => (await import("./tokenize.ts")).tokenize },
+  data: { load: async () => (await import("./data.ts")).data },
+  convert: { load: async () => (await import("./convert.ts")).convert },
+  doctor: { load: async () => (await import("./doctor.ts")).doctorVerb },
+  bench: { load: async () => (await import("./bench.ts")).bench },
+  rank: { load: async () => (await import("./rank.ts")).rank, hidden: true },
+};
+
+async function help(): Promise<number> {
+  console.log(
+    "Usage: troupe VERB [arguments]\n\nTroupe trains large language models on any GPU that WebGPU reaches.\n",
+  );
+  for (const [name, { load, hidden }] of Object.entries(verbs)) {
+    if (!hidden) console.log(`  ${name.padEnd(10)}${(await load()).summary}`);
+  }
+  console.log(
+    "\n`troupe VERB --help` tells what a verb takes; `troupe config --help` lists every field of a run record.",
+  );
+  return 0;
+}
+
+/** Runs one verb; whatever goes wrong ends in one sentence and an exit code, never in a stack trace. */
+export async function main([name = "help", ...args]: readonly string[]): Promise<number> {
+  if (name === "help" || name === "--help" || name === "-h") return await help();
+  if (!Object.hasOwn(verbs, name)) {
+    console.error(`troupe: there is no verb ${JSON.stringify(name)}; there are ${visible.join(", ")}`);
+    return 2;
+  }
+  try {
+    return await (await verbs[name]!.load()).run(args);
+  } catch (error) {
+    if (!(error instanceof Error)) throw error;
+    console.error(`troupe ${name}: ${explain(error)}`);
+    if (Deno.env.get("TROUPE_DEBUG")) console.error(error.stack);
+    return error instanceof ArgumentError || error instanceof ConfigError ? 2 : 1;
+  }
+}
+
+const visible = Object.entries(verbs).filter(([, { hidden }]) => !hidden).map(([verb]) => verb);
+
+/** The sentence of an error; for a refused permission, what to type. */
+function explain(error: Error): string {
+  if (error instanceof Deno.errors.NotCapable && error.message.includes("write")) {
+    return `${error.message.split(",")[0]}. Only this folder may be written to; TROUPE_WRITE=,FOLDER allows another`;
+  }
+  return error.message;
+}
+
+if (import.meta.main) {
+  const name = (globalThis as { name?: string }).name;
+  if (typeof WorkerGlobalScope !== "undefined" && globalThis instanceof WorkerGlobalScope) {
+    (await import("./worker.ts")).runWorker(name ?? "");
+  } else {
+    Deno.exitCode = await main(Deno.args);
+  }
+}

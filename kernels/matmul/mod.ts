@@ -1,0 +1,58 @@
+/** The matrix product, with bias, residual and accumulation. A ladder: `naive`, `workgroup_tiles`, `subgroup_broadcast`. */
+import { type DeviceTraits, type Kernel, leastBytes, type Operand, type Pass } from "../kernel.ts";
+import { requireSizes } from "../norm/rows.ts";
+import * as reference from "./reference.ts";
+import { matmulOperands, type MatmulOptions, type MatmulShape } from "./shape.ts";
+import { subgroupBroadcastPasses } from "./subgroup_broadcast.ts";
+import { tilingOf, workgroupTilePasses } from "./workgroup_tiles.ts";
+
+export type { MatmulOptions } from "./shape.ts";
+
+/**
+ * C = A B, row by row in memory: A `[m, k]`, B `[k, n]`, C `[m, n]`, each stored transposed where the options say so,
+ * each with a leading dimension `batch`. The sum is in `f32`.
+ *
+ * Operands: a, b, [bias `[n]`], [residual, shaped as c], c (written, or added to with `accumulate`), and scratch where
+ * the depth is split: a C of few tiles and long sums, as gradients of weights are.
+ *
+ * @throws {RangeError} when a size is not a positive whole number
+ *
+ * @example
+ * ```ts
+ * import { matmul } from "./mod.ts";
+ * const linear = matmul({ m: 1, n: 2, k: 3, transposeB: true });
+ * const y = new Float32Array(2);
+ * linear.reference([new Float32Array([1, 2, 3]), new Float32Array([1, 0, 0, 1, 1, 1]), y]);
+ * console.assert(y[0] === 1 && y[1] === 6);
+ * ```
+ */
+export function matmul(options: MatmulOptions): Kernel {
+  const shape: MatmulShape = {
+    transposeA: false,
+    transposeB: false,
+    batch: 1,
+    accumulate: false,
+    bias: false,
+    residual: false,
+    ...options,
+  };
+  const { m, n, k, batch, transposeA, transposeB } = shape;
+  requireSizes("matmul", { m, n, k, batch });
+  const operands = matmulOperands(shape);
+  const { splits } = tilingOf(shape);
+  if (splits > 1) operands.push({ name: "partial", type: "f32", length: splits * batch * m * n, access: "scratch" });
+  return {
+    name: `matmul.${transposeA ? "t" : "n"}${transposeB ? "t" : "n"}`,
+    operands,
+    cost: { flops: 2 * batch * m * n * k, bytes: leastBytes(operands) },
+    reference: (views) => reference.matmul(shape, views),
+    passes: (traits) => passesFor(shape, operands, traits),
+  };
+}
+
+/** The best form known for a device. */
+function passesFor(shape: MatmulShape, operands: readonly Operand[], traits: DeviceTraits): Pass[] {
+  const { software, subgroupSize } = traits;
+  if (software && subgroupSize >= 4 && subgroupSize <= 64) return subgroupBroadcastPasses(shape, operands, traits);
+  return workgroupTilePasses(shape, operands);
+}

@@ -79,6 +79,8 @@ const matmul: Operator<MatmulAttributes> = {
 interface LinearAttributes {
   readonly bias: boolean;
   readonly residual: boolean;
+  /** The weight's gradient is multiplied by it, the value is not. */
+  readonly weightGradientScale: number;
 }
 
 /** `y = x Wᵀ (+ bias) (+ residual)`: x `[tokens, in]`, W `[out, in]`, y `[tokens, out]`. */
@@ -97,7 +99,7 @@ const linearOperator: Operator<LinearAttributes> = {
     if (!dY) return [];
     const [x, weight] = node.inputs as [Tensor, Tensor];
     const [tokens, inside] = x.shape as [number, number], out = weight.shape[0]!;
-    const { bias, residual } = node.attributes as LinearAttributes;
+    const { bias, residual, weightGradientScale } = node.attributes as LinearAttributes;
     const graph = dY.graph;
     const [dX] = graph.apply(matmul, [dY, weight], {
       m: tokens,
@@ -106,7 +108,8 @@ const linearOperator: Operator<LinearAttributes> = {
       transposeA: false,
       transposeB: false,
     });
-    const [dWeight] = graph.apply(matmul, [dY, x], {
+    const scaledX = weightGradientScale === 1 ? x : scale(x, weightGradientScale);
+    const [dWeight] = graph.apply(matmul, [dY, scaledX], {
       m: out,
       n: inside,
       k: tokens,
@@ -125,9 +128,14 @@ const linearOperator: Operator<LinearAttributes> = {
   },
 };
 
-export function linear(x: Tensor, weight: Tensor, { bias, residual }: { bias?: Tensor; residual?: Tensor } = {}) {
+/** `x Wᵀ (+ bias) (+ residual)`. */
+export function linear(
+  x: Tensor,
+  weight: Tensor,
+  { bias, residual, weightGradientScale = 1 }: { bias?: Tensor; residual?: Tensor; weightGradientScale?: number } = {},
+): Tensor {
   const inputs = [x, weight, ...(bias ? [bias] : []), ...(residual ? [residual] : [])];
-  return x.graph.apply(linearOperator, inputs, { bias: !!bias, residual: !!residual })[0]!;
+  return x.graph.apply(linearOperator, inputs, { bias: !!bias, residual: !!residual, weightGradientScale })[0]!;
 }
 
 /** Sum over rows: the gradient of a bias. */

@@ -39,7 +39,9 @@ export function decoder(graph: Graph, inputs: ModelInputs, settings: DecoderSett
   }
   const output = normalize(graph, stream, "norm", settings);
   const head = graph.parameter("head.weight", [vocabSize, hiddenSize], initialization.head);
-  return linear(output, settings.normHead ? rowNormalize(head) : head);
+  return linear(output, settings.normHead ? rowNormalize(head) : head, {
+    weightGradientScale: settings.embedGradScale,
+  });
 }
 
 function block(

@@ -126,7 +126,7 @@ export async function verify(folder: string, options: VerifyOptions): Promise<Ve
   const modelType = modelTypeOf(source.config);
   const format = getModule(modelType).huggingFace!;
   const microBatches = curve.steps.map(({ tokens, cu_seqlens }) =>
-    tokens.map((piece, index) => referenceMicroBatch(piece, cu_seqlens?.[index]))
+    tokens.map((piece: ReferenceTokens, index: number) => referenceMicroBatch(piece, cu_seqlens?.[index]))
   );
   const tokensPerMicroBatch = microBatches[0]![0]!.inputIds.length;
   const { lr, betas, eps, weight_decay } = curve.optimizer;

@@ -1,5 +1,7 @@
 /** Moves weights between a model and files in any of its family's formats. */
+import { writeHuggingFace } from "../checkpoint/mod.ts";
 import { elementCount } from "../graph/graph.ts";
+import type { ArenaKind } from "../graph/program.ts";
 import { fromParameters, toParameters } from "../models/convert.ts";
 import type { TensorMapping } from "../models/family.ts";
 import type { Model } from "./model.ts";
@@ -25,9 +27,10 @@ export function importWeights(model: Model, mappings: readonly TensorMapping[], 
   const known = new Set(mappings.map(({ tensor }) => tensor));
   const extra = [...source.names].filter((name) => !known.has(name) && !ignored.test(name));
   if (extra.length > 0) {
+    const count = extra.length === 1 ? "1 tensor belongs" : `${extra.length} tensors belong`;
     throw new RangeError(
-      `Cannot import weights: ${extra.length} tensors belong to no parameter of ${model.config.model_type}, ` +
-        `such as ${extra.slice(0, 3).join(", ")}`,
+      `Cannot import weights: ${count} to no parameter of ${model.config.model_type}: ` +
+        `${extra.slice(0, 3).join(", ")}${extra.length > 3 ? ", …" : ""}`,
     );
   }
   for (const mapping of mappings) {
@@ -38,13 +41,51 @@ export function importWeights(model: Model, mappings: readonly TensorMapping[], 
   }
 }
 
-/** Reads one file tensor's content out of the model. */
-export async function exportTensor(model: Model, mapping: TensorMapping): Promise<Float32Array<ArrayBuffer>> {
+/** Reads one file tensor's content out of the model: its weight, or what mirrors it (its gradient, its moments). */
+export async function exportTensor(
+  model: Model,
+  mapping: TensorMapping,
+  kind: ArenaKind = "parameter",
+): Promise<Float32Array<ArrayBuffer>> {
   const parameters = new Map<string, Float32Array<ArrayBuffer>>();
   for (const { parameter } of mapping.parts) {
-    parameters.set(parameter, await model.program.readParameter("parameter", parameter));
+    parameters.set(parameter, await model.program.readParameter(kind, parameter));
   }
   return fromParameters(mapping, (name) => parameters.get(name)!);
+}
+
+/**
+ * Writes the model as a Hugging Face folder. Tensors are read from the device one by one, when the writer gets there.
+ *
+ * @param options `maxShardBytes`: a file holds no more than this, save one tensor that alone is larger; 10 GB if left out
+ * @returns the names of the weight files
+ * @throws {RangeError} when the model's family has no Hugging Face format
+ */
+export function exportHuggingFace(
+  model: Model,
+  folder: string,
+  options: { readonly maxShardBytes?: number } = {},
+): Promise<string[]> {
+  const { family, config } = model;
+  if (!family.huggingFace) {
+    throw new RangeError(
+      `Cannot export to ${folder}: model type ${config.model_type} declares no Hugging Face format; ` +
+        "a family with `huggingFace` would work",
+    );
+  }
+  const { toConfig, tensors } = family.huggingFace;
+  return writeHuggingFace(folder, {
+    ...options,
+    config: toConfig(config.model),
+    tensors: tensors(config.model).map((mapping) => ({
+      name: mapping.tensor,
+      dtype: "F32" as const,
+      shape: mapping.shape,
+      data: async function* () {
+        yield await exportTensor(model, mapping);
+      },
+    })),
+  });
 }
 
 /** Euclidean length, summed in double. */

@@ -5,6 +5,7 @@
  */
 import { ConfigError } from "../config/mod.ts";
 import { ArgumentError } from "./parser.ts";
+import { enterUserFolder, workerName } from "./self.ts";
 import type { Verb } from "./verb.ts";
 
 /** Loaded when asked for, so that no verb pays for another. `hidden` ones are for the program itself. */
@@ -62,10 +63,10 @@ function explain(error: Error): string {
 }
 
 if (import.meta.main) {
-  const name = (globalThis as { name?: string }).name;
-  if (typeof WorkerGlobalScope !== "undefined" && globalThis instanceof WorkerGlobalScope) {
-    (await import("./worker.ts")).runWorker(name ?? "");
-  } else {
+  const worker = workerName();
+  if (worker !== undefined) await (await import("./worker.ts")).runWorker(worker);
+  else {
+    enterUserFolder();
     Deno.exitCode = await main(Deno.args);
   }
 }

@@ -3,6 +3,7 @@ import { loadConfig, resolveConfig, type ResolvedConfig } from "../config/mod.ts
 import { moduleNames } from "../models/registry.ts";
 import { loadPlugins } from "../train/model.ts";
 import { type DefaultArguments, recordChanges } from "./parser.ts";
+import { programFile } from "./self.ts";
 
 export interface Verb {
   /** One line for the list of verbs. */
@@ -14,15 +15,37 @@ export interface Verb {
 /** Words for people: never on standard output, which `--json` keeps for lines of JSON. */
 export const say = (line: string): void => console.error(line);
 
-/** The run record that configurations start from when none is named. */
-export const demoConfig = "configs/demo.yaml";
+/** The run record that is meant when none is named. */
+const demoConfig = () => programFile("configs/demo.yaml");
+
+/** Fields that name something to read: sought where the user stands, then among the program's own files. */
+const readPaths = ["train_folder", "valid_folder", "tokenizer_path"] as const;
+
+function findFiles(written: Record<string, unknown>): void {
+  const data = written.data as Record<string, unknown> | undefined;
+  for (const field of readPaths) {
+    const path = data?.[field];
+    if (typeof path !== "string" || path.startsWith("/") || exists(path)) continue;
+    if (exists(programFile(path))) data![field] = programFile(path);
+  }
+}
+
+function exists(path: string): boolean {
+  try {
+    Deno.statSync(path);
+    return true;
+  } catch {
+    return false; // unreadable or absent: whoever opens it says which
+  }
+}
 
 /** Reads, completes and checks the record that the command line names, with its plugins loaded. */
 export async function recordFromArguments(
   args: Pick<DefaultArguments, "given" | "config" | "set" | "nproc" | "backend" | "seed" | "resume">,
   { onNotice = say }: { onNotice?: (line: string) => void } = {},
 ): Promise<ResolvedConfig> {
-  const written = await loadConfig(args.config ?? demoConfig, { set: recordChanges(args, onNotice) });
+  const written = await loadConfig(args.config ?? demoConfig(), { set: recordChanges(args, onNotice) });
+  findFiles(written);
   const plugins = (written.runtime as { plugins?: unknown } | undefined)?.plugins;
   if (Array.isArray(plugins)) await loadPlugins(plugins.map(String));
   return resolveConfig(written, { modelTypes: moduleNames(), onNotice });

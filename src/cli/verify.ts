@@ -1,14 +1,18 @@
 /** `troupe verify DIR`: replays a reference training and says how far this machine strays from it. */
 import { openBackend } from "../backend/open.ts";
 import { defaultTolerances, verify as replay } from "../train/verify.ts";
-import { ArgumentError, createParser, type DefaultArguments } from "./parser.ts";
+import { ArgumentError, createParser, type ParsedArguments } from "./parser.ts";
 import { say, type Verb } from "./verb.ts";
 
 const summary = "replay a reference training and report how far this machine strays from it";
 
-interface VerifyArguments extends Omit<DefaultArguments, "backend"> {
+interface VerifyArguments extends ParsedArguments {
   readonly folder: string;
   readonly backend: "webgpu" | "cpu";
+  readonly nproc: number;
+  readonly set: readonly string[];
+  readonly json: boolean;
+  readonly help: boolean;
   readonly loss_tolerance: number;
   readonly grad_norm_tolerance: number;
   readonly logit_tolerance: number;

@@ -1,0 +1,101 @@
+/**
+ * The data loader: reads batches ahead of need, in a worker of each data-parallel rank. Its position is handed out with
+ * every batch, so what was read ahead and never used is simply read again after a restart.
+ */
+import { z } from "zod";
+import {
+  type Batch,
+  createTrainLoader,
+  type DataPosition,
+  type TrainDataOptions,
+  type TrainLoader,
+} from "../src/data/mod.ts";
+import { actor, protocol } from "./runtime/mod.ts";
+
+/** Batches waiting for the rank; two, so that one is there while the next is made. */
+const readAhead = 2;
+
+const typed = <T>(name: string, of: abstract new (...args: never[]) => T) =>
+  z.custom<T>((value) => value instanceof of, `expected ${name}`);
+
+const microBatchSchema = z.object({
+  inputIds: typed("Uint32Array", Uint32Array<ArrayBuffer>),
+  labels: typed("Int32Array", Int32Array<ArrayBuffer>),
+  positions: typed("Uint32Array", Uint32Array<ArrayBuffer>),
+  segmentStart: typed("Uint32Array", Uint32Array<ArrayBuffer>),
+  segmentEnd: typed("Uint32Array", Uint32Array<ArrayBuffer>),
+  typeIds: typed("Uint32Array", Uint32Array<ArrayBuffer>),
+  segments: z.number(),
+  longestSegment: z.number(),
+});
+
+const batchSchema: z.ZodType<Batch> = z.object({
+  microBatches: z.array(microBatchSchema),
+  rows: z.number(),
+  globalRows: z.number(),
+  tokens: z.number(),
+  batchCount: z.number(),
+  epoch: z.number(),
+  skipped: z.boolean(),
+  after: z.custom<DataPosition>((value) => typeof value === "object" && value !== null),
+});
+
+export const dataLoaderProtocol = protocol({
+  requests: {
+    /** What there is to read. */
+    describe: {
+      ask: {},
+      reply: z.object({ rows: z.number(), batchesPerEpoch: z.number(), types: z.array(z.string()) }),
+    },
+    /** The next batch in order. */
+    next: { ask: {}, reply: batchSchema },
+  },
+});
+
+export interface DataLoaderOptions {
+  readonly data: TrainDataOptions;
+  /** Where to go on from; the beginning where absent. */
+  readonly position?: DataPosition;
+  readonly dataRank: number;
+  readonly dataWorldSize: number;
+}
+
+interface State {
+  readonly loader: TrainLoader;
+  readonly ready: Batch[];
+}
+
+/** @throws where the data cannot be read: the actor ends with the sentence that says why. */
+export const dataLoader = ({ data, position, dataRank, dataWorldSize }: DataLoaderOptions) =>
+  actor({
+    protocol: dataLoaderProtocol,
+    internal: { fill: {} },
+    initial(context): State {
+      const loader = createTrainLoader(data, { dataRank, dataWorldSize, onNotice: (line) => context.log(line) });
+      if (position) loader.load(position);
+      context.sendSelf({ kind: "fill" });
+      return { loader, ready: [] };
+    },
+    async handle(state, message, context) {
+      const { loader, ready } = state;
+      switch (message.kind) {
+        case "describe":
+          message.reply({
+            rows: loader.rows,
+            batchesPerEpoch: loader.batchesPerEpoch,
+            types: [...loader.datasetTypes],
+          });
+          break;
+        case "next":
+          message.reply(ready.shift() ?? await loader.next());
+          context.sendSelf({ kind: "fill" });
+          break;
+        case "fill":
+          if (ready.length >= readAhead) break;
+          ready.push(await loader.next());
+          context.sendSelf({ kind: "fill" });
+      }
+      return state;
+    },
+    stopped: ({ loader }) => loader.close(),
+  });

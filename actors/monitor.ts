@@ -1,0 +1,202 @@
+/**
+ * The monitor: what people and tools get to see of a run. It writes the metrics, draws the display, and raises alerts.
+ * It outlives the ranks' crashes, so the curve has every step once however often they start again.
+ */
+import { z } from "zod";
+import { LossSpikeDetector, StuckDetector } from "../src/observe/alerts.ts";
+import { Display } from "../src/observe/display.ts";
+import { JsonLinesWriter } from "../src/observe/jsonl.ts";
+import { lossPlotSvg, type LossPoint, renderLossPlot } from "../src/observe/loss_plot.ts";
+import type { RunFolder } from "../src/observe/run_folder.ts";
+import { TensorBoardWriter } from "../src/observe/tensorboard.ts";
+import { actor, protocol } from "./runtime/mod.ts";
+
+/** A record of metrics by name. */
+const recordSchema = z.record(z.string(), z.union([z.number(), z.nan(), z.record(z.string(), z.number())]));
+const anyNumber = z.union([z.number(), z.nan(), z.literal(Infinity), z.literal(-Infinity)]);
+
+export const monitorProtocol = protocol({
+  commands: {
+    /** Training begins, or begins again after a failure, with this many steps done. */
+    begin: { step: z.number(), batch: z.number() },
+    /** A step is done. */
+    step: {
+      step: z.number(),
+      batch: z.number(),
+      loss: anyNumber,
+      gradNorm: anyNumber,
+      learningRate: z.number(),
+      tokensPerSecond: z.number(),
+      memory: z.number(),
+      success: z.boolean(),
+      record: recordSchema.optional(),
+    },
+    /** What the run is busy with besides steps: "evaluating", "saving". */
+    phase: { name: z.string() },
+    validation: {
+      step: z.number(),
+      batch: z.number(),
+      records: z.array(z.object({ loss: z.number(), record: recordSchema })),
+    },
+    /** A sentence for people. */
+    notice: { text: z.string() },
+    /** A sentence that people should act on. */
+    alert: { text: z.string() },
+  },
+  requests: {
+    /** Writes everything out and draws the curve; the last thing asked of a monitor. */
+    finish: { ask: {}, reply: z.object({ lossPlot: z.string().optional() }) },
+  },
+});
+
+export interface MonitorOptions {
+  readonly folder: RunFolder;
+  readonly totalSteps: number;
+  readonly title: string;
+  readonly json: boolean;
+  /** Also write TensorBoard's event files. */
+  readonly tensorboard: boolean;
+  readonly display?: Display;
+  /** Called with every alert, besides showing it. */
+  readonly onAlert?: (text: string) => void;
+}
+
+interface State {
+  readonly display: Display;
+  lines: JsonLinesWriter | undefined;
+  board: TensorBoardWriter | undefined;
+  points: LossPoint[];
+  readonly spikes: LossSpikeDetector;
+  readonly stuck: StuckDetector;
+  validationLoss: number | undefined;
+  shown: {
+    step: number;
+    loss?: number;
+    gradNorm?: number;
+    learningRate?: number;
+    tokensPerSecond?: number;
+    memory?: number;
+  };
+}
+
+export const monitor = ({ folder, totalSteps, title, json, tensorboard, display, onAlert }: MonitorOptions) =>
+  actor({
+    protocol: monitorProtocol,
+    internal: { check: {} },
+    initial(context): State {
+      context.every(30_000, { kind: "check" });
+      return {
+        display: display ?? new Display({ json }),
+        lines: undefined,
+        board: undefined,
+        points: [],
+        spikes: new LossSpikeDetector(),
+        stuck: new StuckDetector({ now: () => context.now() }),
+        validationLoss: undefined,
+        shown: { step: 0 },
+      };
+    },
+    handle(state, message) {
+      const { display } = state;
+      const alert = (text: string) => {
+        display.message(`ALERT ${text}`);
+        onAlert?.(text);
+      };
+      const show = (phase?: string) =>
+        display.update({
+          ...state.shown,
+          totalSteps,
+          validationLoss: state.validationLoss,
+          ...(phase ? { phase } : {}),
+        });
+      switch (message.kind) {
+        case "begin":
+          closeWriters(state);
+          state.lines = new JsonLinesWriter(folder.metrics, { resumeStep: message.batch, onError: alert });
+          if (tensorboard) {
+            state.board = new TensorBoardWriter({
+              folder: folder.tensorboards,
+              purgeStep: message.step,
+              totalSteps,
+              onError: alert,
+            });
+          }
+          state.points = state.points.filter(({ step }) => step <= message.step);
+          state.shown = { step: message.step };
+          break;
+        case "step": {
+          const { kind: _, record, ...rest } = message;
+          const entry = { ...record, ...rest, step: message.batch, step_count: message.step };
+          state.lines?.write(entry);
+          display.record(entry);
+          for (const [name, value] of Object.entries(record ?? {})) {
+            if (typeof value === "number") state.board?.addScalar(name, value, message.step);
+            else state.board?.addScalars(name, value, message.step);
+          }
+          state.points.push({ step: message.step, loss: message.loss });
+          state.shown = message;
+          state.stuck.active(message.step);
+          const spike = state.spikes.check(message.step, message.loss);
+          if (spike) alert(spike);
+          if (!message.success) alert(`Step ${message.step}: the gradient is not finite, nothing was updated`);
+          show();
+          break;
+        }
+        case "phase":
+          state.stuck.active(state.shown.step);
+          show(message.name);
+          break;
+        case "validation":
+          for (const { loss, record } of message.records) {
+            const entry = { ...record, step: message.batch, step_count: message.step };
+            state.lines?.write(entry);
+            display.record(entry);
+            for (const [name, value] of Object.entries(record)) {
+              if (typeof value === "number" && name !== "step") state.board?.addScalar(name, value, message.step);
+            }
+            state.validationLoss = loss;
+            state.points.push({ step: message.step, validationLoss: loss });
+          }
+          display.message(validationLine(message.step, message.records.map(({ record }) => record)));
+          break;
+        case "notice":
+          display.message(message.text);
+          break;
+        case "alert":
+          alert(message.text);
+          break;
+        case "check": {
+          const text = state.stuck.check();
+          if (text) alert(text);
+          break;
+        }
+        case "finish": {
+          closeWriters(state);
+          const { points } = state;
+          if (points.length < 2) {
+            message.reply({});
+            break;
+          }
+          Deno.writeTextFileSync(folder.lossPlot, lossPlotSvg(points, { title }));
+          message.reply({ lossPlot: renderLossPlot(points, { width: Math.min(display.columns, 78), height: 14 }) });
+        }
+      }
+      return state;
+    },
+    stopped(state) {
+      closeWriters(state);
+      state.display[Symbol.dispose]();
+    },
+  });
+
+function closeWriters(state: State): void {
+  state.lines?.[Symbol.dispose]();
+  state.board?.[Symbol.dispose]();
+  state.lines = state.board = undefined;
+}
+
+function validationLine(step: number, records: readonly Record<string, unknown>[]): string {
+  const fields = records.flatMap((record) => Object.entries(record).filter(([name]) => name !== "step"));
+  return `Validation at step ${step}: ` +
+    fields.map(([name, value]) => `${name}=${(value as number).toFixed(4)}`).join(" ");
+}

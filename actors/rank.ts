@@ -1,0 +1,247 @@
+/**
+ * The rank: holds one program on one device and runs its steps. It learns everything it needs by message, so a fresh one
+ * starts from a checkpoint or from nothing, never from what a dead one left.
+ *
+ * A step is one private message to itself, so that commands are heard between steps.
+ */
+import { z } from "zod";
+import type { Backend } from "../src/backend/backend.ts";
+import { decideSave, openCheckpoint } from "../src/checkpoint/mod.ts";
+import { writeShard } from "../src/checkpoint/mod.ts";
+import type { ResolvedConfig } from "../src/config/mod.ts";
+import type { Batch, DataPosition } from "../src/data/mod.ts";
+import { globalTensors, shardEntries } from "../src/train/checkpoint.ts";
+import { Session } from "../src/train/session.ts";
+import { checkpointManagerProtocol } from "./checkpoint_manager.ts";
+import { type DataLoaderOptions, dataLoaderProtocol } from "./data_loader.ts";
+import { monitorProtocol } from "./monitor.ts";
+import { phases, type Progress } from "./progress.ts";
+import { actor, type ActorSpec, type Context, protocol, type Ref, refTo, type Reply } from "./runtime/mod.ts";
+
+const trainedSchema = z.object({
+  outcome: z.enum(["finished", "stopped"]),
+  step: z.number(),
+  /** Why the last checkpoint could not be written, where one was due. */
+  unsaved: z.string().optional(),
+});
+export type Trained = z.output<typeof trainedSchema>;
+
+const memorySchema = z.record(z.string(), z.number());
+
+export const rankProtocol = protocol({
+  requests: {
+    /** Makes model and optimizer, takes a checkpoint where there is one, and opens the data. Refused with a sentence. */
+    initialise: {
+      ask: {
+        config: z.custom<ResolvedConfig>((value) => typeof value === "object" && value !== null),
+        /** Folder of a verified checkpoint, or null to start afresh. */
+        checkpoint: z.string().nullable(),
+        /** Folder of the run's records, kept in checkpoints so that a resumed run goes on in it. */
+        runFolder: z.string(),
+        monitor: refTo(monitorProtocol),
+        checkpoints: refTo(checkpointManagerProtocol),
+      },
+      reply: z.object({
+        /** Steps done. */
+        step: z.number(),
+        /** Batches consumed. */
+        batch: z.number(),
+        parameters: z.number(),
+        memory: memorySchema,
+        device: z.string(),
+        software: z.boolean(),
+        rows: z.number(),
+      }),
+    },
+    /** Trains to the end, or until told to stop. */
+    train: { ask: {}, reply: trainedSchema },
+  },
+  commands: {
+    /** Save and end, after the step under way. */
+    stop: {},
+  },
+});
+
+interface Ready {
+  readonly session: Session;
+  readonly loader: Ref<typeof dataLoaderProtocol>;
+  readonly monitor: Ref<typeof monitorProtocol>;
+  readonly checkpoints: Ref<typeof checkpointManagerProtocol>;
+  readonly runFolder: string;
+  /** Position after the last batch used. */
+  position: DataPosition | undefined;
+  lastSaved: number;
+}
+
+interface State {
+  readonly backend: Backend;
+  ready?: Ready;
+  reply?: Reply<Trained>;
+  stopping: boolean;
+}
+
+export interface RankOptions {
+  readonly backend: () => Promise<Backend>;
+  /** How the loader is started: in this thread, or in a worker. */
+  readonly loader: (options: DataLoaderOptions) => ActorSpec<typeof dataLoaderProtocol>;
+  /** Where the rank is, for whoever watches from another thread. */
+  readonly progress?: Progress;
+}
+
+const internal = { advance: {} };
+type Own = Context<typeof rankProtocol, typeof internal>;
+
+export const rank = ({ backend, loader, progress }: RankOptions) =>
+  actor({
+    protocol: rankProtocol,
+    internal,
+    initial: async (): Promise<State> => ({ backend: await backend(), stopping: false }),
+    async handle(state, message, context) {
+      switch (message.kind) {
+        case "initialise": {
+          progress?.enter(phases.initialise, 0);
+          try {
+            state.ready = await initialise(state, message, context, loader);
+          } catch (error) {
+            message.reply.refuse((error as Error).message);
+            break;
+          }
+          const { trainer: { model, stepCount } } = state.ready.session, { traits } = state.backend;
+          const { rows } = await context.ask(state.ready.loader, { kind: "describe" }, { timeoutMs: 60_000 });
+          message.reply({
+            step: stepCount,
+            batch: state.ready.position?.batch_count ?? 0,
+            parameters: model.parameterCount,
+            memory: { ...model.memory },
+            device: traits.description,
+            software: traits.software || state.backend.name !== "webgpu",
+            rows,
+          });
+          break;
+        }
+        case "train":
+          if (!state.ready) message.reply.refuse("the rank was not initialised");
+          else {
+            state.reply = message.reply;
+            context.sendSelf({ kind: "advance" });
+          }
+          break;
+        case "stop":
+          state.stopping = true;
+          break;
+        case "advance":
+          await advance(state, state.ready!, context, progress);
+      }
+      return state;
+    },
+    stopped({ ready, backend }) {
+      ready?.session[Symbol.dispose]();
+      backend[Symbol.dispose]();
+    },
+  });
+
+async function initialise(
+  { backend }: State,
+  { config, checkpoint, runFolder, monitor, checkpoints }: {
+    config: ResolvedConfig;
+    checkpoint: string | null;
+    runFolder: string;
+    monitor: Ready["monitor"];
+    checkpoints: Ready["checkpoints"];
+  },
+  context: Own,
+  loader: RankOptions["loader"],
+): Promise<Ready> {
+  using saved = checkpoint === null ? undefined : openCheckpoint(checkpoint);
+  const state = saved?.manifest.state as { data: DataPosition } | undefined;
+  const loaderRef = context.spawn(
+    "loader",
+    loader({ data: config.data, dataRank: 0, dataWorldSize: 1, ...(state ? { position: state.data } : {}) }),
+  );
+  await context.started(loaderRef); // its error is the sentence that says what is wrong with the data
+  const { types } = await context.ask(loaderRef, { kind: "describe" }, { timeoutMs: 60_000 });
+  const session = await Session.open(config, {
+    backend,
+    datasetTypes: types,
+    onNotice: (text) => monitor.send({ kind: "notice", text }),
+  });
+  const position = saved && session.restore(saved);
+  return { session, loader: loaderRef, monitor, checkpoints, runFolder, position, lastSaved: saved?.step ?? -1 };
+}
+
+/** One batch: a step, what the record asks for after it, and the decision what comes next. */
+async function advance(state: State, ready: Ready, context: Own, progress: Progress | undefined): Promise<void> {
+  const { session, loader, monitor } = ready, { trainer, config } = session;
+  const finished = (ready.position?.batch_count ?? 0) >= config.data.total_steps;
+  if (finished || state.stopping) {
+    const unsaved = await save(ready, context, { force: true });
+    const outcome = finished ? "finished" : "stopped";
+    return state.reply!({ outcome, step: trainer.stepCount, ...(unsaved ? { unsaved } : {}) });
+  }
+
+  progress?.enter(phases.data, trainer.stepCount);
+  const batch: Batch = await context.ask(loader, { kind: "next" }, { timeoutMs: Infinity });
+  ready.position = batch.after;
+  if (batch.skipped) {
+    monitor.send({ kind: "notice", text: `Skip batch count:\`${batch.batchCount}\`...` });
+  } else {
+    progress?.enter(phases.step, trainer.stepCount);
+    const { record, loss, gradNorm, learningRate, tokensPerSecond, success } = await session.step(batch);
+    monitor.send({
+      kind: "step",
+      step: trainer.stepCount,
+      batch: batch.batchCount,
+      loss,
+      gradNorm,
+      learningRate,
+      tokensPerSecond,
+      memory: state.backend.allocatedBytes,
+      success,
+      ...(record ? { record } : {}),
+    });
+    if (session.evaluationDue) {
+      progress?.enter(phases.evaluate, trainer.stepCount);
+      monitor.send({ kind: "phase", name: "evaluating" });
+      const records = await session.evaluate();
+      monitor.send({ kind: "validation", step: trainer.stepCount, batch: batch.batchCount, records });
+    }
+    progress?.enter(phases.save, trainer.stepCount);
+    await save(ready, context);
+  }
+  context.sendSelf({ kind: "advance" });
+}
+
+/**
+ * Saves where the record's rules, or `force`, say so. A save that fails is told, and the run goes on.
+ *
+ * @returns why it failed
+ */
+async function save(ready: Ready, context: Own, { force = false } = {}): Promise<string | undefined> {
+  const { session: { trainer, config }, checkpoints, monitor, position, runFolder } = ready;
+  const { ckpt, data } = config, step = trainer.stepCount;
+  const decision = decideSave(
+    { enableSaveCkpt: ckpt.enable_save_ckpt, checkpointEvery: ckpt.checkpoint_every, totalSteps: data.total_steps },
+    step,
+    { force },
+  );
+  if (decision.save === "none" || step === ready.lastSaved || position === undefined) return;
+  monitor.send({ kind: "phase", name: "saving" });
+  const options = { timeoutMs: Infinity };
+  try {
+    const { directory } = await context.ask(checkpoints, { kind: "begin", step }, options);
+    try {
+      const shard = await writeShard({ directory, writer: 0, entries: shardEntries(trainer.model) });
+      const state = { ...(ready.session.state(position) as object), run_folder: runFolder };
+      const tensors = globalTensors(trainer.model);
+      await context.ask(checkpoints, { kind: "commit", directory, step, shards: [shard], tensors, state }, options);
+    } catch (error) {
+      checkpoints.send({ kind: "abandon", directory });
+      throw error;
+    }
+    ready.lastSaved = step;
+  } catch (error) {
+    const { message } = error as Error;
+    monitor.send({ kind: "alert", text: `Checkpoint of step ${step} was not saved: ${message}` });
+    return message;
+  }
+}

@@ -1,0 +1,110 @@
+/**
+ * The control connection: small messages between a rank's communicator and the root, each one line of JSON, after a
+ * handshake on the run's token. Lines are bounded; one that is too long, or is no JSON, closes the connection.
+ */
+import { acceptHandshake, type ByteConnection, offerHandshake } from "./handshake.ts";
+
+const longestLine = 64 << 10;
+
+/** Lines of a connection as values, until it closes. @throws {SyntaxError | RangeError} on a line that is not one. */
+async function* values(connection: ByteConnection): AsyncGenerator<unknown> {
+  const decoder = new TextDecoder(), chunk = new Uint8Array(4096);
+  let text = "";
+  for (;;) {
+    const count = await connection.read(chunk);
+    if (count === null) return;
+    text += decoder.decode(chunk.subarray(0, count), { stream: true });
+    for (let end = text.indexOf("\n"); end >= 0; end = text.indexOf("\n")) {
+      yield JSON.parse(text.slice(0, end));
+      text = text.slice(end + 1);
+    }
+    if (text.length > longestLine) throw new RangeError(`A control message is longer than ${longestLine} characters`);
+  }
+}
+
+export interface ControlListener extends AsyncDisposable {
+  readonly port: number;
+}
+
+/**
+ * Listens for communicators. Strangers are refused by the handshake and cost nothing but it.
+ *
+ * @param onValue what each authenticated connection says, in order
+ */
+export function listenControl(
+  { hostname, token, onValue, onClose, onRefused }: {
+    hostname: string;
+    token: string;
+    onValue: (value: unknown) => void;
+    onClose: () => void;
+    onRefused?: (reason: string) => void;
+  },
+): ControlListener {
+  const listener = Deno.listen({ hostname, port: 0 });
+  const open = new Set<Deno.TcpConn>(), work = new Set<Promise<void>>();
+  const serve = async (connection: Deno.TcpConn) => {
+    open.add(connection);
+    try {
+      await acceptHandshake(connection, { token });
+    } catch (error) {
+      open.delete(connection);
+      onRefused?.((error as Error).message);
+      return;
+    }
+    try {
+      for await (const value of values(connection)) onValue(value);
+    } catch (error) {
+      onRefused?.((error as Error).message);
+    } finally {
+      if (open.delete(connection)) connection.close();
+      onClose();
+    }
+  };
+  const accepting = (async () => {
+    for await (const connection of listener) {
+      const served = serve(connection).finally(() => work.delete(served));
+      work.add(served);
+    }
+  })();
+  return {
+    port: listener.addr.port,
+    async [Symbol.asyncDispose]() {
+      listener.close();
+      for (const connection of open) connection.close();
+      open.clear();
+      await Promise.all([accepting, ...work]);
+    },
+  };
+}
+
+export interface ControlConnection extends Disposable {
+  send(value: unknown): Promise<void>;
+  /** Resolves when the other end is gone. */
+  readonly closed: Promise<void>;
+}
+
+/** Joins the root. @throws {HandshakeError} when the token is not the root's. */
+export async function joinControl(
+  { hostname, port, token, timeoutMs = 10_000 }: { hostname: string; port: number; token: string; timeoutMs?: number },
+): Promise<ControlConnection> {
+  const connection = await Deno.connect({ hostname, port, signal: AbortSignal.timeout(timeoutMs) });
+  connection.setNoDelay(true);
+  await offerHandshake(connection, { token });
+  const encoder = new TextEncoder();
+  return {
+    async send(value) {
+      const bytes = encoder.encode(JSON.stringify(value) + "\n");
+      for (let done = 0; done < bytes.length;) done += await connection.write(bytes.subarray(done));
+    },
+    closed: (async () => {
+      try {
+        for await (const _ of values(connection)); // the root says nothing yet; its end is what is waited for
+      } catch {
+        // closed from this side, or broken: either way it is over
+      }
+    })(),
+    [Symbol.dispose]() {
+      connection.close();
+    },
+  };
+}

@@ -1,0 +1,31 @@
+/** Evaluation: forward passes over validation sets. */
+import type { ValidationLoader } from "../data/mod.ts";
+import { AccPerplex } from "../observe/metrics.ts";
+import type { Trainer } from "./trainer.ts";
+
+export interface SetResult {
+  readonly name: string;
+  /** Mean of the batches' losses, each the mean of its micro-batches'. */
+  readonly loss: number;
+  readonly acc: number;
+  readonly perplexity: number;
+}
+
+/** Evaluates every set; one that has no batch is left out. */
+export async function evaluateSets(trainer: Trainer, loaders: readonly ValidationLoader[]): Promise<SetResult[]> {
+  const results: SetResult[] = [];
+  for (const loader of loaders) {
+    const metric = new AccPerplex();
+    let sum = 0, batches = 0;
+    for (const batch of loader.batches()) {
+      const { loss, microBatches } = await trainer.evaluate(batch);
+      for (const { nll, correct, microBatch: { labels } } of microBatches) metric.add({ nll, correct, labels });
+      sum += loss;
+      batches++;
+    }
+    if (batches === 0) continue;
+    const { acc, perplexity } = metric.report() as Record<string, number>;
+    results.push({ name: loader.name, loss: sum / (batches + 1e-6), acc: acc!, perplexity: perplexity! });
+  }
+  return results;
+}

@@ -1,0 +1,155 @@
+/**
+ * One rank's training, step by step: a trainer with its metrics and its state for checkpoints. It is handed batches and
+ * says what happened; who brings batches, writes records and decides to save is told elsewhere.
+ */
+import type { Backend } from "../backend/backend.ts";
+import type { Checkpoint, Json } from "../checkpoint/mod.ts";
+import type { ResolvedConfig } from "../config/mod.ts";
+import { type Batch, createValidationLoaders, type DataPosition, type ValidationLoader } from "../data/mod.ts";
+import { AccPerplex } from "../observe/metrics.ts";
+import { type StepRecord, stepRecord, validationRecord } from "../observe/step_record.ts";
+import { TgsStatistic } from "../observe/tgs_statistic.ts";
+import { loadTensors } from "./checkpoint.ts";
+import { evaluateSets } from "./evaluate.ts";
+import { initializeOptimizer, initializeTrainer } from "./initialize.ts";
+import { initializeModel } from "./model.ts";
+import type { Trainer, TrainerState } from "./trainer.ts";
+
+/** What one step was, for records and for people. */
+export interface StepReport {
+  /** InternEvo's record; absent where the update was skipped. */
+  readonly record?: StepRecord;
+  readonly loss: number;
+  readonly gradNorm: number;
+  readonly learningRate: number;
+  readonly tokensPerSecond: number;
+  readonly seconds: number;
+  readonly success: boolean;
+}
+
+/** Everything of a run that is not a tensor. Plain JSON. */
+export interface SessionState {
+  readonly trainer: TrainerState;
+  readonly data: DataPosition;
+}
+
+export interface SessionOptions {
+  readonly backend: Backend;
+  /** Names of the kinds of data, for metrics by kind. */
+  readonly datasetTypes?: readonly string[];
+  readonly onNotice?: (line: string) => void;
+}
+
+export class Session implements Disposable {
+  readonly #metric: AccPerplex;
+  readonly #tgs = new TgsStatistic();
+  readonly #started = performance.now();
+  #validation: readonly ValidationLoader[] | undefined;
+
+  private constructor(
+    readonly config: ResolvedConfig,
+    readonly trainer: Trainer,
+    readonly options: SessionOptions,
+  ) {
+    this.#metric = new AccPerplex(options.datasetTypes ? { typeNames: options.datasetTypes } : {});
+  }
+
+  static async open(config: ResolvedConfig, options: SessionOptions): Promise<Session> {
+    const model = await initializeModel(config, options);
+    return new Session(config, initializeTrainer({ model, optimizer: await initializeOptimizer(model) }), options);
+  }
+
+  /** Takes tensors and state out of a checkpoint. @returns the position to bring the data loader to */
+  restore(checkpoint: Checkpoint): DataPosition {
+    const state = checkpoint.manifest.state as unknown as SessionState;
+    loadTensors(this.trainer.model, checkpoint);
+    this.trainer.loadState(state.trainer);
+    return state.data;
+  }
+
+  /** What a checkpoint after `batch` keeps beside the tensors. */
+  state(position: DataPosition): Json {
+    return { trainer: this.trainer.state(), data: position } as unknown as Json;
+  }
+
+  /** One optimizer step on one batch. */
+  async step(batch: Batch): Promise<StepReport> {
+    const { trainer, config } = this, started = performance.now();
+    trainer.zeroGrad();
+    const { loss, microBatches } = await trainer.executeSchedule(batch);
+    const forwardBackwardSeconds = (performance.now() - started) / 1000;
+    const { success, gradNorm, learningRate, lossScale } = trainer.step();
+    for (const { nll, correct, microBatch: { labels, typeIds } } of microBatches) {
+      this.#metric.add({ nll, correct, labels, typeIds });
+    }
+    const realTokens = this.#metric.tokens, metrics = this.#metric.report();
+    this.#metric.reset();
+    const seconds = (performance.now() - started) / 1000;
+    const report = { loss, gradNorm, learningRate, tokensPerSecond: batch.tokens / seconds, seconds, success };
+    if (!success) return report;
+    const { model, data } = config;
+    const record = stepRecord({
+      step: batch.batchCount,
+      loss,
+      work: {
+        hiddenSize: model.hidden_size,
+        numLayers: model.num_layers,
+        vocabSize: model.vocab_size,
+        mlpRatio: model.mlp_ratio,
+        seqLen: data.seq_len,
+        globalBatchSize: data.micro_bsz * data.micro_num,
+        checkpoint: model.checkpoint > 0,
+        useSwiglu: model.use_swiglu,
+      },
+      seconds,
+      secondsSinceStart: (performance.now() - this.#started) / 1000,
+      worldSize: 1,
+      dataParallelSize: 1,
+      tokens: batch.tokens,
+      realTokens,
+      learningRate: trainer.optimizer.learningRate.learningRate,
+      lossScale,
+      gradNorm: { "0_default": gradNorm },
+      numConsumedTokens: batch.after.num_consumed_tokens,
+      infNanSkipBatches: trainer.infNanSkipBatches,
+      cuSeqlens: batch.microBatches.map(({ segmentEnd }) => boundaries(segmentEnd)),
+      adamBeta2: trainer.optimizer.beta2.beta2,
+      forwardBackwardSeconds,
+      backwardSeconds: 0,
+      metrics,
+    }, this.#tgs);
+    return { ...report, record };
+  }
+
+  /** Whether the record asks for an evaluation after the step just done. */
+  get evaluationDue(): boolean {
+    const { valid_every, total_steps } = this.config.data;
+    const { stepCount } = this.trainer;
+    return valid_every > 0 && stepCount > 0 && (stepCount % valid_every === 0 || stepCount === total_steps);
+  }
+
+  /** Loss, accuracy and perplexity on every validation set. */
+  async evaluate(): Promise<{ record: StepRecord; loss: number }[]> {
+    this.#validation ??= createValidationLoaders(this.config.data, {
+      dataRank: 0,
+      dataWorldSize: 1,
+      ...(this.options.onNotice ? { onNotice: this.options.onNotice } : {}),
+    });
+    const results = await evaluateSets(this.trainer, this.#validation);
+    return results.map(({ name, loss, acc, perplexity }) => ({
+      loss,
+      record: validationRecord(name, { stepCount: this.trainer.stepCount, loss, acc, perplexity }),
+    }));
+  }
+
+  [Symbol.dispose](): void {
+    this.trainer[Symbol.dispose]();
+  }
+}
+
+/** `cu_seqlens` from each token's segment end. */
+function boundaries(segmentEnd: Uint32Array): number[] {
+  const bounds = [0];
+  while (bounds.at(-1)! < segmentEnd.length) bounds.push(segmentEnd[bounds.at(-1)!]!);
+  return bounds;
+}

@@ -11,7 +11,7 @@ import { initializeOptimizer, initializeTrainer } from "../src/train/initialize.
 import { initializeModel } from "../src/train/model.ts";
 import { exportTensor, importWeights, norm } from "../src/train/weights.ts";
 import { readGoldenJson } from "./golden_dir.ts";
-import { goldenWeights } from "./golden_weights.ts";
+import { earlierDefaults, goldenWeights } from "./golden_models.ts";
 import { messageOf, skip } from "./skip.ts";
 
 interface Input {
@@ -46,12 +46,6 @@ const golden = readGoldenJson<{ packed_input: Input; batch_input: Input; models:
   "models",
   "model_numerics.json",
 );
-
-/** Defaults of version 0.3.4 that later versions changed. */
-const earlierDefaults: Record<string, Record<string, unknown>> = {
-  INTERNLM2_PUBLIC: { adapt_hf: true },
-  LLAMA2: { adapt_hf: false },
-};
 
 /** One micro-batch: a packed row, or rows end to end. */
 function microBatchOf({ input_ids, labels, cu_seqlens }: Input): MicroBatch {

@@ -42,6 +42,7 @@ for (const { name, folder } of cases) {
     Deno.test(`verify() follows hf/${name} on ${backendName}`, async () => {
       using backend = await openBackend(backendName);
       const report = await verify(folder, { backend });
+      await backend.finish();
       assert(report.pass, JSON.stringify(report));
     });
   }

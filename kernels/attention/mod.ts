@@ -1,0 +1,130 @@
+/** Causal attention within segments of a flat stream of tokens, forward and backward. */
+import { type DeviceTraits, type Kernel, leastBytes, type Operand } from "../kernel.ts";
+import { requireSizes } from "../norm/rows.ts";
+import type { BlockForm } from "./block_form.ts";
+import { forwardPass, keyGradientPass, queryGradientPass, rowDataPass } from "./flash.ts";
+import * as reference from "./reference.ts";
+import type { AttentionOptions, AttentionShape } from "./shape.ts";
+import { subgroupBlocks } from "./subgroup_blocks.ts";
+import { workgroupBlocks } from "./workgroup_blocks.ts";
+
+export type { AttentionOptions } from "./shape.ts";
+
+/**
+ * Causal grouped-query attention over a flat stream of tokens cut into segments: token t sees the tokens
+ * `start[t]`…t. o = softmax(scale · q kᵀ) v.
+ *
+ * Operands: q `[tokens, heads, headDim]`, k and v `[tokens, kvHeads, headDim]`, start and end u32 `[tokens]` (first
+ * token of the token's segment, one past its last) → o, shaped as q, and logSumExp `[tokens, heads]` of the scaled
+ * scores, which the backward pass needs. Memory is linear in the tokens.
+ *
+ * Its cost is counted for one segment: shorter ones do less.
+ *
+ * @throws {RangeError} when a size does not fit
+ *
+ * @example
+ * ```ts
+ * import { attentionForward } from "./mod.ts";
+ * // Two tokens, each a segment of its own: each gets its own value back.
+ * const o = new Float32Array(4), logSumExp = new Float32Array(2);
+ * attentionForward({ tokens: 2, heads: 1, kvHeads: 1, headDim: 2 }).reference([
+ *   new Float32Array([1, 0, 0, 1]), new Float32Array([1, 2, 3, 4]), new Float32Array([5, 6, 7, 8]),
+ *   new Uint32Array([0, 1]), new Uint32Array([1, 2]), o, logSumExp,
+ * ]);
+ * console.assert(o.join() === "5,6,7,8");
+ * ```
+ */
+export function attentionForward(options: AttentionOptions): Kernel {
+  const shape = shapeOf("attention.forward", options);
+  const { queries, keys, rows } = lengthsOf(shape);
+  const operands: readonly Operand[] = [
+    { name: "q", type: "f32", length: queries, access: "read" },
+    { name: "k", type: "f32", length: keys, access: "read" },
+    { name: "v", type: "f32", length: keys, access: "read" },
+    { name: "start", type: "u32", length: shape.tokens, access: "read" },
+    { name: "end", type: "u32", length: shape.tokens, access: "read" },
+    { name: "o", type: "f32", length: queries, access: "write" },
+    { name: "logSumExp", type: "f32", length: rows, access: "write" },
+  ];
+  return {
+    name: "attention.forward",
+    operands,
+    cost: { flops: 2 * productFlops(shape), bytes: leastBytes(operands) },
+    reference: (views) => reference.attentionForward(shape, views),
+    passes: (traits) => [forwardPass(formFor(shape, traits), shape, operands)],
+  };
+}
+
+/**
+ * The gradient of {@linkcode attentionForward}, from its outputs and the gradient dO of o. Each sum has one owner, so
+ * the result repeats bit for bit.
+ *
+ * Operands: q, k, v, o, logSumExp, dO (shaped as o), start, end → dQ, dK, dV; scratch of 4 words a token and head.
+ *
+ * @throws {RangeError} when a size does not fit
+ */
+export function attentionBackward(options: AttentionOptions): Kernel {
+  const shape = shapeOf("attention.backward", options);
+  const { queries, keys, rows } = lengthsOf(shape);
+  const operands: readonly Operand[] = [
+    { name: "q", type: "f32", length: queries, access: "read" },
+    { name: "k", type: "f32", length: keys, access: "read" },
+    { name: "v", type: "f32", length: keys, access: "read" },
+    { name: "o", type: "f32", length: queries, access: "read" },
+    { name: "logSumExp", type: "f32", length: rows, access: "read" },
+    { name: "dO", type: "f32", length: queries, access: "read" },
+    { name: "start", type: "u32", length: shape.tokens, access: "read" },
+    { name: "end", type: "u32", length: shape.tokens, access: "read" },
+    { name: "dQ", type: "f32", length: queries, access: "write" },
+    { name: "dK", type: "f32", length: keys, access: "write" },
+    { name: "dV", type: "f32", length: keys, access: "write" },
+    { name: "rowData", type: "u32", length: 4 * rows, access: "scratch" },
+  ];
+  return {
+    name: "attention.backward",
+    operands,
+    cost: { flops: 5 * productFlops(shape), bytes: leastBytes(operands) },
+    reference: (views) => reference.attentionBackward(shape, views),
+    passes(traits) {
+      const form = formFor(shape, traits);
+      // Sums of both gradients of a long head do not fit the registers of one invocation.
+      const together: readonly ("dK" | "dV")[][] = shape.headDim <= 128 ? [["dK", "dV"]] : [["dK"], ["dV"]];
+      return [
+        rowDataPass(shape, operands),
+        queryGradientPass(form, shape, operands),
+        ...together.map((gradients) => keyGradientPass(form, shape, operands, gradients)),
+      ];
+    },
+  };
+}
+
+/** The best form known for a device. */
+function formFor({ headDim }: AttentionShape, traits: DeviceTraits): BlockForm {
+  const { software, subgroupSize } = traits;
+  if (software && subgroupSize >= 4 && subgroupSize <= 32) return subgroupBlocks(headDim, traits);
+  return workgroupBlocks(headDim);
+}
+
+function shapeOf(kernel: string, options: AttentionOptions): AttentionShape {
+  const { tokens, heads, kvHeads, headDim, scale = 1 / Math.sqrt(headDim) } = options;
+  requireSizes(kernel, { tokens, heads, kvHeads, headDim });
+  if (heads % kvHeads !== 0) {
+    throw new RangeError(`Cannot make ${kernel}: kvHeads must divide heads, current values are ${kvHeads}, ${heads}`);
+  }
+  if (headDim % 2 !== 0 || headDim > 256) {
+    throw new RangeError(`Cannot make ${kernel}: headDim must be even and at most 256, current value is ${headDim}`);
+  }
+  if (!Number.isFinite(scale)) {
+    throw new RangeError(`Cannot make ${kernel}: scale must be a finite number, current value is ${scale}`);
+  }
+  return { tokens, heads, kvHeads, headDim, scale };
+}
+
+function lengthsOf({ tokens, heads, kvHeads, headDim }: AttentionShape) {
+  return { queries: tokens * heads * headDim, keys: tokens * kvHeads * headDim, rows: tokens * heads };
+}
+
+/** One product of all queries with the keys they see, the stream being one segment. */
+function productFlops({ tokens, heads, headDim }: AttentionShape): number {
+  return 2 * heads * headDim * tokens * (tokens + 1) / 2;
+}

@@ -1,0 +1,155 @@
+import { assertAlmostEquals, assertEquals, assertThrows } from "@std/assert";
+import type { DeviceTraits } from "../kernel.ts";
+import { type Checked, checkGradient, checkKernel, randomNormal } from "../testing.ts";
+import { attentionBackward, attentionForward, type AttentionOptions } from "./mod.ts";
+
+/** Traits that lead to the form for GPUs, whatever the device at hand. */
+const gpu: Partial<DeviceTraits> = { software: false };
+const forms = [["on this device", undefined], ["as a GPU would", gpu]] as const;
+
+/** Segments of the given lengths, told per token. */
+function segmentsOf(lengths: readonly number[]) {
+  const start: number[] = [], end: number[] = [];
+  for (const length of lengths) {
+    const first = start.length;
+    for (let i = 0; i < length; i++) {
+      start.push(first);
+      end.push(first + length);
+    }
+  }
+  return { start, end };
+}
+
+function inputsOf({ heads, kvHeads, headDim }: AttentionOptions, lengths: readonly number[]) {
+  const segments = segmentsOf(lengths), tokens = segments.start.length;
+  return {
+    q: randomNormal(tokens * heads * headDim, 1),
+    k: randomNormal(tokens * kvHeads * headDim, 2),
+    v: randomNormal(tokens * kvHeads * headDim, 3),
+    ...segments,
+  };
+}
+
+type Sizes = Omit<AttentionOptions, "tokens">;
+
+/** Where every token is a segment, scores have no gradient: the device leaves rounding errors where the reference has 0. */
+function checkNearZero({ outputs }: Checked) {
+  for (const name of ["dQ", "dK"]) assertEquals(outputs[name].every((value) => Math.abs(value) < 2e-6), true);
+}
+
+async function check(sizes: Sizes, lengths: readonly number[], traits?: Partial<DeviceTraits>) {
+  const options = { ...sizes, tokens: lengths.reduce((a, b) => a + b, 0) };
+  const inputs = inputsOf(options, lengths);
+  const checks = { tolerance: 2e-5, ...(traits && { traits }) };
+  const { expected } = await checkKernel(attentionForward(options), inputs, checks);
+  const dO = randomNormal(inputs.q.length, 4);
+  const alone = lengths.every((length) => length === 1);
+  const checked = await checkKernel(
+    attentionBackward(options),
+    { ...inputs, o: expected.o, logSumExp: expected.logSumExp, dO },
+    alone ? { ...checks, tolerance: { dQ: Infinity, dK: Infinity, dV: 2e-5 } } : checks,
+  );
+  if (alone) checkNearZero(checked);
+}
+
+for (const [form, traits] of forms) {
+  Deno.test(`attentionForward() and attentionBackward() match their references at every kind of head, ${form}`, async () => {
+    for (const headDim of [2, 6, 32, 44, 64]) {
+      await check({ heads: 2, kvHeads: 1, headDim }, [5, 1, 34], traits);
+    }
+  });
+
+  Deno.test(`attentionForward() and attentionBackward() match their references at long heads, ${form}`, async () => {
+    await check({ heads: 1, kvHeads: 1, headDim: 128 }, [3, 36], traits);
+    await check({ heads: 1, kvHeads: 1, headDim: 256 }, [37], traits);
+  });
+
+  Deno.test(`attentionForward() and attentionBackward() match their references for any segments, ${form}`, async () => {
+    const sizes = { heads: 6, kvHeads: 2, headDim: 8 };
+    const cases = [
+      [1],
+      // One set of texts serves all streams of one length.
+      [65],
+      [64, 1],
+      Array.from({ length: 65 }, () => 1),
+      [200],
+      [63, 1, 1, 70, 65],
+      [8, 8, 8, 40, 64, 72],
+      [150, 1, 1, 48],
+    ];
+    for (const lengths of cases) await check(sizes, lengths, traits);
+  });
+
+  Deno.test(`attentionForward() takes a scale, and scores that overflow an exponential, ${form}`, async () => {
+    const options = { tokens: 70, heads: 2, kvHeads: 2, headDim: 8, scale: 30 };
+    const { outputs } = await checkKernel(attentionForward(options), inputsOf(options, [40, 30]), {
+      tolerance: 1e-4,
+      ...(traits && { traits }),
+    });
+    assertEquals(outputs.o.every((value) => Number.isFinite(value)), true);
+  });
+}
+
+Deno.test("attentionBackward() is the gradient of attentionForward(), by finite differences", () => {
+  for (const [heads, kvHeads, scale] of [[1, 1, undefined], [4, 2, 0.3]] as const) {
+    const options = { tokens: 6, heads, kvHeads, headDim: 2, ...(scale !== undefined && { scale }) };
+    checkGradient(attentionForward(options), attentionBackward(options), {
+      inputs: inputsOf(options, [4, 2]),
+      operands: { dO: "do" },
+      gradients: { dQ: "q", dK: "k", dV: "v" },
+    });
+  }
+});
+
+Deno.test("attentionForward() has a reference that is softmax by definition", () => {
+  const options = { tokens: 5, heads: 2, kvHeads: 1, headDim: 4 };
+  const { q, k, v, start, end } = inputsOf(options, [2, 3]);
+  const o = new Float64Array(40), logSumExp = new Float64Array(10);
+  attentionForward(options).reference([q, k, v, new Uint32Array(start), new Uint32Array(end), o, logSumExp]);
+  for (let t = 0; t < 5; t++) {
+    for (let h = 0; h < 2; h++) {
+      const seen = [0, 1, 2, 3, 4].filter((j) => j >= (t < 2 ? 0 : 2) && j <= t);
+      const weights = seen.map((j) => {
+        let score = 0;
+        for (let c = 0; c < 4; c++) score += q[(t * 2 + h) * 4 + c] * k[j * 4 + c];
+        return Math.exp(score / 2);
+      });
+      const sum = weights.reduce((a, b) => a + b);
+      assertAlmostEquals(logSumExp[t * 2 + h], Math.log(sum), 1e-12);
+      for (let c = 0; c < 4; c++) {
+        const mean = seen.reduce((total, j, i) => total + weights[i] * v[j * 4 + c], 0) / sum;
+        assertAlmostEquals(o[(t * 2 + h) * 4 + c], mean, 1e-12);
+      }
+    }
+  }
+});
+
+Deno.test("attention kernels bind at most 8 buffers a pass and 16 KiB of workgroup memory", () => {
+  const limits = {} as DeviceTraits["limits"];
+  const traits: DeviceTraits = {
+    provider: "none",
+    description: "portable",
+    software: false,
+    subgroupSize: 0,
+    features: { subgroups: false, shaderF16: false, timestampQuery: false },
+    limits,
+  };
+  for (const headDim of [2, 64, 128, 256]) {
+    const options = { tokens: 100, heads: 4, kvHeads: 2, headDim };
+    for (const kernel of [attentionForward(options), attentionBackward(options)]) {
+      for (const pass of kernel.passes(traits)) {
+        assertEquals(pass.operands.length <= 8, true);
+        const vectors = [...pass.code.matchAll(/var<workgroup> \w+: array<vec4f, (\d+)>/g)];
+        assertEquals(vectors.reduce((bytes, [, count]) => bytes + 16 * Number(count), 0) <= 16_384, true);
+      }
+    }
+  }
+});
+
+Deno.test("attentionForward() and attentionBackward() refuse sizes that do not fit", () => {
+  const sizes = { tokens: 4, heads: 4, kvHeads: 2, headDim: 8 };
+  assertThrows(() => attentionForward({ ...sizes, kvHeads: 3 }), RangeError, "kvHeads must divide heads");
+  assertThrows(() => attentionForward({ ...sizes, headDim: 7 }), RangeError, "headDim must be even");
+  assertThrows(() => attentionBackward({ ...sizes, headDim: 258 }), RangeError, "at most 256");
+  assertThrows(() => attentionBackward({ ...sizes, tokens: 0 }), RangeError, "tokens must be a whole number");
+});

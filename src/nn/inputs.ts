@@ -14,7 +14,7 @@ export interface ModelInputs {
   /** First token of each token's segment, and one past its last `[tokens]`. */
   readonly start: Tensor;
   readonly end: Tensor;
-  /** `[seed, step]` that key dropout's random streams; absent when evaluating. */
+  /** `[seed, step and micro-batch]` that key dropout's random streams; absent when evaluating. */
   readonly dropoutCounter: Tensor | undefined;
 }
 

@@ -13,8 +13,9 @@ export function countLabels(labels: Int32Array): number {
 export interface FeedOptions {
   /** Factor of every row's gradient: 1 / (labels that count × micro-batches), times the loss scale. */
   readonly lossWeight: number;
-  /** Step that keys dropout. */
+  /** Step and micro-batch that key dropout. */
   readonly step: number;
+  readonly microBatch: number;
   readonly frame?: number;
 }
 
@@ -22,11 +23,11 @@ export interface FeedOptions {
 export function feed(
   { program, family, config }: Model,
   segment: "forward" | "evaluate",
-  microBatch: MicroBatch,
-  { lossWeight, step, frame = 0 }: FeedOptions,
+  data: MicroBatch,
+  { lossWeight, step, microBatch, frame = 0 }: FeedOptions,
 ): void {
   const vocabulary = config.model.vocab_size;
-  for (const ids of [microBatch.inputIds, microBatch.labels]) {
+  for (const ids of [data.inputIds, data.labels]) {
     for (const id of ids) {
       if (id >= vocabulary) {
         throw new RangeError(
@@ -35,19 +36,22 @@ export function feed(
       }
     }
   }
-  const upload = (name: string, data: ArrayBufferView) => program.upload(segment, name, data, frame);
-  upload("ids", microBatch.inputIds);
-  upload("labels", microBatch.labels);
-  upload("positions", microBatch.positions);
-  upload("start", microBatch.segmentStart);
-  upload("end", microBatch.segmentEnd);
+  const upload = (name: string, values: ArrayBufferView) => program.upload(segment, name, values, frame);
+  upload("ids", data.inputIds);
+  upload("labels", data.labels);
+  upload("positions", data.positions);
+  upload("start", data.segmentStart);
+  upload("end", data.segmentEnd);
   upload("lossWeight", new Float32Array([lossWeight]));
   const { inputs } = program.plan.segments[segment];
-  if (inputs.has("dropoutCounter")) upload("dropoutCounter", new Uint32Array([config.runtime.seed, step]));
+  if (inputs.has("dropoutCounter")) {
+    // An odd factor keeps steps apart, so that masks differ between the micro-batches of a step as between steps.
+    upload("dropoutCounter", new Uint32Array([config.runtime.seed, Math.imul(step, 0x9e3779b1) + microBatch]));
+  }
   const rotary = family.dynamicRotary?.(config.model);
   if (rotary && inputs.has("rotaryCosine")) {
-    const { headDim, beyond } = rotary, length = microBatch.inputIds.length;
-    const longest = microBatch.longestSegment;
+    const { headDim, beyond } = rotary, length = data.inputIds.length;
+    const longest = data.longestSegment;
     const base = dynamicNtkBase({ base: rotary.base, headDim, length: longest, maxPositions: beyond, factor: 1 });
     const { cosine, sine } = rotaryTables({ headDim, base, length });
     upload("rotaryCosine", cosine);

@@ -103,7 +103,7 @@ export class Trainer implements Disposable {
       if (segment === "forward") {
         const microBatch = microBatches[index]!, count = countLabels(microBatch.labels);
         const lossWeight = count === 0 ? 0 : scale / (count * microBatches.length);
-        feed(this.model, "forward", microBatch, { lossWeight, step: this.stepCount, frame });
+        feed(this.model, "forward", microBatch, { lossWeight, step: this.stepCount, microBatch: index, frame });
       }
       program.run(segment, frame);
       if (segment === "forward") program.keepOutputs(index, frame);
@@ -132,7 +132,7 @@ export class Trainer implements Disposable {
     const { program } = this.model;
     const results: (MicroBatchResult & { logits?: Float32Array })[] = [];
     for (const microBatch of microBatches) {
-      feed(this.model, "evaluate", microBatch, { lossWeight: 0, step: 0 });
+      feed(this.model, "evaluate", microBatch, { lossWeight: 0, step: 0, microBatch: 0 });
       program.run("evaluate");
       const names = logits ? [...outputNames, "logits"] : outputNames;
       const read = await drive(readOnce(program.backend.read(names.map((name) => program.evaluationRange(name)))));

@@ -1,0 +1,70 @@
+/**
+ * Actors: typed protocols, mailboxes, supervision as data, and references that are the same in this thread, in a worker
+ * and in a process on another host. After Erlang/OTP, gleam_otp and Pekko typed.
+ *
+ * @example
+ * ```ts
+ * import { actor, createRuntime, protocol } from "./mod.ts";
+ * import { z } from "zod";
+ *
+ * const counterProtocol = protocol({
+ *   commands: { add: { amount: z.number() } },
+ *   requests: { read: { ask: {}, reply: z.number() } },
+ * });
+ * const counter = (from: number) =>
+ *   actor({
+ *     protocol: counterProtocol,
+ *     initial: () => from,
+ *     handle(count, message) {
+ *       if (message.kind === "add") return count + message.amount;
+ *       message.reply(count);
+ *       return count;
+ *     },
+ *   });
+ *
+ * const runtime = createRuntime();
+ * const ref = runtime.spawn("counter", counter(40));
+ * ref.send({ kind: "add", amount: 2 });
+ * console.assert(await ref.ask({ kind: "read" }) === 42);
+ * await runtime.stop();
+ * ```
+ *
+ * @module
+ */
+export { actor, type ActorDefinition, type ActorSpec, type Context, type Stop, stop } from "./actor.ts";
+export { type Clock, realClock, type TestClock, testClock } from "./clock.ts";
+export {
+  type Answer,
+  type AnyProtocol,
+  type Command,
+  type Fields,
+  type Message,
+  type Private,
+  type Protocol,
+  protocol,
+  type Reply,
+  type Request,
+} from "./protocol.ts";
+export { AskError, type AskFailure, describeReason, Ended, type Reason, reasonSchema } from "./reason.ts";
+export { type AskOptions, type Cancel, type Ref, refTo } from "./ref.ts";
+export {
+  createRuntime,
+  type DeadLetter,
+  type Runtime,
+  type RuntimeOptions,
+  type TestRuntime,
+  testRuntime,
+} from "./runtime.ts";
+export { realScheduler, type Scheduler, type TestScheduler, testScheduler } from "./scheduler.ts";
+export {
+  type Child,
+  child,
+  describeTree,
+  type Restart,
+  type Strategy,
+  supervise,
+  type Supervision,
+  supervisorProtocol,
+  type SupervisorSpec,
+  type Tolerance,
+} from "./supervise.ts";

@@ -1,4 +1,5 @@
 /** What tests of verbs share. */
+import { join } from "node:path";
 import { main } from "./main.ts";
 
 export interface Ran {
@@ -32,6 +33,39 @@ export async function inScratch(run: (folder: string) => Promise<void>): Promise
   } finally {
     await Deno.remove(folder, { recursive: true });
   }
+}
+
+export interface TinyRun {
+  readonly config: string;
+  readonly tokenizer: string;
+}
+
+/** A run record of a tiny model, with a tokenizer and data of its own, all below `folder`. */
+export async function tinyRun(folder: string): Promise<TinyRun> {
+  const [text, tokenizer, config] = ["sea.txt", "tokenizer.json", "tiny.yaml"].map((name) => join(folder, name));
+  const paragraphs = Array.from({ length: 40 }, (_, i) => `Paragraph ${i} says that the sea is kind to the captain.`);
+  await Deno.writeTextFile(text, paragraphs.join("\n\n"));
+  const { code, err } = await troupe("tokenize", "--tokenizer", tokenizer, "--train_bpe", "280", "--out", folder, text);
+  if (code !== 0) throw new Error(err);
+  await Deno.writeTextFile(
+    config,
+    JSON.stringify({
+      JOB_NAME: "tiny",
+      model_type: "LLAMA2",
+      model: { num_layers: 1, hidden_size: 16, num_attention_heads: 2, vocab_size: 280, mlp_ratio: 2, multiple_of: 8 },
+      data: {
+        train_folder: join(folder, "train"),
+        tokenizer_path: tokenizer,
+        seq_len: 16,
+        micro_bsz: 2,
+        micro_num: 2,
+        total_steps: 5,
+      },
+      adam: { lr: 1e-3 },
+      ckpt: { enable_save_ckpt: false },
+    }),
+  );
+  return { config, tokenizer };
 }
 
 /** A folder on a file system of 1 MiB, where one can be mounted; else says why not and runs nothing. */

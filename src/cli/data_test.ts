@@ -1,0 +1,91 @@
+import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
+import { toMicroBatch } from "../data/mod.ts";
+import { inScratch, jsonLines, tinyRun, troupe } from "./_testing.ts";
+import { type RowView, viewRow } from "./data.ts";
+
+/** Two segments of three and five tokens; the labels are raw, as data sets give them. */
+const row = (tokens: number[], labels: number[]) =>
+  toMicroBatch({
+    tokens: Int32Array.from(tokens),
+    labels: Int32Array.from(labels),
+    indexes: Uint32Array.of(0, 1, 2, 0, 1, 2, 3, 4),
+    typeIds: Uint32Array.of(0, 0, 0, 1, 1, 1, 1, 1),
+    cuSeqlens: [0, 3, 8],
+  });
+const options = { types: ["en", "code"], packedIntoOne: false, padded: false };
+
+Deno.test("viewRow() finds segments and says why labels are ignored", () => {
+  const view = viewRow(row([5, 6, 7, 8, -9, 10, 0, 11], [6, 7, -100, -9, 10, 0, 11, 12]), {
+    ...options,
+    tokenizer: { decode: (ids) => Array.from(ids).join(" ") },
+  });
+  assertEquals(view.segments, [
+    { start: 0, end: 3, positions: [0, 2], type: "en", ignored: 1, text: "5 6 7" },
+    { start: 3, end: 8, positions: [0, 4], type: "code", ignored: 2, text: "8 9 10 0 11" },
+  ]);
+  assertEquals([view.tokens, view.labels, view.longestSegment], [8, 5, 5]);
+  assertEquals(view.ignored, {
+    "the last token of a segment, with none to predict": 1,
+    "the next token is context only (negative in the file)": 1,
+    "the next token has id 0, which is never a target": 1,
+  });
+});
+
+Deno.test("viewRow() tells padding from tokens with id 0", () => {
+  const padded = row([5, 6, 7, 8, 0, 10, 0, 0], [6, 7, -100, 0, 10, -100, 0, 0]);
+  assertEquals(viewRow(padded, { ...options, padded: true }).ignored, {
+    "the last token of a segment, with none to predict": 2,
+    "the next token has id 0, which is never a target": 1,
+    padding: 2,
+  });
+});
+
+Deno.test("data inspect shows the data set and every row of a batch, with text", () =>
+  inScratch(async (folder) => {
+    const { config } = await tinyRun(folder);
+    const ran = await troupe("data", "inspect", "--config", config, "--batch", "2", "--json");
+    assertEquals(ran.code, 0, ran.err);
+    const [data, ...rows] = jsonLines(ran);
+    assertEquals([data.tokens_per_row, data.micro_num, data.types], [32, 2, ["en"]]);
+    assertEquals(rows.map(({ batch, row }) => [batch, row]), [[2, 0], [2, 1]]);
+    for (const { tokens, labels, ignored, segments } of rows as unknown as RowView[]) {
+      const lost = Object.values(ignored).reduce((sum, count) => sum + count, 0);
+      assertEquals(labels + lost, tokens);
+      assertEquals(segments.reduce((sum, segment) => sum + segment.ignored, 0), lost);
+      assertEquals([segments[0].start, segments.at(-1)!.end], [0, 32]);
+      assert(segments.some(({ text }) => /sea|captain|says/.test(text!)), JSON.stringify(segments));
+    }
+
+    const shown = await troupe("data", "inspect", "--config", config, "--row", "1", "--chars", "9");
+    assertMatch(shown.out, /32 tokens: micro_bsz 2 × seq_len 16, packing with cut/);
+    assertStringIncludes(shown.out, "batch 0, row 1");
+    assert(!shown.out.includes("row 0:"));
+    assert([...shown.out.matchAll(/^ {6}"(.*)"$/gm)].every(([, text]) => JSON.parse(`"${text}"`).length <= 10));
+  }));
+
+Deno.test("data inspect refuses in one sentence what cannot work", () =>
+  inScratch(async (folder) => {
+    const { config } = await tinyRun(folder);
+    const cases: [string[], number, RegExp][] = [
+      [[], 2, /action is missing: inspect/],
+      [["insepct"], 2, /"insepct" is not understood; inspect works/],
+      [["inspect", "--row", "2"], 2, /batch 0 has 2 rows, numbered from 0: saw 2/],
+      [["inspect", "--batch", "-1"], 2, /--batch: -1 is below 0/],
+      [["inspect", "--tokenizer", `${folder}/none.json`], 1, /none\.json is missing/],
+      [["inspect", "--set", `data.train_folder=${folder}/none`], 1, /data\.train_folder .*none is not a folder/],
+      [["inspect", "--set", "data.seq_len=0"], 2, /data\.seq_len/],
+    ];
+    for (const [args, code, message] of cases) {
+      const ran = await troupe("data", ...args, "--config", config);
+      assertEquals(ran.code, code, ran.err);
+      assertMatch(ran.err, message);
+    }
+  }));
+
+Deno.test("data --help tells what it shows", async () => {
+  const { code, out } = await troupe("data", "--help");
+  assertEquals(code, 0);
+  for (const word of ["Usage: troupe data ACTION", "data inspect --batch 10", "--tokenizer TEXT"]) {
+    assertStringIncludes(out, word);
+  }
+});

@@ -88,7 +88,8 @@ export function attentionBackward(options: AttentionOptions): Kernel {
     passes(traits) {
       const form = formFor(shape, traits);
       // Sums of both gradients of a long head do not fit the registers of one invocation.
-      const together: readonly ("dK" | "dV")[][] = shape.headDim <= 128 ? [["dK", "dV"]] : [["dK"], ["dV"]];
+      const fit = 2 * form.localRows * form.quads <= mostSums;
+      const together: readonly ("dK" | "dV")[][] = fit ? [["dK", "dV"]] : [["dK"], ["dV"]];
       return [
         rowDataPass(shape, operands),
         queryGradientPass(form, shape, operands),
@@ -98,10 +99,16 @@ export function attentionBackward(options: AttentionOptions): Kernel {
   };
 }
 
+/** `vec4f` that an invocation may keep as sums, before registers spill and compilers slow down. */
+const mostSums = 32;
+
 /** The best form known for a device. */
 function formFor({ headDim }: AttentionShape, traits: DeviceTraits): BlockForm {
   const { software, subgroupSize } = traits;
-  if (software && subgroupSize >= 4 && subgroupSize <= 32) return subgroupBlocks(headDim, traits);
+  if (software && subgroupSize >= 4 && subgroupSize <= 32) {
+    const form = subgroupBlocks(headDim, traits);
+    if (form.localRows * form.quads <= mostSums) return form;
+  }
   return workgroupBlocks(headDim);
 }
 

@@ -54,7 +54,7 @@ async function check(sizes: Sizes, lengths: readonly number[], traits?: Partial<
 
 for (const [form, traits] of forms) {
   Deno.test(`attentionForward() and attentionBackward() match their references at every kind of head, ${form}`, async () => {
-    for (const headDim of [2, 6, 32, 44, 64]) {
+    for (const headDim of [2, 6, 44, 64]) {
       await check({ heads: 2, kvHeads: 1, headDim }, [5, 1, 34], traits);
     }
   });

@@ -295,17 +295,22 @@ const sum = (sizes: readonly number[]) => sizes.reduce((total, size) => total + 
 
 export function estimateMemory(
   plan: Plan,
-  { frames, microBatches }: { frames: number; microBatches: number },
+  { frames, microBatches, optimizerBytes = 0 }: {
+    frames: number;
+    microBatches: number;
+    /** What the optimizer takes beside the two moments. @default {0} */
+    optimizerBytes?: number;
+  },
 ): MemoryEstimate {
   const parameters = sum(plan.arenas);
   const perMicroBatch = sum([...plan.segments.forward.outputs.values()].map(({ bytes }) => align(bytes)));
   const parts = {
     parameters,
     gradients: parameters,
-    optimizer: 2 * parameters,
+    optimizer: 2 * parameters + optimizerBytes,
     frames: frames * sum(plan.frame),
     workspace: sum(plan.workspace),
-    constants: sum(plan.constants.map((data) => align(data.byteLength))),
+    constants: sum(plan.constants.map((data) => data.byteLength)),
     outputs: microBatches * perMicroBatch,
   };
   return { ...parts, total: sum(Object.values(parts)) };

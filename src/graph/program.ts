@@ -7,7 +7,6 @@ import type { Instruction, ParameterPlace, Place, Plan, Segment } from "./plan.t
 
 /** Arenas that mirror the parameters: one buffer each per arena of the plan. */
 export type ArenaKind = "parameter" | "gradient" | "moment1" | "moment2";
-const arenaKinds: readonly ArenaKind[] = ["parameter", "gradient", "moment1", "moment2"];
 
 export interface ProgramOptions {
   /** Micro-batches in flight at once. @default {1} */
@@ -24,33 +23,41 @@ export class Program implements Disposable {
   readonly #workspace: readonly DeviceBuffer[];
   /** One buffer per output, holding every micro-batch's part at a multiple of its stride. */
   readonly #outputs = new Map<string, { buffer: DeviceBuffer; stride: number; bytes: number }>();
-  #lists = new Map<string, CommandList>();
+  /** All that was allocated. */
+  readonly #buffers: DeviceBuffer[] = [];
+  readonly #lists = new Map<string, CommandList>();
 
   private constructor(readonly backend: Backend, readonly plan: Plan, { frames = 1, microBatches }: ProgramOptions) {
-    const slots = (sizes: readonly number[], label: string) =>
-      sizes.map((bytes, slot) => backend.allocate(bytes, `${label} ${slot}`));
-    const arenas = (kind: ArenaKind) => slots(plan.arenas, kind);
-    this.arenas = {
-      parameter: arenas("parameter"),
-      gradient: arenas("gradient"),
-      moment1: arenas("moment1"),
-      moment2: arenas("moment2"),
-    };
-    this.#parameters = new Map(plan.parameters.map((place) => [place.name, place]));
-    this.#constants = plan.constants.map((data, index) => {
-      const buffer = backend.allocate(data.byteLength, `constant ${index}`);
-      backend.upload({ buffer, offset: 0, bytes: data.byteLength }, data);
+    const allocate = (bytes: number, label: string) => {
+      const buffer = backend.allocate(bytes, label);
+      this.#buffers.push(buffer);
       return buffer;
-    });
-    this.#frames = Array.from({ length: frames }, (_, frame) => slots(plan.frame, `frame ${frame} slot`));
-    this.#workspace = slots(plan.workspace, "workspace");
-    for (const [name, { bytes }] of plan.segments.forward.outputs) {
-      const stride = Math.ceil(bytes / 256) * 256;
-      this.#outputs.set(name, {
-        buffer: backend.allocate(stride * microBatches, `output ${name}`),
-        stride,
-        bytes,
+    };
+    const slots = (sizes: readonly number[], label: string) =>
+      sizes.map((bytes, slot) => allocate(bytes, `${label} ${slot}`));
+    const arenas = (kind: ArenaKind) => slots(plan.arenas, kind);
+    try {
+      this.arenas = {
+        parameter: arenas("parameter"),
+        gradient: arenas("gradient"),
+        moment1: arenas("moment1"),
+        moment2: arenas("moment2"),
+      };
+      this.#parameters = new Map(plan.parameters.map((place) => [place.name, place]));
+      this.#constants = plan.constants.map((data, index) => {
+        const buffer = allocate(data.byteLength, `constant ${index}`);
+        backend.upload({ buffer, offset: 0, bytes: data.byteLength }, data);
+        return buffer;
       });
+      this.#frames = Array.from({ length: frames }, (_, frame) => slots(plan.frame, `frame ${frame} slot`));
+      this.#workspace = slots(plan.workspace, "workspace");
+      for (const [name, { bytes }] of plan.segments.forward.outputs) {
+        const stride = Math.ceil(bytes / 256) * 256;
+        this.#outputs.set(name, { buffer: allocate(stride * microBatches, `output ${name}`), stride, bytes });
+      }
+    } catch (error) {
+      this[Symbol.dispose]();
+      throw error;
     }
   }
 
@@ -177,14 +184,7 @@ export class Program implements Disposable {
   }
 
   [Symbol.dispose](): void {
-    const buffers = [
-      ...arenaKinds.flatMap((kind) => this.arenas[kind]),
-      ...this.#constants,
-      ...this.#frames.flat(),
-      ...this.#workspace,
-      ...[...this.#outputs.values()].map(({ buffer }) => buffer),
-    ];
-    buffers.forEach((buffer) => this.backend.release(buffer));
+    this.#buffers.splice(0).forEach((buffer) => this.backend.release(buffer));
     this.#lists.clear();
   }
 }

@@ -20,6 +20,15 @@ export interface AdamWUpdate {
   readonly gradientScale: number;
 }
 
+/** Bytes of the workspace of the squared norm of an arena. */
+const scratchBytes = (arenaBytes: number): number[] =>
+  squaredNorm({ length: arenaBytes / 4 }).operands.filter(({ access }) => access === "scratch")
+    .map(({ length, type }) => Math.max(256, length * elementBytes[type]));
+
+/** Bytes that the optimizer takes on the device beside the moments, for arenas of the given sizes. */
+export const adamwBytes = (arenas: readonly number[]): number =>
+  256 + arenas.flatMap((bytes) => [256, ...scratchBytes(bytes)]).reduce((sum, bytes) => sum + bytes, 0);
+
 export class AdamW implements Disposable {
   readonly #program: Program;
   readonly #scalars: DeviceBuffer;
@@ -35,21 +44,32 @@ export class AdamW implements Disposable {
     this.#norms = program.backend.allocate(256 * program.plan.arenas.length, "squared norms");
   }
 
+  /** Allocates and compiles everything. Frees what it took when it fails. */
   static async create(program: Program): Promise<AdamW> {
     const optimizer = new AdamW(program);
+    try {
+      await optimizer.#prepare();
+      return optimizer;
+    } catch (error) {
+      optimizer[Symbol.dispose]();
+      throw error;
+    }
+  }
+
+  async #prepare(): Promise<void> {
+    const program = this.#program;
     const { backend, arenas } = program;
     const whole = (buffer: DeviceBuffer): Range => ({ buffer, offset: 0, bytes: buffer.bytes });
     const norms: Command[] = [], updates: Command[] = [];
     program.plan.arenas.forEach((bytes, arena) => {
       const length = bytes / 4;
       const norm = squaredNorm({ length });
-      const places = { read: whole(arenas.gradient[arena]!), write: optimizer.normRanges[arena]! };
+      const scratch = scratchBytes(bytes).map((size) => backend.allocate(size, "squared norm workspace"));
+      this.#scratch.push(...scratch);
       const ranges = norm.operands.map(({ access, length, type }) => {
-        if (access === "read") return places.read;
-        if (access === "write") return places.write;
-        const scratch = backend.allocate(Math.max(256, length * elementBytes[type]), "squared norm scratch");
-        optimizer.#scratch.push(scratch);
-        return { ...whole(scratch), bytes: length * elementBytes[type] };
+        if (access === "read") return whole(arenas.gradient[arena]!);
+        if (access === "write") return this.normRanges[arena]!;
+        return { buffer: scratch.shift()!, offset: 0, bytes: length * elementBytes[type] };
       });
       norms.push({ kind: "dispatch", kernel: norm, ranges });
       updates.push({
@@ -60,13 +80,12 @@ export class AdamW implements Disposable {
           whole(arenas.gradient[arena]!),
           whole(arenas.moment1[arena]!),
           whole(arenas.moment2[arena]!),
-          { buffer: optimizer.#scalars, offset: 0, bytes: 32 },
+          { buffer: this.#scalars, offset: 0, bytes: 32 },
         ],
       });
     });
-    optimizer.#normList = await backend.prepare(norms);
-    optimizer.#updateList = await backend.prepare(updates);
-    return optimizer;
+    this.#normList = await backend.prepare(norms);
+    this.#updateList = await backend.prepare(updates);
   }
 
   /** Where the squared norms lie after `norm()`: one `f32` per arena. */

@@ -10,6 +10,7 @@ import type { ModelFamily } from "../models/family.ts";
 import { getModule, hasModule, moduleNames } from "../models/registry.ts";
 import { declareInputs } from "../nn/inputs.ts";
 import { initialTensor } from "../nn/random.ts";
+import { adamwBytes } from "../optimizer/adamw.ts";
 import type { Box } from "../parallel/layout.ts";
 import { type Mesh, singleRank } from "../parallel/mesh.ts";
 import { shard } from "../parallel/shard.ts";
@@ -62,7 +63,12 @@ export function planModel(config: ResolvedConfig, { limits }: Pick<Backend["trai
     evaluation: { graph: evaluation.graph, outputs: { ...evaluation.loss, logits: evaluation.logits } },
     limits,
   });
-  return { family, plan, boxes, memory: estimateMemory(plan, { frames: 1, microBatches: config.data.micro_num }) };
+  const memory = estimateMemory(plan, {
+    frames: 1,
+    microBatches: config.data.micro_num,
+    optimizerBytes: adamwBytes(plan.arenas),
+  });
+  return { family, plan, boxes, memory };
 }
 
 /**

@@ -6,17 +6,19 @@
  */
 import { z } from "zod";
 import type { Backend } from "../src/backend/backend.ts";
+import type { BackendName } from "../src/backend/open.ts";
 import { decideSave, openCheckpoint } from "../src/checkpoint/mod.ts";
 import { writeShard } from "../src/checkpoint/mod.ts";
 import type { ResolvedConfig } from "../src/config/mod.ts";
 import type { Batch, DataPosition } from "../src/data/mod.ts";
 import { globalTensors, shardEntries } from "../src/train/checkpoint.ts";
+import { loadPlugins } from "../src/train/model.ts";
 import { Session } from "../src/train/session.ts";
 import { checkpointManagerProtocol } from "./checkpoint_manager.ts";
 import { type DataLoaderOptions, dataLoaderProtocol } from "./data_loader.ts";
 import { monitorProtocol } from "./monitor.ts";
 import { phases, type Progress } from "./progress.ts";
-import { actor, type ActorSpec, type Context, protocol, type Ref, refTo, type Reply } from "./runtime/mod.ts";
+import { actor, type ActorSpec, type Context, type Message, protocol, type Ref, refTo, type Reply } from "./runtime/mod.ts";
 
 const trainedSchema = z.object({
   outcome: z.enum(["finished", "stopped"]),
@@ -38,6 +40,8 @@ export const rankProtocol = protocol({
         checkpoint: z.string().nullable(),
         /** Folder of the run's records, kept in checkpoints so that a resumed run goes on in it. */
         runFolder: z.string(),
+        /** Whether the CPU may compute where no adapter answers. */
+        cpuFallback: z.boolean(),
         monitor: refTo(monitorProtocol),
         checkpoints: refTo(checkpointManagerProtocol),
       },
@@ -63,6 +67,7 @@ export const rankProtocol = protocol({
 });
 
 interface Ready {
+  readonly backend: Backend;
   readonly session: Session;
   readonly loader: Ref<typeof dataLoaderProtocol>;
   readonly monitor: Ref<typeof monitorProtocol>;
@@ -74,14 +79,13 @@ interface Ready {
 }
 
 interface State {
-  readonly backend: Backend;
   ready?: Ready;
   reply?: Reply<Trained>;
   stopping: boolean;
 }
 
 export interface RankOptions {
-  readonly backend: () => Promise<Backend>;
+  readonly backend: (name: BackendName) => Promise<Backend>;
   /** How the loader is started: in this thread, or in a worker. */
   readonly loader: (options: DataLoaderOptions) => ActorSpec<typeof dataLoaderProtocol>;
   /** Where the rank is, for whoever watches from another thread. */
@@ -91,30 +95,31 @@ export interface RankOptions {
 const internal = { advance: {} };
 type Own = Context<typeof rankProtocol, typeof internal>;
 
-export const rank = ({ backend, loader, progress }: RankOptions) =>
+export const rank = (options: RankOptions) =>
   actor({
     protocol: rankProtocol,
     internal,
-    initial: async (): Promise<State> => ({ backend: await backend(), stopping: false }),
+    initial: (): State => ({ stopping: false }),
     async handle(state, message, context) {
+      const { progress } = options;
       switch (message.kind) {
         case "initialise": {
           progress?.enter(phases.initialise, 0);
           try {
-            state.ready = await initialise(state, message, context, loader);
+            state.ready = await initialise(options, message, context);
           } catch (error) {
             message.reply.refuse((error as Error).message);
             break;
           }
-          const { trainer: { model, stepCount } } = state.ready.session, { traits } = state.backend;
+          const { backend, session: { trainer: { model, stepCount } } } = state.ready;
           const { rows } = await context.ask(state.ready.loader, { kind: "describe" }, { timeoutMs: 60_000 });
           message.reply({
             step: stepCount,
             batch: state.ready.position?.batch_count ?? 0,
             parameters: model.parameterCount,
             memory: { ...model.memory },
-            device: traits.description,
-            software: traits.software || state.backend.name !== "webgpu",
+            device: backend.traits.description,
+            software: backend.traits.software || backend.name !== "webgpu",
             rows,
           });
           break;
@@ -134,24 +139,21 @@ export const rank = ({ backend, loader, progress }: RankOptions) =>
       }
       return state;
     },
-    stopped({ ready, backend }) {
+    stopped({ ready }) {
       ready?.session[Symbol.dispose]();
-      backend[Symbol.dispose]();
+      ready?.backend[Symbol.dispose]();
     },
   });
 
+type Initialise = Extract<Message<typeof rankProtocol>, { kind: "initialise" }>;
+
 async function initialise(
-  { backend }: State,
-  { config, checkpoint, runFolder, monitor, checkpoints }: {
-    config: ResolvedConfig;
-    checkpoint: string | null;
-    runFolder: string;
-    monitor: Ready["monitor"];
-    checkpoints: Ready["checkpoints"];
-  },
+  { backend: open, loader }: RankOptions,
+  { config, checkpoint, runFolder, cpuFallback, monitor, checkpoints }: Initialise,
   context: Own,
-  loader: RankOptions["loader"],
 ): Promise<Ready> {
+  const notice = (text: string) => monitor.send({ kind: "notice", text });
+  if (config.runtime.plugins.length > 0) await loadPlugins(config.runtime.plugins);
   using saved = checkpoint === null ? undefined : openCheckpoint(checkpoint);
   const state = saved?.manifest.state as { data: DataPosition } | undefined;
   const loaderRef = context.spawn(
@@ -160,13 +162,26 @@ async function initialise(
   );
   await context.started(loaderRef); // its error is the sentence that says what is wrong with the data
   const { types } = await context.ask(loaderRef, { kind: "describe" }, { timeoutMs: 60_000 });
-  const session = await Session.open(config, {
-    backend,
-    datasetTypes: types,
-    onNotice: (text) => monitor.send({ kind: "notice", text }),
+  const backend = await open(config.runtime.backend).catch((error: Error) => {
+    if (!cpuFallback) throw error;
+    notice(`${error.message}\nNo GPU: going on with the CPU backend, which is many times slower.`);
+    return open("cpu");
+  });
+  const session = await Session.open(config, { backend, datasetTypes: types, onNotice: notice }).catch((error) => {
+    backend[Symbol.dispose]();
+    throw error;
   });
   const position = saved && session.restore(saved);
-  return { session, loader: loaderRef, monitor, checkpoints, runFolder, position, lastSaved: saved?.step ?? -1 };
+  return {
+    backend,
+    session,
+    loader: loaderRef,
+    monitor,
+    checkpoints,
+    runFolder,
+    position,
+    lastSaved: saved?.step ?? -1,
+  };
 }
 
 /** One batch: a step, what the record asks for after it, and the decision what comes next. */
@@ -195,7 +210,7 @@ async function advance(state: State, ready: Ready, context: Own, progress: Progr
       gradNorm,
       learningRate,
       tokensPerSecond,
-      memory: state.backend.allocatedBytes,
+      memory: ready.backend.allocatedBytes,
       success,
       ...(record ? { record } : {}),
     });

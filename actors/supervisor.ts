@@ -61,6 +61,8 @@ type Own = Context<typeof supervisorProtocol, typeof internal>;
 export interface SupervisorOptions {
   readonly config: ResolvedConfig;
   readonly runFolder: string;
+  /** Whether the CPU may compute where no adapter answers. */
+  readonly cpuFallback: boolean;
   /** How a rank is started: as a process, or in this thread. */
   readonly rank: (attempt: number) => ActorSpec<typeof rankProtocol>;
   readonly monitor: Ref<typeof monitorProtocol>;
@@ -195,6 +197,7 @@ async function gather(state: State, options: SupervisorOptions, context: Own): P
     config,
     checkpoint: newest?.directory ?? null,
     runFolder,
+    cpuFallback: options.cpuFallback,
     monitor,
     checkpoints,
   }, { timeoutMs: Infinity }).then(

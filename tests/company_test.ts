@@ -73,6 +73,7 @@ async function company(
     supervisor({
       config,
       runFolder: run.path,
+      cpuFallback: false,
       monitor: monitorRef,
       checkpoints,
       rank: (attempt) =>

@@ -193,18 +193,18 @@ export function sectionFromLlamaConfig(config: Json): Record<string, unknown> {
       } is needed`,
     );
   }
-  if (config.tie_word_embeddings === true) {
-    throw new RangeError("Cannot read config.json: tie_word_embeddings is true, an untied head is needed");
-  }
-  if (config.hidden_act !== undefined && config.hidden_act !== "silu") {
+  const rope = (config.rope_parameters ?? {}) as Json, scaling = (config.rope_scaling ?? {}) as Json;
+  const standard: readonly (readonly [string, unknown, unknown])[] = [
+    ["tie_word_embeddings", config.tie_word_embeddings, false],
+    ["mlp_bias", config.mlp_bias, false],
+    ["hidden_act", config.hidden_act, "silu"],
+    ["rotary type", rope.rope_type ?? scaling.rope_type ?? scaling.type, "default"],
+  ];
+  for (const [name, value, needed] of standard) {
+    if (value === undefined || value === null || value === needed) continue;
     throw new RangeError(
-      `Cannot read config.json: hidden_act is ${JSON.stringify(config.hidden_act)}, "silu" is needed`,
+      `Cannot read config.json: ${name} is ${JSON.stringify(value)}, ${JSON.stringify(needed)} is needed`,
     );
-  }
-  const rope = (config.rope_parameters ?? {}) as Json;
-  const ropeType = rope.rope_type ?? (config.rope_scaling as Json | null)?.type ?? "default";
-  if (ropeType !== "default") {
-    throw new RangeError(`Cannot read config.json: rotary type is ${JSON.stringify(ropeType)}, "default" is needed`);
   }
   return {
     num_layers: number(config, "num_hidden_layers"),
@@ -224,8 +224,26 @@ export function sectionFromLlamaConfig(config: Json): Record<string, unknown> {
   };
 }
 
-/** The Llama-shaped `config.json` of a `model` section. */
+/**
+ * The Llama-shaped `config.json` of a `model` section.
+ *
+ * @throws {RangeError} for a choice that such a file cannot express
+ */
 export function llamaConfigFromSection(section: ModelSection): Record<string, unknown> {
+  const needed: Partial<ModelSection> = {
+    norm_type: "rmsnorm",
+    norm_head: false,
+    qk_interleaved: false,
+    use_dynamic_ntk_rope: false,
+  };
+  for (const [name, value] of Object.entries(needed)) {
+    const seen = section[name as keyof ModelSection];
+    if (seen === value) continue;
+    throw new RangeError(
+      `Cannot write config.json: model.${name} is ${JSON.stringify(seen)}, and a Llama-shaped file can only tell of ` +
+        JSON.stringify(value),
+    );
+  }
   const { ffn, headDim } = denseSizes(section);
   return {
     vocab_size: section.vocab_size,

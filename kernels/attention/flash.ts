@@ -1,8 +1,8 @@
 /**
  * Flash attention (Dao et al. 2022, "FlashAttention"; Dao 2023, "FlashAttention-2"): keys pass by in blocks under an
- * online softmax, so that no more than a block of scores exists at a time. The forward pass keeps the log-sum-exp of each row; the backward
- * pass computes the weights again from it, once by blocks of queries for dQ and once by blocks of keys for dK and dV,
- * so that each sum has one owner: no atomics, the same bits every time.
+ * online softmax, so that no more than a block of scores exists at a time. The forward pass keeps the log-sum-exp of
+ * each row; the backward pass computes the weights again from it, once by blocks of queries for dQ and once by blocks of
+ * keys for dK and dV, so that each sum has one owner: no atomics, the same bits every time.
  *
  * Segments are contiguous and `start` does not decrease, so a block of queries needs the keys from its first token's
  * `start`, a block of keys the queries up to its last token's `end`: what lies outside is never visited.
@@ -28,7 +28,8 @@ ${text.open(heads)}
   ${rows((i) => `let row${i} = ${form.row(i)}; let start${i} = vec4u(start[min(row${i}, ${tokens - 1}u)]);`)}
   ${rows((i) => `var largest${i} = -1e30f; var total${i} = 0f;`)}
   ${sums((i, j) => `var o${i}_${j} = vec4f();`)}
-  for (var firstColumn = start[firstRow]; firstColumn < min(firstRow + ${form.rows}u, ${tokens}u); firstColumn += ${form.columns}u) {
+  let finish = min(firstRow + ${form.rows}u, ${tokens}u);
+  for (var firstColumn = start[firstRow]; firstColumn < finish; firstColumn += ${form.columns}u) {
     ${form.product("s", text.load("q", "head"), text.load("k", "kvHead"))}
     let columns = ${form.heldColumns};
     ${rows((i) => `let seen${i} = (columns >= start${i}) & (columns <= vec4u(row${i}));`)}
@@ -110,7 +111,8 @@ ${text.open(heads)}
     )
   }
   ${sums((i, j) => `var dQ${i}_${j} = vec4f();`)}
-  for (var firstColumn = rowData[firstRow * ${heads}u + head].z; firstColumn < min(firstRow + ${form.rows}u, ${tokens}u); firstColumn += ${form.columns}u) {
+  let finish = min(firstRow + ${form.rows}u, ${tokens}u);
+  for (var firstColumn = rowData[firstRow * ${heads}u + head].z; firstColumn < finish; firstColumn += ${form.columns}u) {
     ${form.product("s", text.load("q", "head"), text.load("k", "kvHead"))}
     ${form.product("d", text.load("dO", "head"), text.load("v", "kvHead"))}
     let columns = ${form.heldColumns};

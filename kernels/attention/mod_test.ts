@@ -32,7 +32,7 @@ function inputsOf({ heads, kvHeads, headDim }: AttentionOptions, lengths: readon
 
 type Sizes = Omit<AttentionOptions, "tokens">;
 
-/** Where every token is a segment, scores have no gradient: the device leaves rounding errors where the reference has 0. */
+/** Where every token is a segment, scores have no gradient: the device leaves rounding errors, the reference 0. */
 function checkNearZero({ outputs }: Checked) {
   for (const name of ["dQ", "dK"]) assertEquals(outputs[name].every((value) => Math.abs(value) < 2e-6), true);
 }
@@ -53,18 +53,18 @@ async function check(sizes: Sizes, lengths: readonly number[], traits?: Partial<
 }
 
 for (const [form, traits] of forms) {
-  Deno.test(`attentionForward() and attentionBackward() match their references at every kind of head, ${form}`, async () => {
+  Deno.test(`attention kernels match their references at every kind of head, ${form}`, async () => {
     for (const headDim of [2, 6, 44, 64]) {
       await check({ heads: 2, kvHeads: 1, headDim }, [5, 1, 34], traits);
     }
   });
 
-  Deno.test(`attentionForward() and attentionBackward() match their references at long heads, ${form}`, async () => {
+  Deno.test(`attention kernels match their references at long heads, ${form}`, async () => {
     await check({ heads: 1, kvHeads: 1, headDim: 128 }, [3, 36], traits);
     await check({ heads: 1, kvHeads: 1, headDim: 256 }, [37], traits);
   });
 
-  Deno.test(`attentionForward() and attentionBackward() match their references for any segments, ${form}`, async () => {
+  Deno.test(`attention kernels match their references for any segments, ${form}`, async () => {
     const sizes = { heads: 6, kvHeads: 2, headDim: 8 };
     const cases = [
       [1],

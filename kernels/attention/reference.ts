@@ -1,4 +1,4 @@
-/** Attention on the host, in double: the oracle of the forms beside this file. Scores are held for one token at a time. */
+/** Attention on the host, in double: the oracle of the forms beside this file. One token's scores exist at a time. */
 import type { HostArray } from "../kernel.ts";
 import type { AttentionShape } from "./shape.ts";
 

@@ -1,7 +1,8 @@
 /**
  * The form for rasterisers in software, where loads cost and broadcasts do not (see `matmul/subgroup_broadcast.ts`): a
  * subgroup is a workgroup. In products its lanes lie along the columns, rows are loaded once and broadcast; the tile of
- * weights stays where it is, lanes broadcast theirs while the lanes of a sum lie along the head.
+ * weights stays where it is, lanes broadcast theirs while the lanes of a sum lie along the head. About three times as
+ * fast there as the other form.
  */
 import type { DeviceTraits } from "../kernel.ts";
 import { subgroupPrelude } from "../matmul/dialect.ts";

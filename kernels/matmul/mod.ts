@@ -1,4 +1,4 @@
-/** The matrix product, with bias, residual and accumulation. A ladder: `naive`, `workgroup_tiles`, `subgroup_broadcast`. */
+/** The matrix product, with bias, residual and accumulation. Versions: `naive`, `workgroup_tiles`, `subgroup_broadcast`. */
 import { type DeviceTraits, type Kernel, leastBytes, type Operand, type Pass } from "../kernel.ts";
 import { requireSizes } from "../norm/rows.ts";
 import * as reference from "./reference.ts";

@@ -4,7 +4,8 @@
  * unrolled. Where C has too few tiles to fill a device, the depth is split: each part writes its sums to scratch, and a
  * second pass adds the parts in order (deterministic, no atomics).
  *
- * An H200 reaches 37 TFLOP/s with 64 x 64 x 16, of 51 in the maker's library.
+ * An H100 reaches 30 TFLOP/s in a vocabulary's head (4096 x 50304 x 768, launch included). Padding the tiles against
+ * bank conflicts gains 3 % where memory runs along k and loses as much elsewhere: left out.
  */
 import { type Operand, type Pass, spread } from "../kernel.ts";
 import { bindings } from "../norm/rows.ts";

@@ -97,6 +97,7 @@ export class Trainer implements Disposable {
 
   /** `executeSchedule` as a generator that yields at every wait. */
   *schedule({ microBatches }: Pick<Batch, "microBatches">): Generator<ReadTicket, ScheduleResult> {
+    if (microBatches.length === 0) throw new RangeError("Cannot execute a schedule: the batch has no micro-batches");
     const { program } = this.model, scale = this.optimizer.gradScaler.scale;
     const started = performance.now();
     for (const { segment, microBatch: index, frame } of gradientAccumulation(microBatches.length)) {
@@ -116,7 +117,7 @@ export class Trainer implements Disposable {
     const read = ticket.take();
     this.times.readBack = (performance.now() - started) / 1000 - this.times.submit;
 
-    const results = microBatches.map((microBatch, index) => toResult(microBatch, read.splice(0, outputNames.length)));
+    const results = microBatches.map((microBatch) => toResult(microBatch, read.splice(0, outputNames.length)));
     let squaredNorm = 0;
     for (const bytes of read) squaredNorm += floats(bytes)[0]!;
     this.#squaredNorm = squaredNorm;

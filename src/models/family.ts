@@ -30,6 +30,8 @@ export interface ModelSection {
   readonly ffn_uplayer_init_std: number;
   readonly ffn_other_init_std: number;
   readonly out_head_init_std: number;
+  /** Settings of a model from `runtime.plugins`, as they stand in the record. */
+  readonly options: Readonly<Record<string, unknown>>;
 }
 
 /**
@@ -44,7 +46,6 @@ export interface TensorMapping {
 
 /** How a family's weights are written elsewhere; every direction follows from the same list. */
 export interface WeightFormat {
-  /** `model_type` values of `config.json` that mean this family; empty for formats without such a file. */
   readonly tensors: (section: ModelSection) => readonly TensorMapping[];
 }
 

@@ -1,4 +1,6 @@
 /** `initializeModel`: from a run record to a program on a device, weights in place. */
+import { resolve } from "node:path";
+import { pathToFileURL } from "node:url";
 import type { Backend } from "../backend/backend.ts";
 import { ConfigError, type ResolvedConfig } from "../config/mod.ts";
 import { differentiate } from "../graph/differentiate.ts";
@@ -29,7 +31,7 @@ export interface Model extends Disposable {
 /** Loads the modules of `runtime.plugins`: each registers models when it is imported. */
 export async function loadPlugins(modules: readonly string[], relativeTo = Deno.cwd()): Promise<void> {
   for (const module of modules) {
-    const url = /^[a-z]+:/.test(module) ? module : new URL(module, `file://${relativeTo}/`).href;
+    const url = /^[a-z]+:/.test(module) ? module : pathToFileURL(resolve(relativeTo, module)).href;
     try {
       await import(url);
     } catch (error) {

@@ -3,9 +3,10 @@
  *
  *     deno task train --config configs/demo.yaml
  */
+import { isMainThread, workerData } from "node:worker_threads";
 import { ConfigError } from "../config/mod.ts";
 import { ArgumentError } from "./parser.ts";
-import { enterUserFolder, workerName } from "./self.ts";
+import { enterUserFolder } from "./self.ts";
 import type { Verb } from "./verb.ts";
 
 /** Loaded when asked for, so that no verb pays for another. `hidden` ones are for the program itself. */
@@ -62,11 +63,8 @@ function explain(error: Error): string {
   return error.message;
 }
 
-if (import.meta.main) {
-  const worker = workerName();
-  if (worker !== undefined) await (await import("./worker.ts")).runWorker(worker);
-  else {
-    enterUserFolder();
-    Deno.exitCode = await main(Deno.args);
-  }
+if (!isMainThread) await (await import("./worker.ts")).runWorker(workerData);
+else if (import.meta.main) {
+  enterUserFolder();
+  Deno.exitCode = await main(Deno.args);
 }

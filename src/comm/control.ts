@@ -30,17 +30,19 @@ export interface ControlListener extends AsyncDisposable {
  * Listens for communicators. Strangers are refused by the handshake and cost nothing but it.
  *
  * @param onValue what each authenticated connection says, in order
+ * @throws {Deno.errors.AddrInUse} saying what to type, when the port is taken
  */
 export function listenControl(
-  { hostname, token, onValue, onClose, onRefused }: {
+  { hostname, port, token, onValue, onRefused }: {
     hostname: string;
+    /** 0 takes a free one. */
+    port: number;
     token: string;
     onValue: (value: unknown) => void;
-    onClose: () => void;
     onRefused?: (reason: string) => void;
   },
 ): ControlListener {
-  const listener = Deno.listen({ hostname, port: 0 });
+  const listener = listen(hostname, port);
   const open = new Set<Deno.TcpConn>(), work = new Set<Promise<void>>();
   const serve = async (connection: Deno.TcpConn) => {
     open.add(connection);
@@ -57,7 +59,6 @@ export function listenControl(
       onRefused?.((error as Error).message);
     } finally {
       if (open.delete(connection)) connection.close();
-      onClose();
     }
   };
   const accepting = (async () => {
@@ -75,6 +76,18 @@ export function listenControl(
       await Promise.all([accepting, ...work]);
     },
   };
+}
+
+function listen(hostname: string, port: number): Deno.TcpListener {
+  try {
+    return Deno.listen({ hostname, port });
+  } catch (error) {
+    if (!(error instanceof Deno.errors.AddrInUse)) throw error;
+    throw new Deno.errors.AddrInUse(
+      `Cannot listen on ${hostname}:${port}: the port is in use; --port with another number, or none, would work`,
+      { cause: error },
+    );
+  }
 }
 
 export interface ControlConnection extends Disposable {

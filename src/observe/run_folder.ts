@@ -38,7 +38,11 @@ export function runFolder(options: RunFolderOptions): RunFolder {
       `Cannot name the run's folder: JOB_NAME must be a folder name without slashes, found ${JSON.stringify(jobName)}`,
     );
   }
-  const path = `${root}/${jobName}/${formatStartTime(startTime)}`;
+  return runFolderAt(`${root}/${jobName}/${formatStartTime(startTime)}`);
+}
+
+/** The places within a run's folder, such as one that is gone on with. */
+export function runFolderAt(path: string): RunFolder {
   return {
     path,
     logs: `${path}/logs`,

@@ -1,0 +1,163 @@
+/** `troupe train`: starts the company that a run record describes, and stays with it to the end. */
+import { checkpointManager } from "../../actors/checkpoint_manager.ts";
+import { monitor } from "../../actors/monitor.ts";
+import { rankProtocol } from "../../actors/rank.ts";
+import { createRuntime, inProcess } from "../../actors/runtime/mod.ts";
+import { supervisor, supervisorProtocol } from "../../actors/supervisor.ts";
+import { type Json, listCheckpoints, openCheckpoint, parseStoragePath } from "../checkpoint/mod.ts";
+import { listenControl } from "../comm/control.ts";
+import { printResolved, type ResolvedConfig } from "../config/mod.ts";
+import { alertTitle, sendFeishuMessage } from "../observe/alerts.ts";
+import { makeRunFolder, type RunFolder, runFolder, runFolderAt } from "../observe/run_folder.ts";
+import { ArgumentError, type DefaultArguments, getDefaultParser } from "./parser.ts";
+import { controlVariables } from "./rank.ts";
+import { selfCommand } from "./self.ts";
+import { recordFromArguments, say, type Verb } from "./verb.ts";
+
+const summary = "train the model of a run record (configs/demo.yaml when none is named)";
+
+/** Arguments that other launch scripts pass and that ask for what one machine with one rank does not have. */
+function refuseManyRanks(args: DefaultArguments): void {
+  const refuse = (name: string) => {
+    throw new ArgumentError(`--${name}: Troupe trains on one rank of one machine; leave it out`);
+  };
+  if (args.join) refuse("join");
+  if (args.host !== undefined) refuse("host");
+  if ((args.world_size ?? 1) !== 1) refuse("world_size");
+  if ((args.rank ?? 0) !== 0) refuse("rank");
+  if (args.profiling) throw new ArgumentError("--profiling: there is no profiler; leave it out");
+}
+
+/** The folder of the run that is resumed, or a new one. */
+function chooseRunFolder(config: ResolvedConfig, checkpoints: string | undefined): RunFolder {
+  if (checkpoints !== undefined && config.ckpt.auto_resume) {
+    const newest = listCheckpoints(checkpoints).find(({ status }) => status === "complete");
+    if (newest) {
+      using checkpoint = openCheckpoint(newest.directory);
+      const path = (checkpoint.manifest.state as { run_folder?: unknown }).run_folder;
+      if (typeof path === "string") return runFolderAt(path);
+    }
+  }
+  const { run_dir } = config.runtime, name = run_dir.split("/").at(-1)!;
+  return runFolder({ jobName: name, startTime: new Date(), root: run_dir.slice(0, -name.length - 1) || "." });
+}
+
+export const train: Verb = {
+  summary,
+  async run(args) {
+    const parser = getDefaultParser();
+    const parsed = parser.parse(args);
+    if (parsed.help) {
+      console.log(parser.help("train", summary));
+      return 0;
+    }
+    refuseManyRanks(parsed);
+    const config = await recordFromArguments(parsed);
+    const folder = config.ckpt.enable_save_ckpt && config.ckpt.save_ckpt_folder
+      ? parseStoragePath(config.ckpt.save_ckpt_folder).path
+      : undefined;
+    const run = chooseRunFolder(config, folder);
+    makeRunFolder(run);
+    return await runCompany(config, run, {
+      checkpoints: folder,
+      json: parsed.json,
+      port: parsed.given.has("port") ? parsed.port : 0,
+      cpuFallback: !parsed.given.has("backend") && config.runtime.backend === "webgpu",
+    });
+  },
+};
+
+async function runCompany(
+  config: ResolvedConfig,
+  run: RunFolder,
+  { checkpoints, json, port, cpuFallback }: {
+    checkpoints: string | undefined;
+    json: boolean;
+    port: number;
+    cpuFallback: boolean;
+  },
+): Promise<number> {
+  const token = crypto.randomUUID();
+  const runtime = createRuntime({ log: (_actor, text) => monitorRef.send({ kind: "notice", text }) });
+  const monitorRef = runtime.spawn(
+    "monitor",
+    monitor({
+      folder: run,
+      totalSteps: config.data.total_steps,
+      title: `${config.JOB_NAME}: loss`,
+      json,
+      tensorboard: config.enable_tb,
+      onAlert: (text) => alertPeople(config, text),
+    }),
+  );
+  const checkpointsRef = runtime.spawn(
+    "checkpoints",
+    checkpointManager({
+      folder: checkpoints ?? run.path,
+      keepLast: config.ckpt.keep_last,
+      config: printResolved(config),
+      layout: { world: 1 } satisfies Json,
+    }),
+  );
+  const root = runtime.lookup(supervisorProtocol, "supervisor");
+  await using control = listenControl({
+    hostname: "127.0.0.1",
+    port,
+    token,
+    onValue: (value) => root.send({ kind: "beat", ...(value as { changes: number; phase: string; step: number }) }),
+  });
+  const { command, args, env } = selfCommand(["rank"], {
+    read: true,
+    env: true,
+    write: [checkpoints ?? run.path],
+    net: [`127.0.0.1:${control.port}`],
+    sys: ["systemMemoryInfo", "statfs"],
+  });
+  const environment = {
+    ...env,
+    [controlVariables.address]: `127.0.0.1:${control.port}`,
+    [controlVariables.token]: token,
+  };
+  runtime.spawn(
+    "supervisor",
+    supervisor({
+      config,
+      runFolder: run.path,
+      cpuFallback,
+      monitor: monitorRef,
+      checkpoints: checkpointsRef,
+      rank: () => inProcess(rankProtocol, { command, args, env: environment, startTimeoutMs: 120_000 }),
+    }),
+  );
+
+  const interrupt = () => root.send({ kind: "stop" });
+  const signals = ["SIGINT", "SIGTERM"] as const;
+  signals.forEach((signal) => Deno.addSignalListener(signal, interrupt));
+  try {
+    const { outcome, step, reason } = await root.ask({ kind: "run" }, { timeoutMs: Infinity });
+    const { lossPlot } = await monitorRef.ask({ kind: "finish" }, { timeoutMs: 60_000 });
+    await runtime.stop();
+    if (lossPlot) say(`\n${lossPlot}\n`);
+    if (outcome === "failed") say(`troupe train: ${reason}`);
+    else {say(
+        `${outcome === "finished" ? "Finished" : "Stopped"} after step ${step}.${nextWords(outcome, checkpoints)}`,
+      );}
+    say(`Records: ${run.metrics}${lossPlot ? `, curve: ${run.lossPlot}` : ""}`);
+    return outcome === "failed" ? 1 : 0;
+  } finally {
+    signals.forEach((signal) => Deno.removeSignalListener(signal, interrupt));
+    await runtime.stop();
+  }
+}
+
+function nextWords(outcome: string, checkpoints: string | undefined): string {
+  if (checkpoints === undefined) return " Nothing was saved (ckpt.enable_save_ckpt is false).";
+  return outcome === "stopped" ? " The same command goes on from there." : ` Checkpoints: ${checkpoints}`;
+}
+
+function alertPeople(config: ResolvedConfig, text: string): void {
+  const { enable_feishu_alert, feishu_alert_address } = config.monitor.alert;
+  if (!enable_feishu_alert || !feishu_alert_address) return;
+  const title = alertTitle(config.JOB_NAME, (name) => Deno.env.get(name));
+  sendFeishuMessage({ address: feishu_alert_address, title, text });
+}

@@ -1,0 +1,17 @@
+/** What a worker of this program runs: one actor, named by the data the worker was started with. */
+import { communicator } from "../../actors/communicator.ts";
+import { dataLoader, type DataLoaderOptions } from "../../actors/data_loader.ts";
+import { serve } from "../../actors/runtime/mod.ts";
+
+export type WorkerTask =
+  | { readonly actor: "data_loader"; readonly options: DataLoaderOptions }
+  | { readonly actor: "communicator" };
+
+export async function runWorker(task: WorkerTask): Promise<never> {
+  switch (task.actor) {
+    case "data_loader":
+      return await serve(dataLoader(task.options));
+    case "communicator":
+      return await serve(communicator());
+  }
+}

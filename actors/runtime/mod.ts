@@ -32,7 +32,20 @@
  * @module
  */
 export { actor, type ActorDefinition, type ActorSpec, type Context, type Stop, stop } from "./actor.ts";
+export { type Channel, channelPair, streamChannel, type StreamOptions } from "./channel.ts";
 export { type Clock, realClock, type TestClock, testClock } from "./clock.ts";
+export {
+  type Host,
+  type HostOptions,
+  parentChannel,
+  type ProcessOptions,
+  spawnProcess,
+  spawnWorker,
+  stdioChannel,
+  workerChannel,
+  type WorkerOptions,
+} from "./host.ts";
+export { hosted, type HostedOptions, inProcess, inWorker, serve } from "./hosted.ts";
 export {
   type Answer,
   type AnyProtocol,
@@ -47,6 +60,7 @@ export {
 } from "./protocol.ts";
 export { AskError, type AskFailure, describeReason, Ended, type Reason, reasonSchema } from "./reason.ts";
 export { type AskOptions, type Cancel, type Ref, refTo } from "./ref.ts";
+export { type Remote, remote, type RemoteOptions } from "./remote.ts";
 export {
   createRuntime,
   type DeadLetter,

@@ -81,29 +81,27 @@ export class Runtime {
     }, this.ask);
   }
 
+  /** Resolves when the actor's first state is made (a supervisor's: when its children have started); rejects when it ends before. */
+  started(ref: Ref): Promise<void> {
+    return holdOpen(this.cellOf(ref).started);
+  }
+
   /** Resolves when the actor has ended, with the reason. Keeps the program alive until then. */
   terminated(ref: Ref): Promise<Reason> {
-    // Channels, workers and processes do not keep the program alive, and a promise alone does not either.
-    const hold = setInterval(() => {}, 2 ** 30);
-    return new Promise((resolve) => {
-      targetOf(ref).watch((reason) => {
-        clearInterval(hold);
-        resolve(reason);
-      });
-    });
+    return holdOpen(new Promise((resolve) => targetOf(ref).watch(resolve)));
   }
 
   /** Stops one actor and its children; resolves when it has ended. */
   async stopActor(ref: Ref): Promise<void> {
-    await this.cellOf(ref).stop();
+    await holdOpen(this.cellOf(ref).stop());
   }
 
   /** Stops every actor, the last started first, then the connections. Nothing is left behind. */
   async stop(): Promise<void> {
     this.#stopped = true;
-    for (const cell of [...this.#top.values()].reverse()) await cell.stop();
+    for (const cell of [...this.#top.values()].reverse()) await holdOpen(cell.stop());
     for (const fail of [...this.#asks]) fail(new AskError("stopped", "ask got no answer: the runtime has stopped"));
-    await Promise.all([...this.#closers].map((close) => close()));
+    await holdOpen(Promise.all([...this.#closers].map((close) => close())));
   }
 
   // The rest serves the files beside this one.
@@ -186,6 +184,19 @@ export class Runtime {
   };
 }
 
+/**
+ * Keeps the program alive until the promise settles. Channels, workers and processes do not, lest they outlast a finished
+ * program; and a promise alone does not either.
+ */
+export async function holdOpen<T>(promise: Promise<T>): Promise<T> {
+  const hold = setInterval(() => {}, 2 ** 30);
+  try {
+    return await promise;
+  } finally {
+    clearInterval(hold);
+  }
+}
+
 /** What a forwarding actor's handler gets. */
 export interface Forwarded {
   readonly kind: "forwarded";
@@ -239,6 +250,11 @@ export class Cell implements Target, Busy {
 
   get #alive(): boolean {
     return this.#status === "starting" || this.#status === "running";
+  }
+
+  /** Resolves when the first state is made, rejects when the actor ended before that. */
+  get started(): Promise<void> {
+    return this.#started.promise;
   }
 
   begin(): void {
@@ -481,7 +497,7 @@ export class Cell implements Target, Busy {
         if (!this.#alive) throw new Error(`Cannot start actor "${name}": "${this.name}" is stopping`);
         return runtime.spawnUnder(this.#children, this.name, name, spec).ref as unknown as Ref<typeof spec.protocol>;
       },
-      started: (child) => this.#wait(runtime.cellOf(child).#started.promise),
+      started: (child) => this.#wait(runtime.cellOf(child).started),
       stop: async (child) => void await this.#wait(runtime.cellOf(child).stop()),
       watch: (ref, message) => {
         const cancel = targetOf(ref).watch((reason) => {

@@ -13,9 +13,10 @@ export function countLabels(labels: Int32Array): number {
 export interface FeedOptions {
   /** Factor of every row's gradient: 1 / (labels that count × micro-batches), times the loss scale. */
   readonly lossWeight: number;
-  /** Step and micro-batch that key dropout. */
+  /** Step and micro-batch of it that key dropout. */
   readonly step: number;
-  readonly microBatch: number;
+  /** @default {0} */
+  readonly microBatch?: number;
   readonly frame?: number;
 }
 
@@ -24,7 +25,7 @@ export function feed(
   { program, family, config }: Model,
   segment: "forward" | "evaluate",
   data: MicroBatch,
-  { lossWeight, step, microBatch, frame = 0 }: FeedOptions,
+  { lossWeight, step, microBatch = 0, frame = 0 }: FeedOptions,
 ): void {
   const vocabulary = config.model.vocab_size;
   for (const ids of [data.inputIds, data.labels]) {

@@ -133,7 +133,7 @@ export class Trainer implements Disposable {
     const { program } = this.model;
     const results: (MicroBatchResult & { logits?: Float32Array })[] = [];
     for (const microBatch of microBatches) {
-      feed(this.model, "evaluate", microBatch, { lossWeight: 0, step: 0, microBatch: 0 });
+      feed(this.model, "evaluate", microBatch, { lossWeight: 0, step: 0 });
       program.run("evaluate");
       const names = logits ? [...outputNames, "logits"] : outputNames;
       const read = await drive(readOnce(program.backend.read(names.map((name) => program.evaluationRange(name)))));

@@ -1,0 +1,103 @@
+/** `troupe bench`: what this machine reaches. It reports, and judges no time. */
+import { openBackend } from "../backend/open.ts";
+import { benchKernels, otherRuns } from "./bench_kernels.ts";
+import { type BenchLine, reportDevice } from "./bench_line.ts";
+import { benchStartup, startupChild } from "./bench_startup.ts";
+import { benchStep } from "./bench_step.ts";
+import { ArgumentError, createParser, type ParsedArguments } from "./parser.ts";
+import { recordFromArguments, say, type Verb } from "./verb.ts";
+
+const summary = "measure steps, kernels and start-up, as JSON lines";
+
+const description = `${summary}
+
+  troupe bench
+  troupe bench step --config configs/demo.yaml --steps 50
+  troupe bench kernels --backend cpu --set model.num_layers=1
+
+Standard output carries one line of JSON a figure: {"bench", "figure", "value", "unit", …}.
+
+  step      tokens/s and seconds a step, undisturbed; then the step's parts (data, forward, backward, optimizer,
+            read_back), measured in passes of their own that wait for the device after each part; memory
+  kernels   every kernel of the run, and of small models with what it has not: checked against its reference, then GFLOP/s or GB/s, with
+            the least operations and bytes that it needs (attention as if over one segment)
+  startup   from the start of the process to the end of the first step
+
+Times are never judged. The exit code is 1 where a kernel does not agree with its reference.`;
+
+const benches = ["all", "step", "kernels", "startup"] as const;
+
+interface BenchArguments extends ParsedArguments {
+  readonly what: typeof benches[number];
+  readonly config: string | undefined;
+  readonly set: readonly string[];
+  readonly backend: "webgpu" | "cpu" | undefined;
+  readonly steps: number;
+  readonly repeats: number;
+  readonly json: boolean;
+  readonly help: boolean;
+  readonly child: boolean;
+}
+
+const makeParser = () =>
+  createParser<BenchArguments>()
+    .addArgument("what", { nargs: "?", default: "all", help: "step, kernels, startup or all (all if left out)" })
+    .addArgument("--config", { help: "Run record, a YAML file; the demo's if left out" })
+    .addArgument("--set", { repeat: true, help: "Change a field of the record: section.field=value" })
+    .addArgument("--backend", {
+      choices: ["webgpu", "cpu"],
+      help: "What computes; same as --set runtime.backend=…",
+    })
+    .addArgument("--steps", { type: "int", default: 20, help: "Steps to measure, and as many split passes" })
+    .addArgument("--repeats", { type: "int", default: 3, help: "Timings of each kernel, and starts of the program" })
+    .addArgument("--json", { type: "flag", help: "Accepted: standard output carries JSON lines anyway" })
+    // The program's own: one start, measured from outside.
+    .addArgument("--child", { type: "flag", verbs: [] });
+
+export const bench: Verb = {
+  summary,
+  async run(args) {
+    const parser = makeParser();
+    const parsed = parser.parse(args);
+    if (parsed.help) {
+      console.log(parser.help("bench", description));
+      return 0;
+    }
+    const { what, steps, repeats } = parsed;
+    if (!benches.includes(what)) throw new ArgumentError(`"${what}" is not one of ${benches.join(", ")}`);
+    for (const [name, value] of Object.entries({ steps, repeats })) {
+      if (value < 1) throw new ArgumentError(`--${name}: ${value} is not above 0`);
+    }
+    const recordArguments = { ...parsed, nproc: undefined, seed: 0, resume: false };
+    if (parsed.child) {
+      await startupChild(recordArguments);
+      return 0;
+    }
+
+    const config = await recordFromArguments(recordArguments);
+    const report = (line: BenchLine) => console.log(JSON.stringify(line));
+    const wanted = (name: typeof what) => what === name || what === "all";
+    if (wanted("startup")) {
+      say(`Starting the program ${repeats} times`);
+      const words = [
+        ...(parsed.config === undefined ? [] : [`--config=${parsed.config}`]),
+        ...parsed.set.map((change) => `--set=${change}`),
+        ...(parsed.backend === undefined ? [] : [`--backend=${parsed.backend}`]),
+      ];
+      await benchStartup(words, { repeats, report });
+    }
+    if (what === "startup") return 0;
+
+    using backend = await openBackend(config.runtime.backend, { provider: config.runtime.webgpu });
+    reportDevice(backend, report);
+    if (wanted("step")) {
+      say(`${steps} steps and ${steps} split passes of ${config.JOB_NAME} on ${backend.traits.description}`);
+      await benchStep(config, { backend, steps, report });
+    }
+    if (!wanted("kernels")) return 0;
+    say(`Kernels of ${config.JOB_NAME} and of small models with what it has not, each checked, then timed`);
+    const agree = await benchKernels([config, ...otherRuns()], { backend, repeats, report });
+    if (!agree) say("A kernel does not agree with its reference: see the lines with agrees: false");
+    return agree ? 0 : 1;
+  },
+};

@@ -97,7 +97,7 @@ export interface WorkerOptions extends HostOptions {
   readonly data?: unknown;
 }
 
-/** Starts a worker, which calls {@linkcode parentChannel}. It needs read permission for its file. */
+/** Starts a worker, which calls {@linkcode parentChannel}. It needs read permission for its file and all that it imports. */
 export function spawnWorker({ url, data, graceMs = 5000 }: WorkerOptions): Host {
   const worker = new Worker(url instanceof URL ? url : new URL(url), { workerData: data });
   let failure: Reason | undefined;

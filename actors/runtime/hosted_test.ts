@@ -175,28 +175,42 @@ Deno.test("spawnProcess() and spawnWorker() end what does not listen after grace
   assertEquals((await worker.ended).kind, "exited");
 });
 
-/** Runs a parent program that starts an echo process of its own, which shares its standard error. */
-async function startParent(mode: string) {
+Deno.test("an endless loop is noticed by the heartbeat, and killed", () =>
+  withRuntime(async (runtime) => {
+    const heartbeat = { everyMs: 100, timeoutMs: 1000 };
+    const ref = runtime.spawn("echo", inProcess(echoProtocol, { ...processOptions, heartbeat, graceMs: 50 }));
+    ref.send({ kind: "spin" });
+    const reason = await runtime.terminated(ref);
+    assert(reason.kind === "lost");
+    assertStringIncludes(reason.detail, "no sign of life");
+  }));
+
+/** Runs a parent program that starts an echo actor in its own process or worker, which shares its standard error. */
+async function startParent(...mode: string[]) {
   const script = new URL("./testdata/parent_main.ts", import.meta.url).pathname;
-  const args = ["run", `--allow-run=${Deno.execPath()}`, script, mode];
+  const permissions = [`--allow-run=${Deno.execPath()}`, `--allow-read=${new URL(".", import.meta.url).pathname}`];
+  const args = ["run", ...permissions, script, ...mode];
   const parent = new Deno.Command(Deno.execPath(), { args, stdout: "piped", stderr: "piped" }).spawn();
   const reader = parent.stdout.getReader();
   const { value } = await reader.read();
-  return { parent, reader, childPid: Number(new TextDecoder().decode(value)) };
+  return { parent, reader, pid: Number(new TextDecoder().decode(value)) };
 }
 
 Deno.test("a process does not outlive a parent killed by SIGKILL", async () => {
-  const { parent, reader, childPid } = await startParent("wait");
-  assert(childPid > 0);
+  const { parent, reader, pid } = await startParent("process", "wait");
+  assert(pid > 0);
   parent.kill("SIGKILL");
   assertEquals((await parent.status).signal, "SIGKILL");
   await parent.stderr.pipeTo(new WritableStream()); // open for as long as the child lives
   await reader.cancel();
 });
 
-Deno.test("a process does not keep its finished parent alive", async () => {
-  const { parent, reader } = await startParent("finish");
-  assertEquals((await parent.status).code, 0);
-  await parent.stderr.pipeTo(new WritableStream());
-  await reader.cancel();
-});
+for (const place of ["process", "worker"]) {
+  Deno.test(`a ${place} does not keep its finished parent alive`, async () => {
+    const { parent, reader, pid } = await startParent(place, "finish");
+    assert(pid > 0);
+    assertEquals((await parent.status).code, 0);
+    await parent.stderr.pipeTo(new WritableStream());
+    await reader.cancel();
+  });
+}

@@ -233,3 +233,19 @@ Deno.test("remote() works over streams of bytes, by the real clock", async () =>
   assertEquals(await ref.ask({ kind: "echo", value }), value);
   await stopAll(here, there);
 });
+
+Deno.test("remote() works over a TCP connection, and notices its end", async () => {
+  using listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
+  const [client, server] = await Promise.all([Deno.connect({ port: listener.addr.port }), listener.accept()]);
+  const [here, there] = [createRuntime(), createRuntime({ log: () => {} })];
+  const ref = remote(here, streamChannel(client.readable, client.writable)).ref(echoProtocol, "echo");
+  const link = remote(there, streamChannel(server.readable, server.writable), {
+    exports: { echo: there.spawn("echo", echo()) },
+  });
+  const value = "x".repeat(500_000);
+  assertEquals(await ref.ask({ kind: "echo", value }), value);
+  const waiting = ref.ask({ kind: "never" });
+  link.close();
+  await assertRejects(() => waiting, AskError, "connection lost: closed by the other side");
+  await stopAll(here, there);
+});

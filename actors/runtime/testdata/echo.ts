@@ -14,6 +14,8 @@ export const echoProtocol = protocol({
     blowUp: {},
     exit: { code: z.number() },
     finish: {},
+    /** Never returns. */
+    spin: {},
     /** Writes a stray line where frames are expected. */
     babble: {},
     tell: { to: refTo(noteProtocol), text: z.string() },
@@ -62,6 +64,8 @@ export const echo = (parent?: Remote) =>
         case "babble":
           Deno.stdout.writeSync(new TextEncoder().encode("Hello there\n"));
           return state;
+        case "spin":
+          for (;;);
         case "finish":
           return stop;
       }

@@ -1,9 +1,13 @@
-/** A parent that starts the echo process and waits; the test kills it. Prints the child's process id. */
-import { createRuntime, inProcess } from "../mod.ts";
+/** A parent that starts the echo actor elsewhere, prints its process id, and waits for its end or does not. */
+import { createRuntime, inProcess, inWorker } from "../mod.ts";
 import { echoProtocol } from "./echo.ts";
 
 const runtime = createRuntime();
-const script = new URL("./echo_main.ts", import.meta.url).pathname;
-const ref = runtime.spawn("echo", inProcess(echoProtocol, { args: ["run", script] }));
+const url = new URL("./echo_main.ts", import.meta.url);
+const [place, then] = Deno.args;
+const ref = runtime.spawn(
+  "echo",
+  place === "worker" ? inWorker(echoProtocol, { url }) : inProcess(echoProtocol, { args: ["run", url.pathname] }),
+);
 console.log(await ref.ask({ kind: "pid" }, { timeoutMs: 30_000 }));
-if (Deno.args[0] === "wait") await runtime.terminated(ref);
+if (then === "wait") await runtime.terminated(ref);

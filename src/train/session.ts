@@ -123,9 +123,8 @@ export class Session implements Disposable {
 
   /** Whether the record asks for an evaluation after the step just done. */
   get evaluationDue(): boolean {
-    const { valid_every, total_steps } = this.config.data;
-    const { stepCount } = this.trainer;
-    return valid_every > 0 && stepCount > 0 && (stepCount % valid_every === 0 || stepCount === total_steps);
+    const { valid_every } = this.config.data, { stepCount } = this.trainer;
+    return valid_every > 0 && stepCount > 0 && stepCount % valid_every === 0;
   }
 
   /** Loss, accuracy and perplexity on every validation set. */

@@ -289,26 +289,34 @@ export function getDefaultParser(): ArgumentParser<DefaultArguments> {
       type: "flag",
       help: "Standard output carries JSON lines only; text goes to standard error",
     })
-    .addArgument("--host", { help: "Address of the root" })
-    .addArgument("--port", { type: "int", default: 8888, help: "Port of the root" })
-    .addArgument("--join", { type: "flag", help: "Be a member of the run whose root --host and --port name" })
+    .addArgument("--host", { verbs: ["train"], help: "Address of the root" })
+    .addArgument("--port", { verbs: ["train"], type: "int", default: 8888, help: "Port of the root" })
+    .addArgument("--join", {
+      verbs: ["train"],
+      type: "flag",
+      help: "Be a member of the run whose root --host and --port name",
+    })
     .addArgument("--launcher", {
+      verbs: ["train"],
       choices: ["slurm", "torch"],
       default: "slurm",
       help: "Whose environment variables give rank and number of ranks, when they are set",
     })
-    .addArgument("--world_size", { type: "int", help: "Ranks in all, for launchers that pass it" })
-    .addArgument("--rank", { type: "int", help: "Number of this rank, for launchers that pass it" })
+    .addArgument("--world_size", { verbs: ["train"], type: "int", help: "Ranks in all, for launchers that pass it" })
+    .addArgument("--rank", { verbs: ["train"], type: "int", help: "Number of this rank, for launchers that pass it" })
     .addArgument("--local_rank", {
+      verbs: ["train"],
       type: "int",
       help: "Number of this rank on its machine, for launchers that pass it",
     })
-    .addArgument("--profiling", { type: "flag", help: "Record a profile of some steps" })
+    .addArgument("--profiling", { verbs: ["train"], type: "flag", help: "Record a profile of some steps" })
     .addArgument("--enable_ali_topology", {
+      verbs: ["train"],
       type: "flag",
       help: "Accepted for InternEvo's launch scripts; has no effect",
     })
     .addArgument("--disable_volc_topology", {
+      verbs: ["train"],
       type: "flag",
       help: "Accepted for InternEvo's launch scripts; has no effect",
     });

@@ -66,6 +66,8 @@ export interface Pass {
 export interface Kernel {
   /** Folder and form, for profiles and messages: "rmsnorm.forward". */
   readonly name: string;
+  /** Sizes for people, where the operands' lengths do not tell: "4096 x 768 x 768". */
+  readonly shape?: string;
   readonly operands: readonly Operand[];
   /** Least work: each input read once, each output written once, multiply and add counted as two. */
   readonly cost: { readonly flops: number; readonly bytes: number };

@@ -43,6 +43,7 @@ export function matmul(options: MatmulOptions): Kernel {
   if (splits > 1) operands.push({ name: "partial", type: "f32", length: splits * batch * m * n, access: "scratch" });
   return {
     name: `matmul.${transposeA ? "t" : "n"}${transposeB ? "t" : "n"}`,
+    shape: `${batch > 1 ? `${batch} x ` : ""}${m} x ${n} x ${k}`,
     operands,
     cost: { flops: 2 * batch * m * n * k, bytes: leastBytes(operands) },
     reference: (views) => reference.matmul(shape, views),

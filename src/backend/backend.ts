@@ -41,10 +41,9 @@ export interface ReadTicket {
   ready(): Promise<void>;
 }
 
-/** GPU seconds by kernel label, where the device offers timestamps. */
+/** Device time of one dispatch, all its passes together. */
 export interface KernelTiming {
-  readonly label: string;
-  readonly calls: number;
+  readonly kernel: Kernel;
   readonly seconds: number;
 }
 
@@ -65,4 +64,9 @@ export interface Backend extends Disposable {
   read(ranges: readonly Range[]): ReadTicket;
   /** Waits for all submitted work. */
   finish(): Promise<void>;
+  /**
+   * Runs `body` and resolves to the time of every dispatch submitted meanwhile, in order of execution. Each pass is timed
+   * alone, so the whole takes a little longer than untimed. Absent where the device has no timestamps.
+   */
+  profile?(body: () => void | Promise<void>): Promise<readonly KernelTiming[]>;
 }

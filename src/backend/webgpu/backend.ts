@@ -11,6 +11,7 @@ import { Ledger, operandBytes } from "../ledger.ts";
 import { createPipelineCache } from "./pipelines.ts";
 import { openDevice, type Provider } from "./provider.ts";
 import { openReadback } from "./readback.ts";
+import { createTimer, type Timer } from "./timer.ts";
 
 interface GpuBuffer extends DeviceBuffer {
   readonly id: number;
@@ -25,7 +26,7 @@ type ReadyDispatch = {
   readonly workgroups: readonly [number, number, number];
 };
 type ReadyCommand =
-  | { readonly kind: "dispatch"; readonly dispatches: readonly ReadyDispatch[] }
+  | { readonly kind: "dispatch"; readonly kernel: Kernel; readonly dispatches: readonly ReadyDispatch[] }
   | { readonly kind: "copy"; readonly source: Range; readonly target: Range }
   | { readonly kind: "clear"; readonly target: Range };
 
@@ -44,6 +45,7 @@ export async function openWebGpuBackend(provider: Provider): Promise<Backend> {
   let nextBufferId = 0;
   let failure: Error | undefined;
   let disposed = false;
+  let timer: Timer | undefined;
 
   function fail(error: Error): void {
     if (!disposed) failure ??= error;
@@ -116,10 +118,10 @@ export async function openWebGpuBackend(provider: Provider): Promise<Backend> {
       }
       dispatches.push({ pipeline, bindGroup, workgroups: pass.workgroups });
     }
-    return { kind: "dispatch", dispatches };
+    return { kind: "dispatch", kernel, dispatches };
   }
 
-  return {
+  const backend: Backend = {
     name: "webgpu",
     traits,
     get allocatedBytes() {
@@ -184,8 +186,9 @@ export async function openWebGpuBackend(provider: Provider): Promise<Backend> {
       for (const command of readyCommands) {
         switch (command.kind) {
           case "dispatch":
-            pass ??= encoder.beginComputePass();
-            for (const { pipeline, bindGroup, workgroups } of command.dispatches) {
+            for (const [index, { pipeline, bindGroup, workgroups }] of command.dispatches.entries()) {
+              if (timer !== undefined) endPass();
+              pass ??= encoder.beginComputePass(timer?.next(command.kernel, index === 0));
               if (pipeline !== lastPipeline) pass.setPipeline(lastPipeline = pipeline);
               pass.setBindGroup(0, bindGroup);
               pass.dispatchWorkgroups(...workgroups);
@@ -212,6 +215,7 @@ export async function openWebGpuBackend(provider: Provider): Promise<Backend> {
         }
       }
       endPass();
+      timer?.resolve(encoder);
       device.queue.submit([encoder.finish()]);
     },
     read(ranges) {
@@ -243,6 +247,21 @@ export async function openWebGpuBackend(provider: Provider): Promise<Backend> {
       await new Promise((resolve) => setTimeout(resolve, 0));
       check();
     },
+    ...(traits.features.timestampQuery && {
+      async profile(body) {
+        check();
+        if (timer !== undefined) throw new Error("Cannot profile: the webgpu backend is being profiled already");
+        const running = timer = createTimer(device);
+        try {
+          await body();
+          timer = undefined;
+          return await running.read();
+        } finally {
+          timer = undefined;
+          running[Symbol.dispose]();
+        }
+      },
+    }),
     [Symbol.dispose]() {
       disposed = true;
       for (const { gpu } of ledger.buffers) gpu.destroy();
@@ -251,4 +270,5 @@ export async function openWebGpuBackend(provider: Provider): Promise<Backend> {
       device.destroy();
     },
   };
+  return backend;
 }

@@ -67,7 +67,10 @@ async function run(command: string, args: readonly string[], signal?: AbortSigna
     ...(signal ? { signal } : {}),
   }).output();
   const decoder = new TextDecoder();
-  if (!success) throw new Error(`Cannot run ${command} ${args[0]}: ${decoder.decode(stderr).trim() || "it failed"}`);
+  if (!success) {
+    const [said] = decoder.decode(stderr).split("\n\nStack backtrace");
+    throw new Error(`Cannot run ${command} ${args[0]}: ${said.trim() || "it failed"}`);
+  }
   return decoder.decode(stdout);
 }
 
@@ -81,7 +84,8 @@ async function compileBinary(): Promise<void> {
   const args = ["compile", "--quiet", "--no-prompt", ...flags, ...includes, `--output=${output}`, "src/cli/main.ts"];
   // Behind some firewalls the download neither fails nor ends.
   await run("deno", args, AbortSignal.timeout(180_000));
-  const report = await run(output, ["doctor", "--json"], AbortSignal.timeout(60_000));
+  // By way of sh: Deno lets no program both write a file and run it.
+  const report = await run("sh", ["-c", `./${output} doctor --json`], AbortSignal.timeout(60_000));
   if (!report.includes('"form":"compiled"')) throw new Error(`Cannot use ${output}: it does not run the program`);
 }
 
@@ -117,7 +121,7 @@ async function compile(tryBinary: boolean): Promise<void> {
     if (!tryBinary) throw new Error("--bundle was given");
     await compileBinary();
   } catch (error) {
-    if (tryBinary) console.error(`No binary by deno compile: ${(error as Error).message.split("\n")[0]}`);
+    if (tryBinary) console.error(`${(error as Error).message}\nSo Deno itself goes into the file.`);
     form = "bundle that unpacks itself";
     try {
       await compileBundle();

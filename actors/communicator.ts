@@ -1,7 +1,7 @@
 /**
  * The communicator: a worker of each rank that stays awake while the rank's own thread blocks on the GPU. It holds the
  * control connection to the root and tells it every second where the rank is, from the progress word in shared memory.
- * When the root is gone the rank must not live on.
+ * When the root is gone the rank must not live on, however long its thread is busy.
  */
 import { z } from "zod";
 import { type ControlConnection, joinControl } from "../src/comm/control.ts";
@@ -21,16 +21,23 @@ export const communicatorProtocol = protocol({
 });
 
 const beatMs = 1000;
+/** What the rank's own thread may take to leave in good order when the root is gone. */
+const graceMs = 4000;
 
 interface State {
   connection: ControlConnection | undefined;
   progress: Progress | undefined;
 }
 
-export const communicator = () =>
+export interface CommunicatorOptions {
+  /** Ends the rank's process at once, whatever its own thread does. */
+  readonly kill: () => void;
+}
+
+export const communicator = ({ kill }: CommunicatorOptions) =>
   actor({
     protocol: communicatorProtocol,
-    internal: { beat: {} },
+    internal: { beat: {}, orphaned: {}, overdue: {} },
     initial: (): State => ({ connection: undefined, progress: undefined }),
     async handle(state, message, context) {
       switch (message.kind) {
@@ -45,6 +52,13 @@ export const communicator = () =>
           message.reply(null);
           context.every(beatMs, { kind: "beat" });
           context.sendSelf({ kind: "beat" });
+          state.connection.closed.then(() => context.sendSelf({ kind: "orphaned" }));
+          break;
+        case "orphaned":
+          context.after(graceMs, { kind: "overdue" });
+          break;
+        case "overdue":
+          kill();
           break;
         case "lost":
           if (!state.connection) message.reply.refuse("the root was never joined");

@@ -44,6 +44,8 @@ export const monitorProtocol = protocol({
     alert: { text: z.string() },
   },
   requests: {
+    /** Steps done, as far as was told. */
+    progress: { ask: {}, reply: z.object({ step: z.number() }) },
     /** Writes everything out and draws the curve; the last thing asked of a monitor. */
     finish: { ask: {}, reply: z.object({ lossPlot: z.string().optional() }) },
   },
@@ -170,6 +172,9 @@ export const monitor = ({ folder, totalSteps, title, json, tensorboard, display,
           if (text) alert(text);
           break;
         }
+        case "progress":
+          message.reply({ step: state.shown.step });
+          break;
         case "finish": {
           closeWriters(state);
           const { points } = state;

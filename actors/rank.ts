@@ -15,10 +15,19 @@ import { globalTensors, shardEntries } from "../src/train/checkpoint.ts";
 import { loadPlugins } from "../src/train/model.ts";
 import { Session } from "../src/train/session.ts";
 import { checkpointManagerProtocol } from "./checkpoint_manager.ts";
-import { type DataLoaderOptions, dataLoaderProtocol } from "./data_loader.ts";
+import type { DataLoaderOptions, dataLoaderProtocol } from "./data_loader.ts";
 import { monitorProtocol } from "./monitor.ts";
 import { phases, type Progress } from "./progress.ts";
-import { actor, type ActorSpec, type Context, type Message, protocol, type Ref, refTo, type Reply } from "./runtime/mod.ts";
+import {
+  actor,
+  type ActorSpec,
+  type Context,
+  type Message,
+  protocol,
+  type Ref,
+  refTo,
+  type Reply,
+} from "./runtime/mod.ts";
 
 const trainedSchema = z.object({
   outcome: z.enum(["finished", "stopped"]),

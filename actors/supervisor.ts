@@ -11,9 +11,9 @@
  */
 import { z } from "zod";
 import type { ResolvedConfig } from "../src/config/mod.ts";
-import { checkpointManagerProtocol } from "./checkpoint_manager.ts";
-import { monitorProtocol } from "./monitor.ts";
-import { rankProtocol, type Trained } from "./rank.ts";
+import type { checkpointManagerProtocol } from "./checkpoint_manager.ts";
+import type { monitorProtocol } from "./monitor.ts";
+import type { rankProtocol, Trained } from "./rank.ts";
 import {
   actor,
   type ActorSpec,
@@ -32,6 +32,8 @@ const outcomeSchema = z.object({
   step: z.number(),
   /** What is to be told: why the run failed, or what could not be saved. */
   reason: z.string().optional(),
+  /** The run was ended at once, without a checkpoint of its last steps. */
+  unsaved: z.boolean().optional(),
 });
 export type Outcome = z.output<typeof outcomeSchema>;
 
@@ -67,6 +69,8 @@ export interface SupervisorOptions {
   readonly rank: (attempt: number) => ActorSpec<typeof rankProtocol>;
   readonly monitor: Ref<typeof monitorProtocol>;
   readonly checkpoints: Ref<typeof checkpointManagerProtocol>;
+  /** Ends the living rank by force, for one that would not hear; without it, a rank is told to stop like any actor. */
+  readonly kill?: () => void;
   /** Silence of the rank's communicator after which the rank is taken for dead. @default {30_000} */
   readonly silenceMs?: number;
 }
@@ -82,7 +86,9 @@ interface State {
   stopping: boolean;
   step: number;
   /** The last sign of life, and the last change of the progress word. */
-  beat: { atMs: number; changes: number; changedAtMs: number; phase: string } | undefined;
+  beat: { atMs: number; changes: number; changedAtMs: number; phase: string; step: number } | undefined;
+  /** Why the rank was killed from here; the signal alone would not tell. */
+  killed: string | undefined;
 }
 
 const second = 1000;
@@ -101,6 +107,7 @@ export const supervisor = (options: SupervisorOptions) =>
       stopping: false,
       step: 0,
       beat: undefined,
+      killed: undefined,
     }),
     async handle(state, message, context) {
       const { monitor } = options;
@@ -137,33 +144,33 @@ export const supervisor = (options: SupervisorOptions) =>
           await recover(state, message.reason, options, context);
           break;
         case "beat": {
-          state.step = message.step;
           const now = context.now(), same = state.beat?.changes === message.changes;
           state.beat = {
             atMs: now,
             changes: message.changes,
             changedAtMs: same ? state.beat!.changedAtMs : now,
             phase: message.phase,
+            step: message.step,
           };
           break;
         }
         case "check": {
-          const silent = silence(state, options, context.now());
-          if (!silent || !state.rank) break;
-          monitor.send({ kind: "alert", text: silent });
-          // Its end arrives as any other does.
-          context.stop(state.rank).catch((error) => context.log(String(error)));
+          if (state.killed || !state.rank) break;
+          state.killed = silence(state, options, context.now());
+          if (state.killed) end(state.rank, options, context); // and its end arrives as any other does
           break;
         }
         case "stop":
           if (state.stopping || !state.rank || state.phase !== "train") {
-            await finish(state, { outcome: "stopped", step: state.step }, context);
+            const done = await stepsDone(options, context);
+            if (state.rank) end(state.rank, options, context);
+            await finish(state, { outcome: "stopped", step: done, unsaved: done > 0 }, context);
             break;
           }
           state.stopping = true;
           monitor.send({
             kind: "notice",
-            text: "Stopping after this step and saving; once more to stop without saving",
+            text: "Stopping after this step and saving (once more: stop at once, without saving) ...",
           });
           state.rank.send({ kind: "stop" });
       }
@@ -172,14 +179,28 @@ export const supervisor = (options: SupervisorOptions) =>
   });
 
 /** Why the rank must be taken for dead, if it must. */
-function silence({ beat, step }: State, { config, silenceMs = 30 * second }: SupervisorOptions, now: number) {
+function silence({ beat }: State, { config, silenceMs = 30 * second }: SupervisorOptions, now: number) {
   if (!beat) return undefined;
   const quiet = now - beat.atMs, stuck = now - beat.changedAtMs, limit = config.runtime.step_timeout_s * second;
-  if (quiet > silenceMs) return `Rank 0 was not heard of for ${Math.round(quiet / second)} s, last at step ${step}`;
-  if (limit > 0 && stuck > limit) {
-    return `Rank 0 has been at "${beat.phase}" of step ${step} for ${Math.round(stuck / second)} s, ` +
-      `longer than runtime.step_timeout_s allows (${config.runtime.step_timeout_s} s)`;
+  if (quiet > silenceMs) {
+    return `was not heard of for ${Math.round(quiet / second)} s, last at "${beat.phase}" after step ${beat.step}, ` +
+      "and was killed";
   }
+  if (limit > 0 && stuck > limit) {
+    return `was at "${beat.phase}" after step ${beat.step} for ${Math.round(stuck / second)} s, longer than ` +
+      `runtime.step_timeout_s allows (${config.runtime.step_timeout_s} s), and was killed`;
+  }
+}
+
+/** Sees to it that the rank ends, without waiting for it. */
+function end(rank: Ref<typeof rankProtocol>, { kill }: SupervisorOptions, context: Own): void {
+  kill?.();
+  if (!kill) context.stop(rank).catch((error) => context.log(String(error)));
+}
+
+/** Steps whose records arrived: what a dead rank can no longer say. */
+async function stepsDone({ monitor }: SupervisorOptions, context: Own): Promise<number> {
+  return (await context.ask(monitor, { kind: "progress" })).step;
 }
 
 /** Starts a rank on the newest checkpoint. */
@@ -187,7 +208,7 @@ async function gather(state: State, options: SupervisorOptions, context: Own): P
   const { config, monitor, checkpoints, runFolder } = options;
   state.phase = "initialise";
   const attempt = ++state.attempt;
-  state.beat = undefined;
+  state.beat = state.killed = undefined;
   const resume = config.ckpt.enable_save_ckpt && (config.ckpt.auto_resume || attempt > 1);
   const newest = resume ? await context.ask(checkpoints, { kind: "newest" }, { timeoutMs: Infinity }) : null;
   const rank = state.rank = context.spawn(`rank-${attempt}`, options.rank(attempt));
@@ -202,8 +223,9 @@ async function gather(state: State, options: SupervisorOptions, context: Own): P
     checkpoints,
   }, { timeoutMs: Infinity }).then(
     ({ step, batch, parameters, memory, device, software, rows }) => {
-      const resumed = newest ? `resumed from step ${step} (${newest.directory})` : "new run";
-      const text = `${config.JOB_NAME}: ${resumed}; ${parameters.toLocaleString("en")} parameters, ` +
+      const from = newest ? `from step ${step} (${newest.directory})` : "from the beginning, as nothing was saved yet";
+      const text = attempt > 1 ? `Rank 0 is back and goes on ${from}` : `${config.JOB_NAME}: ` +
+        `${newest ? `resumed ${from}` : "new run"}; ${parameters.toLocaleString("en")} parameters, ` +
         `${rows.toLocaleString("en")} rows of data, ${Math.round(memory.total! / 2 ** 20)} MiB planned on ${device}` +
         (software ? " (no GPU: this is slow)" : "");
       context.sendSelf({ kind: "initialised", attempt, step, batch, text });
@@ -231,28 +253,46 @@ function train(state: State, context: Own): void {
 async function recover(
   state: State,
   reason: Reason,
-  { config, monitor }: SupervisorOptions,
+  options: SupervisorOptions,
   context: Own,
 ): Promise<void> {
-  const { max_restarts, restart_window_s } = config.runtime;
-  const text = `Rank 0 ${describeReason(reason)}`, now = context.now();
+  const { config: { runtime: { max_restarts, restart_window_s } }, monitor } = options;
+  const text = `Rank 0 ${state.killed ?? howItEnded(reason)}`, now = context.now();
+  state.step = await stepsDone(options, context);
+  const when = state.phase === "initialise" ? "while starting" : `with ${state.step} steps done`;
   const fail = (why: string) => finish(state, { outcome: "failed", step: state.step, reason: why }, context);
-  if (state.stopping) return await fail(`${text} while stopping; the newest checkpoint stands`);
+  if (state.stopping) return await fail(`${text} while stopping and saving; the newest checkpoint stands`);
   state.phase = "recover";
   state.rank = undefined;
   const { lastFailure } = state;
   if (reason.kind === "crashed" && lastFailure?.text === text && lastFailure.step === state.step) {
-    return await fail(`${text}, twice at step ${state.step}: starting again does not help`);
+    return await fail(`${text}, twice ${when}: starting again does not help`);
   }
   state.lastFailure = { text, step: state.step };
   state.restarts = [...state.restarts.filter((at) => at > now - restart_window_s * second), now];
+  const budget = `${max_restarts} within ${restart_window_s} s`;
   if (state.restarts.length > max_restarts) {
     return await fail(
-      `${text}; ${max_restarts} restarts within ${restart_window_s} s are allowed (runtime.max_restarts), and are used up`,
+      `${text}, and its restarts are used up: runtime.max_restarts allows ${budget}; the same command goes on`,
     );
   }
-  monitor.send({ kind: "alert", text: `${text} after step ${state.step}; starting again from the newest checkpoint` });
+  monitor.send({
+    kind: "alert",
+    text: `${text} ${when}; starting it again (restart ${state.restarts.length}, of ${budget})`,
+  });
   context.sendSelf({ kind: "gather" });
+}
+
+/** The end of a rank in words that go on from its name. */
+function howItEnded(reason: Reason): string {
+  switch (reason.kind) {
+    case "killed":
+      return `was killed by ${reason.signal}`;
+    case "lost":
+      return `was lost (${reason.detail})`;
+    default:
+      return describeReason(reason);
+  }
 }
 
 async function finish(state: State, outcome: Outcome, context: Own): Promise<void> {

@@ -41,8 +41,8 @@ export const rank: Verb = {
       console.error("troupe rank: this verb is for `troupe train` to start");
       return 2;
     }
-    // Ctrl-C reaches the whole process group; what follows is the root's to say.
-    Deno.addSignalListener("SIGINT", () => {});
+    // A signal to the whole process group, such as Ctrl-C; what follows is the root's to say.
+    for (const signal of ["SIGINT", "SIGTERM"] as const) Deno.addSignalListener(signal, () => {});
     const progress = new Progress();
     return await serve((_parent, runtime) => {
       joinRoot(runtime, progress).catch((error) => {

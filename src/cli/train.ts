@@ -2,8 +2,8 @@
 import { checkpointManager } from "../../actors/checkpoint_manager.ts";
 import { monitor } from "../../actors/monitor.ts";
 import { rankProtocol } from "../../actors/rank.ts";
-import { createRuntime, inProcess } from "../../actors/runtime/mod.ts";
-import { supervisor, supervisorProtocol } from "../../actors/supervisor.ts";
+import { createRuntime, type Host, hosted, spawnProcess } from "../../actors/runtime/mod.ts";
+import { type Outcome, supervisor, supervisorProtocol } from "../../actors/supervisor.ts";
 import { type Json, listCheckpoints, openCheckpoint, parseStoragePath } from "../checkpoint/mod.ts";
 import { listenControl } from "../comm/control.ts";
 import { printResolved, type ResolvedConfig } from "../config/mod.ts";
@@ -67,18 +67,38 @@ export const train: Verb = {
   },
 };
 
-async function runCompany(
-  config: ResolvedConfig,
-  run: RunFolder,
-  { checkpoints, json, port, cpuFallback }: {
-    checkpoints: string | undefined;
-    json: boolean;
-    port: number;
-    cpuFallback: boolean;
-  },
-): Promise<number> {
+export interface CompanyOptions {
+  /** Folder of checkpoints; absent where none are written. */
+  readonly checkpoints: string | undefined;
+  readonly json: boolean;
+  /** For the control connections; 0 takes a free one. */
+  readonly port: number;
+  readonly cpuFallback: boolean;
+  /** Silence after which a rank is taken for dead. */
+  readonly silenceMs?: number;
+}
+
+/**
+ * Runs a company on this machine to its end and says how it went. Takes SIGINT and SIGTERM for the wish to save and stop.
+ *
+ * @returns the exit code
+ */
+export async function runCompany(config: ResolvedConfig, run: RunFolder, options: CompanyOptions): Promise<number> {
+  const { checkpoints, json, port, cpuFallback, silenceMs } = options;
+  const debug = Deno.env.has("TROUPE_DEBUG");
   const token = crypto.randomUUID();
-  const runtime = createRuntime({ log: (_actor, text) => monitorRef.send({ kind: "notice", text }) });
+  const runtime = createRuntime({
+    // How a rank ended is the supervisor's to say.
+    log: (actor, text) => (debug || !/\brank-\d+$/.test(actor)) && monitorRef.send({ kind: "notice", text }),
+    ...(debug ? {} : { onDeadLetter: () => {} }),
+  });
+  const root = runtime.lookup(supervisorProtocol, "supervisor");
+  await using control = listenControl({
+    hostname: "127.0.0.1",
+    port,
+    token,
+    onValue: (value) => root.send({ kind: "beat", ...(value as { changes: number; phase: string; step: number }) }),
+  });
   const monitorRef = runtime.spawn(
     "monitor",
     monitor({
@@ -99,13 +119,6 @@ async function runCompany(
       layout: { world: 1 } satisfies Json,
     }),
   );
-  const root = runtime.lookup(supervisorProtocol, "supervisor");
-  await using control = listenControl({
-    hostname: "127.0.0.1",
-    port,
-    token,
-    onValue: (value) => root.send({ kind: "beat", ...(value as { changes: number; phase: string; step: number }) }),
-  });
   const { command, args, env } = selfCommand(["rank"], {
     read: true,
     env: true,
@@ -118,6 +131,12 @@ async function runCompany(
     [controlVariables.address]: `127.0.0.1:${control.port}`,
     [controlVariables.token]: token,
   };
+  let living: Host | undefined;
+  const startRank = (attempt: number) => {
+    living = spawnProcess({ command, args, env: environment });
+    noteProcesses(run, [{ rank: 0, pid: living.pid!, attempt }]);
+    return living;
+  };
   runtime.spawn(
     "supervisor",
     supervisor({
@@ -126,33 +145,56 @@ async function runCompany(
       cpuFallback,
       monitor: monitorRef,
       checkpoints: checkpointsRef,
-      rank: () => inProcess(rankProtocol, { command, args, env: environment, startTimeoutMs: 120_000 }),
+      rank: (attempt) => hosted(rankProtocol, () => startRank(attempt), { startTimeoutMs: 120_000 }),
+      kill: () => living?.kill(),
+      ...(silenceMs === undefined ? {} : { silenceMs }),
     }),
   );
 
-  const interrupt = () => root.send({ kind: "stop" });
+  // Ctrl-C can arrive twice at once: from the terminal, and from a parent such as `deno task` that passes it on.
+  let toldAt = -Infinity;
+  const interrupt = () => {
+    const now = performance.now();
+    if (now - toldAt > sameSignalMs) root.send({ kind: "stop" });
+    toldAt = now;
+  };
   const signals = ["SIGINT", "SIGTERM"] as const;
   signals.forEach((signal) => Deno.addSignalListener(signal, interrupt));
   try {
-    const { outcome, step, reason } = await root.ask({ kind: "run" }, { timeoutMs: Infinity });
+    const outcome = await root.ask({ kind: "run" }, { timeoutMs: Infinity });
     const { lossPlot } = await monitorRef.ask({ kind: "finish" }, { timeoutMs: 60_000 });
     await runtime.stop();
+    noteProcesses(run, []);
     if (lossPlot) say(`\n${lossPlot}\n`);
-    if (outcome === "failed") say(`troupe train: ${reason}`);
-    else {say(
-        `${outcome === "finished" ? "Finished" : "Stopped"} after step ${step}.${nextWords(outcome, checkpoints)}`,
-      );}
+    say(lastWords(outcome, checkpoints));
     say(`Records: ${run.metrics}${lossPlot ? `, curve: ${run.lossPlot}` : ""}`);
-    return outcome === "failed" ? 1 : 0;
+    return outcome.outcome === "failed" ? 1 : 0;
   } finally {
     signals.forEach((signal) => Deno.removeSignalListener(signal, interrupt));
     await runtime.stop();
   }
 }
 
-function nextWords(outcome: string, checkpoints: string | undefined): string {
-  if (checkpoints === undefined) return " Nothing was saved (ckpt.enable_save_ckpt is false).";
-  return outcome === "stopped" ? " The same command goes on from there." : ` Checkpoints: ${checkpoints}`;
+/** Two signals within this time are one. */
+const sameSignalMs = 1000;
+
+/** Leaves the run's process ids in `ranks.json`, for people and tools that look for them. Whole at every moment. */
+function noteProcesses({ path }: RunFolder, ranks: readonly { rank: number; pid: number; attempt: number }[]): void {
+  const file = `${path}/ranks.json`;
+  Deno.writeTextFileSync(`${file}.new`, JSON.stringify({ root: Deno.pid, ranks }) + "\n");
+  Deno.renameSync(`${file}.new`, file);
+}
+
+function lastWords({ outcome, step, reason, unsaved }: Outcome, checkpoints: string | undefined): string {
+  if (outcome === "failed") return `troupe train: ${reason}`;
+  const done = `${outcome === "finished" ? "Finished" : "Stopped"} after step ${step}.`;
+  if (checkpoints === undefined) return `${done} Nothing was saved (ckpt.enable_save_ckpt is false).`;
+  if (outcome === "finished") return `${done} Checkpoints: ${checkpoints}`;
+  if (!unsaved) return `${done} The same command goes on from there.`;
+  const saved = listCheckpoints(checkpoints).find(({ status }) => status === "complete")?.step ?? 0;
+  return `${done} The same command goes on from step ${saved}${
+    saved < step ? ", as the last ones were not saved" : ""
+  }.`;
 }
 
 function alertPeople(config: ResolvedConfig, text: string): void {

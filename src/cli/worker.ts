@@ -12,6 +12,6 @@ export async function runWorker(task: WorkerTask): Promise<never> {
     case "data_loader":
       return await serve(dataLoader(task.options));
     case "communicator":
-      return await serve(communicator());
+      return await serve(communicator({ kill: () => Deno.kill(Deno.pid, "SIGKILL") }));
   }
 }

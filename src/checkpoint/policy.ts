@@ -61,12 +61,12 @@ export interface LoadPath {
   readonly ckptType: "internevo" | "hf";
 }
 
-export type LoadPlan =
-  /** Start from fresh weights. */
-  | { readonly from: "nothing"; readonly notices: readonly string[] }
-  /** Resume everything from the newest usable checkpoint of the run; start fresh when there is none. */
-  | { readonly from: "latest"; readonly notices: readonly string[] }
-  | { readonly from: "path"; readonly load: LoadPath; readonly notices: readonly string[] };
+/** What a run begins from. Without either, and where `resume` finds nothing: from fresh weights. */
+export interface LoadPlan {
+  /** Go on from the newest usable checkpoint of the run itself, where there is one; it goes before `load`. */
+  readonly resume: boolean;
+  readonly load?: LoadPath;
+}
 
 /** The `ckpt` section's fields on loading, as written. `null` counts as absent. */
 export interface LoadOptions {
@@ -85,18 +85,11 @@ export interface LoadOptions {
 /** @throws {RangeError | TypeError} naming the field, the value and what would work */
 export function planLoad(options: LoadOptions): LoadPlan {
   const { loadGivenCkpt, loadCkptInfo } = options;
-  const autoResume = options.autoResume ?? (loadGivenCkpt === undefined || loadGivenCkpt === null || !loadGivenCkpt);
+  const resume = options.autoResume ?? (loadGivenCkpt === undefined || loadGivenCkpt === null || !loadGivenCkpt);
   const load = loadCkptInfo === undefined || loadCkptInfo === null
     ? legacyLoad(options)
     : parseLoadCkptInfo(loadCkptInfo);
-  if (autoResume) {
-    const notices = load === undefined ? [] : [
-      `ckpt.auto_resume is on, so ${load.path} is not loaded: the run resumes from its own newest checkpoint, ` +
-      `or starts afresh; set ckpt.auto_resume to false to load it`,
-    ];
-    return { from: "latest", notices };
-  }
-  return load === undefined ? { from: "nothing", notices: [] } : { from: "path", load, notices: [] };
+  return { resume, ...(load ? { load } : {}) };
 }
 
 function legacyLoad(options: LoadOptions): LoadPath | undefined {

@@ -37,21 +37,17 @@ Deno.test("decideSave() heeds the stop file", () => {
 
 Deno.test("planLoad() follows auto_resume, load_ckpt_info and the legacy keys", () => {
   const info = { path: "local:a/20", content: ["all"], ckpt_type: "internevo" };
-  assertEquals(planLoad({}), { from: "latest", notices: [] });
-  assertEquals(planLoad({ autoResume: false }), { from: "nothing", notices: [] });
-  assertEquals(planLoad({ autoResume: false, loadCkptInfo: info }), {
-    from: "path",
-    load: { path: "local:a/20", content: ["model", "sampler", "optimizer", "scheduler"], ckptType: "internevo" },
-    notices: [],
-  });
-  const overruled = planLoad({ autoResume: true, loadCkptInfo: info });
-  assertEquals([overruled.from, overruled.notices.length], ["latest", 1]);
-  assertEquals(planLoad({ loadGivenCkpt: true }).from, "nothing");
-  assertEquals(planLoad({ loadGivenCkpt: false }).from, "latest");
-  assertEquals(planLoad({ autoResume: true, loadGivenCkpt: true }).from, "latest");
+  const load = { path: "local:a/20", content: ["model", "sampler", "optimizer", "scheduler"], ckptType: "internevo" };
+  assertEquals(planLoad({}), { resume: true });
+  assertEquals(planLoad({ autoResume: false }), { resume: false });
+  assertEquals(planLoad({ autoResume: false, loadCkptInfo: info }) as unknown, { resume: false, load });
+  assertEquals(planLoad({ autoResume: true, loadCkptInfo: info }) as unknown, { resume: true, load });
+  assertEquals(planLoad({ loadGivenCkpt: true }).resume, false);
+  assertEquals(planLoad({ loadGivenCkpt: false }).resume, true);
+  assertEquals(planLoad({ autoResume: true, loadGivenCkpt: true }).resume, true);
   const legacy = (options: object) => {
-    const plan = planLoad({ autoResume: false, ...options });
-    return plan.from === "path" ? [plan.load.path, ...plan.load.content] : plan.from;
+    const { load } = planLoad({ autoResume: false, ...options });
+    return load ? [load.path, ...load.content] : "nothing";
   };
   assertEquals(legacy({ loadModelOnlyFolder: "m" }), ["m", "model"]);
   assertEquals(legacy({ loadCkptFolder: "c" }), ["c", "model", "sampler", "optimizer"]);

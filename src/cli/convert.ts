@@ -30,6 +30,7 @@ import { getModule, moduleNames } from "../models/registry.ts";
 import { formatCount } from "../observe/format.ts";
 import { singleRank } from "../parallel/mesh.ts";
 import { initializeOptimizer, initializeTrainer } from "../train/initialize.ts";
+import { expectSameModel } from "../train/load.ts";
 import { loadPlugins, planModel } from "../train/model.ts";
 import { ArgumentError, createParser, type ParsedArguments } from "./parser.ts";
 import { recordFromArguments, say, type Verb } from "./verb.ts";
@@ -231,35 +232,6 @@ async function toHuggingFace(
 }
 
 // ------------------------------------------------------------------------------- from Hugging Face to a checkpoint
-
-/** @throws {RangeError} where the record describes another model than the folder's `config.json` */
-function expectSameModel(source: HuggingFaceFolder, config: ResolvedConfig, format: HuggingFaceFormat): void {
-  const where = `${source.folder}/config.json`;
-  if (!format.matches(source.config)) {
-    throw new RangeError(
-      `${where} is of model_type ${JSON.stringify(source.config.model_type)}, which the record's ` +
-        `model_type ${config.model_type} does not read`,
-    );
-  }
-  const section = format.toSection(source.config);
-  const { model } = resolveConfig({
-    model_type: config.model_type,
-    model: section,
-    data: { seq_len: 1, micro_bsz: 1, total_steps: 1 },
-    adam: { lr: 1 },
-    ckpt: { enable_save_ckpt: false },
-  }, { modelTypes: moduleNames(), allowRefused: true });
-  const stated = format.toConfig(model), wanted = format.toConfig(config.model);
-  const differing = Object.keys(stated).filter((key) =>
-    key !== "max_position_embeddings" && JSON.stringify(stated[key]) !== JSON.stringify(wanted[key])
-  ).map((key) => `${key} is ${JSON.stringify(stated[key])} there, ${JSON.stringify(wanted[key])} in the record`);
-  if (differing.length > 0) {
-    throw new RangeError(
-      `The record describes another model than ${where}: ${differing.join("; ")}. ` +
-        `A record with this section would work: model: ${JSON.stringify(section)}`,
-    );
-  }
-}
 
 /** Tensors that carry no weight: tables that older exports keep. */
 const weightless = /rotary_emb\.inv_freq$/;

@@ -27,14 +27,22 @@ export function globalTensors({ boxes }: Model): GlobalTensor[] {
  * Writes this rank's boxes into the model. All shapes are checked before the first is written.
  *
  * @param kinds what to take; without the moments, the optimizer starts afresh
- * @throws {RangeError} with both shapes when a tensor is missing or differs
+ * @throws {RangeError} naming tensors that are missing, have another shape, or belong to no parameter of the model
  */
 export function loadTensors(
   { program, boxes }: Model,
   checkpoint: Checkpoint,
   kinds: readonly EntryKind[] = entryKinds,
 ): void {
-  for (const kind of kinds) for (const [name, { shape }] of boxes) checkpoint.expectTensor(kind, name, shape);
+  const differing = differences(boxes, checkpoint, kinds);
+  if (differing.length > 0) {
+    const more = differing.length > 3 ? `; and ${differing.length - 3} more` : "";
+    throw new RangeError(
+      `Cannot load checkpoint ${checkpoint.directory}: it is of another model: ${
+        differing.slice(0, 3).join("; ")
+      }${more}`,
+    );
+  }
   for (const kind of kinds) {
     for (const [name, box] of boxes) {
       const values = new Float32Array(elementCount(box.extent));
@@ -42,4 +50,17 @@ export function loadTensors(
       program.writeParameter(kind, name, values);
     }
   }
+}
+
+function differences(boxes: Model["boxes"], checkpoint: Checkpoint, kinds: readonly EntryKind[]): string[] {
+  return kinds.flatMap((kind) => [
+    ...[...boxes].flatMap(([name, { shape }]) => {
+      const stored = checkpoint.shape(kind, name);
+      if (String(stored) === String(shape)) return [];
+      return [`${kind} ${name} is ${stored ? `[${stored}]` : "not"} there, [${shape}] in this model`];
+    }),
+    ...checkpoint.names(kind).filter((name) => !boxes.has(name)).map((name) =>
+      `${kind} ${name} [${checkpoint.shape(kind, name)}] is in no place of this model`
+    ),
+  ]);
 }

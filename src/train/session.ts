@@ -3,7 +3,7 @@
  * says what happened; who brings batches, writes records and decides to save is told elsewhere.
  */
 import type { Backend } from "../backend/backend.ts";
-import type { Checkpoint, Json } from "../checkpoint/mod.ts";
+import { type Checkpoint, entryKinds, type Json, type LoadContent, loadContents } from "../checkpoint/mod.ts";
 import type { ResolvedConfig } from "../config/mod.ts";
 import { type Batch, createValidationLoaders, type DataPosition, type ValidationLoader } from "../data/mod.ts";
 import { AccPerplex } from "../observe/metrics.ts";
@@ -59,11 +59,17 @@ export class Session implements Disposable {
     return new Session(config, initializeTrainer({ model, optimizer: await initializeOptimizer(model) }), options);
   }
 
-  /** Takes tensors and state out of a checkpoint. @returns the position to bring the data loader to */
-  restore(checkpoint: Checkpoint): DataPosition {
+  /**
+   * Takes tensors and state out of a checkpoint. With the model alone it is a new run on old weights; with anything
+   * more, the counts of steps and batches go on too, as in InternEvo.
+   *
+   * @returns the position to bring the data loader to
+   */
+  restore(checkpoint: Checkpoint, content: readonly LoadContent[] = loadContents): DataPosition {
     const state = checkpoint.manifest.state as unknown as SessionState;
-    loadTensors(this.trainer.model, checkpoint);
-    this.trainer.loadState(state.trainer);
+    const [optimizer, scheduler] = [content.includes("optimizer"), content.includes("scheduler")];
+    loadTensors(this.trainer.model, checkpoint, optimizer ? entryKinds : ["parameter"]);
+    if (content.length > 1) this.trainer.loadState(state.trainer, { optimizer, scheduler });
     return state.data;
   }
 

@@ -53,6 +53,8 @@ export interface Optimizer extends Disposable {
 export interface TrainerState {
   /** Successful updates so far. */
   step_count: number;
+  /** Updates that the moments have seen: fewer than `step_count` in a run that began without them. */
+  optimizer_steps?: number;
   /** Steps skipped because a gradient was not finite. */
   inf_nan_skip_batches: number;
   lr_scheduler: LearningRateState;
@@ -78,6 +80,8 @@ export interface StepTimes {
  */
 export class Trainer implements Disposable {
   stepCount = 0;
+  /** Updates since the moments were zero, which Adam's bias correction counts. */
+  optimizerSteps = 0;
   infNanSkipBatches = 0;
   readonly times: StepTimes = { submit: 0, readBack: 0, update: 0 };
   #squaredNorm: number | undefined;
@@ -168,10 +172,11 @@ export class Trainer implements Disposable {
       beta2: result.beta2,
       epsilon: adam.adam_eps,
       weightDecay: adam.weight_decay,
-      updates: this.stepCount + 1,
+      updates: this.optimizerSteps + 1,
       gradientScale: (clip_grad_norm > 0 ? clipFactor(gradNorm, clip_grad_norm) : 1) / lossScale,
     });
     this.stepCount++;
+    this.optimizerSteps++;
     learningRate.step();
     beta2.step();
     this.times.update = (performance.now() - started) / 1000;
@@ -182,6 +187,7 @@ export class Trainer implements Disposable {
     const { learningRate, beta2, gradScaler } = this.optimizer;
     return {
       step_count: this.stepCount,
+      optimizer_steps: this.optimizerSteps,
       inf_nan_skip_batches: this.infNanSkipBatches,
       lr_scheduler: learningRate.stateDict(),
       beta2_scheduler: beta2.stateDict(),
@@ -189,11 +195,17 @@ export class Trainer implements Disposable {
     };
   }
 
-  loadState(state: TrainerState): void {
+  /** @param parts what to take beside the counts. @default both */
+  loadState(state: TrainerState, parts: { readonly optimizer?: boolean; readonly scheduler?: boolean } = {}): void {
+    const { optimizer = true, scheduler = true } = parts;
     this.stepCount = state.step_count;
     this.infNanSkipBatches = state.inf_nan_skip_batches;
-    this.optimizer.learningRate.loadStateDict(state.lr_scheduler);
-    this.optimizer.beta2.loadStateDict(state.beta2_scheduler);
+    if (scheduler) {
+      this.optimizer.learningRate.loadStateDict(state.lr_scheduler);
+      this.optimizer.beta2.loadStateDict(state.beta2_scheduler);
+    }
+    if (!optimizer) return;
+    this.optimizerSteps = state.optimizer_steps ?? state.step_count;
     this.optimizer.gradScaler.loadStateDict(state.grad_scaler);
   }
 

@@ -1,0 +1,156 @@
+/**
+ * What a run begins from when it is not its own newest checkpoint: another run's, whole or in part, or the weights of a
+ * Hugging Face folder.
+ */
+import { parse } from "@std/yaml";
+import {
+  type Checkpoint,
+  HuggingFaceFolder,
+  listCheckpoints,
+  loadContents,
+  type LoadPath,
+  type LoadPlan,
+  newestUsable,
+  openCheckpoint,
+  parseStoragePath,
+  planLoad,
+  verifyCheckpoint,
+} from "../checkpoint/mod.ts";
+import { resolveConfig, type ResolvedConfig } from "../config/mod.ts";
+import type { HuggingFaceFormat } from "../models/family.ts";
+import { moduleNames } from "../models/registry.ts";
+import type { Model } from "./model.ts";
+import { importWeights } from "./weights.ts";
+
+/** What the record's `ckpt` section asks to begin from. */
+export function loadPlanOf({ ckpt }: ResolvedConfig): LoadPlan {
+  return planLoad({
+    autoResume: ckpt.auto_resume,
+    loadCkptInfo: ckpt.load_ckpt_info?.path ? ckpt.load_ckpt_info : null,
+    loadCkptFolder: ckpt.load_ckpt_folder,
+    loadModelOnlyFolder: ckpt.load_model_only_folder,
+    loadOptimizer: ckpt.load_optimizer,
+  });
+}
+
+/**
+ * Opens the checkpoint that the user named: its folder, or a folder of several, of which the newest usable is taken.
+ * Every byte is checked.
+ *
+ * @param onSkipped gets a sentence for each one that cannot be used
+ * @throws an error that says what the folder is instead
+ */
+export async function openGivenCheckpoint(path: string, onSkipped?: (sentence: string) => void): Promise<Checkpoint> {
+  const folder = parseStoragePath(path).path, named = `Cannot load ${folder}`;
+  let names: string[];
+  try {
+    names = [...Deno.readDirSync(folder)].map(({ name }) => name);
+  } catch (error) {
+    throw new Error(`${named}: ${(error as Error).message}`, { cause: error });
+  }
+  if (names.includes("config.json") && names.some((name) => name.endsWith(".safetensors"))) {
+    throw new Error(`${named}: it is a Hugging Face folder; ckpt_type: hf in ckpt.load_ckpt_info would work`);
+  }
+  if (!names.includes("manifest.json") && listCheckpoints(folder).length > 0) {
+    const newest = await newestUsable(folder, onSkipped ? { onSkipped } : {});
+    if (newest) return newest;
+    throw new Error(`${named}: it holds no usable checkpoint`);
+  }
+  await verifyCheckpoint(folder);
+  return openCheckpoint(folder);
+}
+
+/** Fields that change what a model computes and leave no trace in the shapes of its tensors. */
+const unseen = [
+  "num_attention_heads",
+  "num_kv_attention_heads",
+  "norm_type",
+  "layer_norm_epsilon",
+  "norm_head",
+  "qk_interleaved",
+  "rope_base",
+  "use_dynamic_ntk_rope",
+] as const;
+
+/** Sentences on fields in which the record differs from the one that the checkpoint's run had. */
+export function recordDifferences(checkpoint: Checkpoint, config: ResolvedConfig): string[] {
+  let then: { model_type?: unknown; model?: Record<string, unknown> } | null;
+  try {
+    then = parse(checkpoint.manifest.config) as typeof then;
+  } catch {
+    return []; // a record is kept for people; tensors and state do not need it
+  }
+  const pairs: [string, unknown, unknown][] = [
+    ["model_type", then?.model_type, config.model_type],
+    ...unseen.map((name): [string, unknown, unknown] => [`model.${name}`, then?.model?.[name], config.model[name]]),
+  ];
+  return pairs.filter(([, was, is]) => was !== undefined && was !== is).map(([name, was, is]) =>
+    `${name} was ${JSON.stringify(was)} in the run of checkpoint ${checkpoint.directory}, and is ${JSON.stringify(is)}`
+  );
+}
+
+/** "the model, optimizer and scheduler". */
+export function describeContent(content: LoadPath["content"]): string {
+  if (content.length === loadContents.length) return "everything";
+  if (content.length === 1) return `the ${content[0]}`;
+  return `the ${content.slice(0, -1).join(", ")} and ${content.at(-1)}`;
+}
+
+/**
+ * @throws {RangeError} where the record describes another model than the folder's `config.json`, with each field that
+ * differs
+ */
+export function expectSameModel(source: HuggingFaceFolder, config: ResolvedConfig, format: HuggingFaceFormat): void {
+  const where = `${source.folder}/config.json`;
+  if (!format.matches(source.config)) {
+    throw new RangeError(
+      `${where} is of model_type ${JSON.stringify(source.config.model_type)}, which the record's ` +
+        `model_type ${config.model_type} does not read`,
+    );
+  }
+  const section = format.toSection(source.config);
+  const { model } = resolveConfig({
+    model_type: config.model_type,
+    model: section,
+    data: { seq_len: 1, micro_bsz: 1, total_steps: 1 },
+    adam: { lr: 1 },
+    ckpt: { enable_save_ckpt: false },
+  }, { modelTypes: moduleNames(), allowRefused: true });
+  const stated = format.toConfig(model), wanted = configOf(config, format, where);
+  const differing = Object.keys(stated).filter((key) =>
+    key !== "max_position_embeddings" && JSON.stringify(stated[key]) !== JSON.stringify(wanted[key])
+  ).map((key) => `${key} is ${JSON.stringify(stated[key])} there, ${JSON.stringify(wanted[key])} in the record`);
+  if (differing.length > 0) {
+    throw new RangeError(
+      `The record describes another model than ${where}: ${differing.join("; ")}. ` +
+        `A record with this section would work: model: ${JSON.stringify(section)}`,
+    );
+  }
+}
+
+function configOf(config: ResolvedConfig, format: HuggingFaceFormat, where: string): Record<string, unknown> {
+  try {
+    return format.toConfig(config.model);
+  } catch (error) {
+    const [, reason] = (error as Error).message.split(/: (.*)/s);
+    throw new RangeError(`The record describes another model than ${where}: ${reason}`, { cause: error });
+  }
+}
+
+/**
+ * Replaces the model's weights by those of a Hugging Face folder. Nothing is written unless all of it fits.
+ *
+ * @returns what was loaded, for people
+ * @throws {RangeError} where `config.json` describes another model, naming each difference; where tensors do not fit
+ */
+export function loadHuggingFace(model: Model, path: string): string {
+  const { family: { huggingFace }, config } = model, folder = parseStoragePath(path).path;
+  if (!huggingFace) {
+    throw new RangeError(`Cannot load ${folder}: model type ${config.model_type} declares no Hugging Face format`);
+  }
+  using source = HuggingFaceFolder.open(folder);
+  expectSameModel(source, config, huggingFace);
+  const mappings = huggingFace.tensors(config.model);
+  importWeights(model, mappings, source);
+  return `the model of Hugging Face folder ${folder} (${mappings.length} tensors)`;
+}

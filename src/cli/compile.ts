@@ -15,6 +15,7 @@ const included = ["configs", "LICENSE"];
 
 const output = "dist/troupe";
 const work = "dist/.making";
+const made = `${work}/troupe`;
 
 /** Permissions as the `train` task grants them, so that they stand in one place. */
 const trainTask: string = manifest.tasks.train;
@@ -81,12 +82,14 @@ async function compileBinary(): Promise<void> {
     name === "--allow-run" ? name : name + value
   );
   const includes = included.map((path) => `--include=${path}`);
-  const args = ["compile", "--quiet", "--no-prompt", ...flags, ...includes, `--output=${output}`, "src/cli/main.ts"];
+  const args = ["compile", "--quiet", "--no-prompt", ...flags, ...includes, `--output=${made}`, "src/cli/main.ts"];
   // Behind some firewalls the download neither fails nor ends.
   await run("deno", args, AbortSignal.timeout(180_000));
   // By way of sh: Deno lets no program both write a file and run it.
-  const report = await run("sh", ["-c", `./${output} doctor --json`], AbortSignal.timeout(60_000));
-  if (!report.includes('"form":"compiled"')) throw new Error(`Cannot use ${output}: it does not run the program`);
+  const report = await run("sh", ["-c", `./${made} doctor --json`], AbortSignal.timeout(60_000));
+  if (!report.includes('"form":"compiled"')) {
+    throw new Error("Cannot use what deno compile made: it does not run the program");
+  }
 }
 
 async function compileBundle(): Promise<void> {
@@ -100,11 +103,9 @@ async function compileBundle(): Promise<void> {
   await run("tar", ["-czf", archive, "-C", content, ...[...Deno.readDirSync(content)].map(({ name }) => name).sort()]);
   const payload = await Deno.readFile(archive);
   const digest = new Uint8Array(await crypto.subtle.digest("SHA-256", payload));
-  const made = `${work}/troupe`;
   await Deno.writeTextFile(made, stub(digest.slice(0, 8).toHex(), payload.length));
   await Deno.writeFile(made, payload, { append: true });
   await Deno.chmod(made, 0o755);
-  await Deno.rename(made, output);
 }
 
 async function copy(from: string, to: string): Promise<void> {
@@ -115,19 +116,22 @@ async function copy(from: string, to: string): Promise<void> {
 
 async function compile(tryBinary: boolean): Promise<void> {
   Deno.chdir(programFile("."));
-  await Deno.mkdir("dist", { recursive: true });
+  await Deno.mkdir(work, { recursive: true });
   let form = "one binary by deno compile";
   try {
-    if (!tryBinary) throw new Error("--bundle was given");
-    await compileBinary();
-  } catch (error) {
-    if (tryBinary) console.error(`${(error as Error).message}\nSo Deno itself goes into the file.`);
-    form = "bundle that unpacks itself";
     try {
-      await compileBundle();
-    } finally {
-      await Deno.remove(work, { recursive: true });
+      if (tryBinary) await compileBinary();
+    } catch (error) {
+      console.error(`${(error as Error).message}\nSo Deno itself goes into the file.`);
+      tryBinary = false;
     }
+    if (!tryBinary) {
+      form = "bundle that unpacks itself";
+      await compileBundle();
+    }
+    await Deno.rename(made, output);
+  } finally {
+    await Deno.remove(work, { recursive: true });
   }
   const { size } = await Deno.stat(output);
   console.log(`${output}: ${form}, ${(size / 1e6).toFixed(1)} MB`);

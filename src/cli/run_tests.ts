@@ -46,7 +46,7 @@ function testPermissions(): string[] {
     `--allow-write=${temporary}`,
     `--allow-run=${programs.join(",")}`,
     "--allow-net=127.0.0.1,localhost",
-    "--allow-sys=hostname,systemMemoryInfo",
+    "--allow-sys=hostname,systemMemoryInfo,statfs",
   ];
 }
 

@@ -18,6 +18,8 @@ const readAhead = 2;
 const typed = <T>(name: string, of: abstract new (...args: never[]) => T) =>
   z.custom<T>((value) => value instanceof of, `expected ${name}`);
 
+const positionSchema = z.custom<DataPosition>((value) => typeof value === "object" && value !== null);
+
 const microBatchSchema = z.object({
   inputIds: typed("Uint32Array", Uint32Array<ArrayBuffer>),
   labels: typed("Int32Array", Int32Array<ArrayBuffer>),
@@ -37,7 +39,7 @@ const batchSchema: z.ZodType<Batch> = z.object({
   batchCount: z.number(),
   epoch: z.number(),
   skipped: z.boolean(),
-  after: z.custom<DataPosition>((value) => typeof value === "object" && value !== null),
+  after: positionSchema,
 });
 
 export const dataLoaderProtocol = protocol({
@@ -45,7 +47,13 @@ export const dataLoaderProtocol = protocol({
     /** What there is to read. */
     describe: {
       ask: {},
-      reply: z.object({ rows: z.number(), batchesPerEpoch: z.number(), types: z.array(z.string()) }),
+      reply: z.object({
+        rows: z.number(),
+        batchesPerEpoch: z.number(),
+        types: z.array(z.string()),
+        /** Where the first batch begins. */
+        begin: positionSchema,
+      }),
     },
     /** The next batch in order. */
     next: { ask: {}, reply: batchSchema },
@@ -54,14 +62,15 @@ export const dataLoaderProtocol = protocol({
 
 export interface DataLoaderOptions {
   readonly data: TrainDataOptions;
-  /** Where to go on from; the beginning where absent. */
-  readonly position?: DataPosition;
+  /** Where to go on from; what is left out is as at the beginning. */
+  readonly position?: Partial<DataPosition>;
   readonly dataRank: number;
   readonly dataWorldSize: number;
 }
 
 interface State {
   readonly loader: TrainLoader;
+  readonly begin: DataPosition;
   readonly ready: Batch[];
 }
 
@@ -72,9 +81,9 @@ export const dataLoader = ({ data, position, dataRank, dataWorldSize }: DataLoad
     internal: { fill: {} },
     initial(context): State {
       const loader = createTrainLoader(data, { dataRank, dataWorldSize, onNotice: (line) => context.log(line) });
-      if (position) loader.load(position);
+      if (position) loader.load({ ...loader.state(), ...position });
       context.sendSelf({ kind: "fill" });
-      return { loader, ready: [] };
+      return { loader, begin: loader.state(), ready: [] };
     },
     async handle(state, message, context) {
       const { loader, ready } = state;
@@ -84,6 +93,7 @@ export const dataLoader = ({ data, position, dataRank, dataWorldSize }: DataLoad
             rows: loader.rows,
             batchesPerEpoch: loader.batchesPerEpoch,
             types: [...loader.datasetTypes],
+            begin: state.begin,
           });
           break;
         case "next":

@@ -7,11 +7,19 @@
 import { z } from "zod";
 import type { Backend } from "../src/backend/backend.ts";
 import type { BackendName } from "../src/backend/open.ts";
-import { decideSave, openCheckpoint } from "../src/checkpoint/mod.ts";
-import { writeShard } from "../src/checkpoint/mod.ts";
+import {
+  type Checkpoint,
+  decideSave,
+  loadContents,
+  type LoadPath,
+  openCheckpoint,
+  readStopFile,
+  writeShard,
+} from "../src/checkpoint/mod.ts";
 import type { ResolvedConfig } from "../src/config/mod.ts";
 import type { Batch, DataPosition } from "../src/data/mod.ts";
 import { globalTensors, shardEntries } from "../src/train/checkpoint.ts";
+import { describeContent, loadHuggingFace, openGivenCheckpoint, recordDifferences } from "../src/train/load.ts";
 import { loadPlugins } from "../src/train/model.ts";
 import { Session } from "../src/train/session.ts";
 import { checkpointManagerProtocol } from "./checkpoint_manager.ts";
@@ -45,8 +53,10 @@ export const rankProtocol = protocol({
     initialise: {
       ask: {
         config: z.custom<ResolvedConfig>((value) => typeof value === "object" && value !== null),
-        /** Folder of a verified checkpoint, or null to start afresh. */
+        /** Folder of a verified checkpoint of the run itself, to go on from. */
         checkpoint: z.string().nullable(),
+        /** What else to begin from, where there is no such checkpoint; null for fresh weights. */
+        load: z.custom<LoadPath>((value) => typeof value === "object" && value !== null).nullable(),
         /** Folder of the run's records, kept in checkpoints so that a resumed run goes on in it. */
         runFolder: z.string(),
         /** Whether the CPU may compute where no adapter answers. */
@@ -59,6 +69,8 @@ export const rankProtocol = protocol({
         step: z.number(),
         /** Batches consumed. */
         batch: z.number(),
+        /** What was loaded from where, when it was `load`. */
+        loaded: z.string().optional(),
         parameters: z.number(),
         memory: memorySchema,
         device: z.string(),
@@ -84,7 +96,10 @@ interface Ready {
   readonly runFolder: string;
   /** Position after the last batch used. */
   position: DataPosition | undefined;
-  lastSaved: number;
+  readonly loaded: string | undefined;
+  lastSaved: { readonly step: number; readonly snapshot: boolean };
+  /** What the stop file last said, so that it is announced once. */
+  stopFile: string | undefined;
 }
 
 interface State {
@@ -120,11 +135,12 @@ export const rank = (options: RankOptions) =>
             message.reply.refuse((error as Error).message);
             break;
           }
-          const { backend, session: { trainer: { model, stepCount } } } = state.ready;
+          const { backend, loaded, session: { trainer: { model, stepCount } } } = state.ready;
           const { rows } = await context.ask(state.ready.loader, { kind: "describe" }, { timeoutMs: 60_000 });
           message.reply({
             step: stepCount,
             batch: state.ready.position?.batch_count ?? 0,
+            ...(loaded ? { loaded } : {}),
             parameters: model.parameterCount,
             memory: { ...model.memory },
             device: backend.traits.description,
@@ -158,19 +174,24 @@ type Initialise = Extract<Message<typeof rankProtocol>, { kind: "initialise" }>;
 
 async function initialise(
   { backend: open, loader }: RankOptions,
-  { config, checkpoint, runFolder, cpuFallback, monitor, checkpoints }: Initialise,
+  { config, checkpoint, load, runFolder, cpuFallback, monitor, checkpoints }: Initialise,
   context: Own,
 ): Promise<Ready> {
   const notice = (text: string) => monitor.send({ kind: "notice", text });
   if (config.runtime.plugins.length > 0) await loadPlugins(config.runtime.plugins);
-  using saved = checkpoint === null ? undefined : openCheckpoint(checkpoint);
-  const state = saved?.manifest.state as { data: DataPosition } | undefined;
+  using saved = checkpoint !== null
+    ? openCheckpoint(checkpoint)
+    : load?.ckptType === "internevo"
+    ? await openGivenCheckpoint(load.path, notice)
+    : undefined;
+  const content = checkpoint !== null ? loadContents : load?.content ?? [];
+  const position = saved && startingPosition(saved, content);
   const loaderRef = context.spawn(
     "loader",
-    loader({ data: config.data, dataRank: 0, dataWorldSize: 1, ...(state ? { position: state.data } : {}) }),
+    loader({ data: config.data, dataRank: 0, dataWorldSize: 1, ...(position ? { position } : {}) }),
   );
   await context.started(loaderRef); // its error is the sentence that says what is wrong with the data
-  const { types } = await context.ask(loaderRef, { kind: "describe" }, { timeoutMs: 60_000 });
+  const { types, begin } = await context.ask(loaderRef, { kind: "describe" }, { timeoutMs: 60_000 });
   const backend = await open(config.runtime.backend).catch((error: Error) => {
     if (!cpuFallback) throw error;
     notice(`${error.message}\nNo GPU: going on with the CPU backend, which is many times slower.`);
@@ -180,7 +201,18 @@ async function initialise(
     backend[Symbol.dispose]();
     throw error;
   });
-  const position = saved && session.restore(saved);
+  let loaded: string | undefined;
+  try {
+    if (saved) {
+      session.restore(saved, content);
+      recordDifferences(saved, config).forEach(notice);
+      if (checkpoint === null) loaded = `${describeContent(content)} of step ${saved.step} (${saved.directory})`;
+    } else if (load) loaded = loadHuggingFace(session.trainer.model, load.path);
+  } catch (error) {
+    session[Symbol.dispose]();
+    backend[Symbol.dispose]();
+    throw error;
+  }
   return {
     backend,
     session,
@@ -188,9 +220,23 @@ async function initialise(
     monitor,
     checkpoints,
     runFolder,
-    position,
-    lastSaved: saved?.step ?? -1,
+    position: position && begin,
+    loaded,
+    lastSaved: { step: checkpoint === null ? -1 : saved!.step, snapshot: false },
+    stopFile: undefined,
   };
+}
+
+/** Where the data goes on after a checkpoint: with the counts alone, from the beginning under the old count. */
+function startingPosition(
+  { manifest }: Checkpoint,
+  content: readonly string[],
+): Partial<DataPosition> | undefined {
+  if (content.length <= 1) return undefined; // the model alone makes a new run
+  const { data } = manifest.state as unknown as { data: DataPosition };
+  return content.includes("sampler")
+    ? data
+    : { batch_count: data.batch_count, num_consumed_tokens: data.num_consumed_tokens };
 }
 
 /** One batch: a step, what the record asks for after it, and the decision what comes next. */
@@ -198,7 +244,7 @@ async function advance(state: State, ready: Ready, context: Own, progress: Progr
   const { session, loader, monitor } = ready, { trainer, config } = session;
   const finished = (ready.position?.batch_count ?? 0) >= config.data.total_steps;
   if (finished || state.stopping) {
-    const unsaved = await save(ready, context, { force: true });
+    const { unsaved } = await save(ready, context, { force: true });
     const outcome = finished ? "finished" : "stopped";
     return state.reply!({ outcome, step: trainer.stepCount, ...(unsaved ? { unsaved } : {}) });
   }
@@ -230,29 +276,43 @@ async function advance(state: State, ready: Ready, context: Own, progress: Progr
       monitor.send({ kind: "validation", step: trainer.stepCount, batch: batch.batchCount, records });
     }
     progress?.enter(phases.save, trainer.stepCount);
-    await save(ready, context);
+    const { stop } = await save(ready, context);
+    if (stop) state.stopping = true;
   }
   context.sendSelf({ kind: "advance" });
 }
 
 /**
- * Saves where the record's rules, or `force`, say so. A save that fails is told, and the run goes on.
+ * Saves where the record's rules, the stop file or `force` say so. A save that fails is told, and the run goes on.
  *
- * @returns why it failed
+ * @returns why it failed, and whether the stop file ends the run
  */
-async function save(ready: Ready, context: Own, { force = false } = {}): Promise<string | undefined> {
-  const { session: { trainer, config }, checkpoints, monitor, position, runFolder } = ready;
+async function save(
+  ready: Ready,
+  context: Own,
+  { force = false } = {},
+): Promise<{ unsaved?: string; stop: boolean }> {
+  const { session: { trainer, config }, checkpoints, monitor, position, runFolder, lastSaved } = ready;
   const { ckpt, data } = config, step = trainer.stepCount;
-  const decision = decideSave(
-    { enableSaveCkpt: ckpt.enable_save_ckpt, checkpointEvery: ckpt.checkpoint_every, totalSteps: data.total_steps },
+  const { save, stop, announce } = decideSave(
+    {
+      enableSaveCkpt: ckpt.enable_save_ckpt,
+      checkpointEvery: ckpt.checkpoint_every,
+      ossSnapshotFreq: ckpt.oss_snapshot_freq,
+      totalSteps: data.total_steps,
+    },
     step,
-    { force },
+    { force, stopAt: await stopStep(ready) },
   );
-  if (decision.save === "none" || step === ready.lastSaved || position === undefined) return;
+  if (announce && announce !== ready.stopFile) monitor.send({ kind: "alert", text: announce });
+  if (announce) ready.stopFile = announce;
+  const snapshot = save === "snapshot";
+  const done = step === lastSaved.step && (snapshot || !lastSaved.snapshot);
+  if (save === "none" || done || position === undefined) return { stop };
   monitor.send({ kind: "phase", name: "saving" });
   const options = { timeoutMs: Infinity };
   try {
-    const { directory } = await context.ask(checkpoints, { kind: "begin", step }, options);
+    const { directory } = await context.ask(checkpoints, { kind: "begin", step, snapshot }, options);
     try {
       const shard = await writeShard({ directory, writer: 0, entries: shardEntries(trainer.model) });
       const state = { ...(ready.session.state(position) as object), run_folder: runFolder };
@@ -262,10 +322,25 @@ async function save(ready: Ready, context: Own, { force = false } = {}): Promise
       checkpoints.send({ kind: "abandon", directory });
       throw error;
     }
-    ready.lastSaved = step;
+    ready.lastSaved = { step, snapshot };
+    return { stop };
   } catch (error) {
     const { message } = error as Error;
     monitor.send({ kind: "alert", text: `Checkpoint of step ${step} was not saved: ${message}` });
-    return message;
+    return { unsaved: message, stop };
+  }
+}
+
+/** The stop file's number. One that cannot be read is told, once, and asks for nothing: a slip must not end a run. */
+async function stopStep(ready: Ready): Promise<number> {
+  const path = ready.session.config.ckpt.stop_file_path;
+  if (path === null) return 0;
+  try {
+    return await readStopFile(path);
+  } catch (error) {
+    const text = `${(error as Error).message}; the run goes on`;
+    if (text !== ready.stopFile) ready.monitor.send({ kind: "alert", text });
+    ready.stopFile = text;
+    return 0;
   }
 }

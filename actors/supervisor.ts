@@ -10,7 +10,9 @@
  * wrong again next time, and ends the run with its sentence.
  */
 import { z } from "zod";
+import { createStopFile } from "../src/checkpoint/mod.ts";
 import type { ResolvedConfig } from "../src/config/mod.ts";
+import { loadPlanOf } from "../src/train/load.ts";
 import type { checkpointManagerProtocol } from "./checkpoint_manager.ts";
 import type { monitorProtocol } from "./monitor.ts";
 import type { rankProtocol, Trained } from "./rank.ts";
@@ -116,6 +118,12 @@ export const supervisor = (options: SupervisorOptions) =>
       switch (message.kind) {
         case "run":
           state.reply = message.reply;
+          try {
+            if (options.config.ckpt.stop_file_path) await createStopFile(options.config.ckpt.stop_file_path);
+          } catch (error) {
+            await finish(state, { outcome: "failed", step: 0, reason: (error as Error).message }, context);
+            break;
+          }
           context.every(second, { kind: "check" });
           context.sendSelf({ kind: "gather" });
           break;
@@ -209,25 +217,36 @@ async function gather(state: State, options: SupervisorOptions, context: Own): P
   state.phase = "initialise";
   const attempt = ++state.attempt;
   state.beat = state.killed = undefined;
-  const resume = config.ckpt.enable_save_ckpt && (config.ckpt.auto_resume || attempt > 1);
-  const newest = resume ? await context.ask(checkpoints, { kind: "newest" }, { timeoutMs: Infinity }) : null;
+  // After a failure the run goes on from what it saved itself, even if it was told to begin from elsewhere.
+  const { resume, load } = loadPlanOf(config), ofRun = resume ? null : runFolder;
+  const newest = config.ckpt.enable_save_ckpt && (resume || attempt > 1)
+    ? await context.ask(checkpoints, { kind: "newest", ofRun }, { timeoutMs: Infinity })
+    : null;
+  if (newest && resume && load && attempt === 1) {
+    monitor.send({
+      kind: "notice",
+      text: `The run has a checkpoint of its own, so ${load.path} is not loaded; ckpt.auto_resume: false would load it`,
+    });
+  }
   const rank = state.rank = context.spawn(`rank-${attempt}`, options.rank(attempt));
   context.watch(rank, (reason) => ({ kind: "rankEnded", attempt, reason }));
   rank.ask({
     kind: "initialise",
     config,
     checkpoint: newest?.directory ?? null,
+    load: newest ? null : load ?? null,
     runFolder,
     cpuFallback: options.cpuFallback,
     monitor,
     checkpoints,
   }, { timeoutMs: Infinity }).then(
-    ({ step, batch, parameters, memory, device, software, rows }) => {
-      const from = newest ? `from step ${step} (${newest.directory})` : "from the beginning, as nothing was saved yet";
-      const text = attempt > 1 ? `Rank 0 is back and goes on ${from}` : `${config.JOB_NAME}: ` +
-        `${newest ? `resumed ${from}` : "new run"}; ${parameters.toLocaleString("en")} parameters, ` +
-        `${rows.toLocaleString("en")} rows of data, ${Math.round(memory.total! / 2 ** 20)} MiB planned on ${device}` +
-        (software ? " (no GPU: this is slow)" : "");
+    ({ step, batch, loaded, parameters, memory, device, software, rows }) => {
+      const from = newest ? `from step ${step} (${newest.directory})` : loaded && `with ${loaded}`;
+      const known = `${parameters.toLocaleString("en")} parameters, ${rows.toLocaleString("en")} rows of data, ` +
+        `${Math.round(memory.total! / 2 ** 20)} MiB planned on ${device}${software ? " (no GPU: this is slow)" : ""}`;
+      const text = attempt > 1
+        ? `Rank 0 is back and goes on ${from ?? "from the beginning, as nothing was saved yet"}`
+        : `${config.JOB_NAME}: ${newest ? `resumed ${from}` : loaded ? `begins ${from}` : "new run"}; ${known}`;
       context.sendSelf({ kind: "initialised", attempt, step, batch, text });
     },
     (error) => {

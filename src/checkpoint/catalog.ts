@@ -85,6 +85,7 @@ export async function verifyCheckpoint(directory: string): Promise<Manifest> {
  * Opens the newest checkpoint that is whole, skipping aloud what is torn, truncated or altered.
  *
  * @param options.onSkipped gets a sentence for each one skipped. @default prints it to standard error
+ * @param options.accept looks at each one's manifest first; those refused are passed over in silence. @default all
  * @param options.verify check hashes; a rank that was given a verified folder opens it with `openCheckpoint`. @default {true}
  * @returns undefined when there is none
  */
@@ -92,13 +93,15 @@ export async function newestUsable(
   folders: string | readonly string[],
   options: {
     readonly onSkipped?: (sentence: string, directory: string) => void;
+    readonly accept?: (manifest: Manifest) => boolean;
     readonly verify?: boolean;
   } = {},
 ): Promise<Checkpoint | undefined> {
-  const { onSkipped = (sentence) => console.error(sentence), verify = true } = options;
+  const { onSkipped = (sentence) => console.error(sentence), accept = () => true, verify = true } = options;
   for (const { directory, status, reason } of listCheckpoints(folders)) {
     try {
       if (status !== "complete") throw new Error(reason);
+      if (!accept(readManifest(directory))) continue;
       if (verify) await verifyCheckpoint(directory);
       return Checkpoint.open(directory);
     } catch (error) {

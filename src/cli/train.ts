@@ -29,8 +29,8 @@ function refuseManyRanks(args: DefaultArguments): void {
 }
 
 /** The folder of the run that is resumed, or a new one. */
-function chooseRunFolder(config: ResolvedConfig, checkpoints: string | undefined): RunFolder {
-  if (checkpoints !== undefined && config.ckpt.auto_resume) {
+function chooseRunFolder(config: ResolvedConfig, checkpoints: readonly string[]): RunFolder {
+  if (config.ckpt.auto_resume) {
     const newest = listCheckpoints(checkpoints).find(({ status }) => status === "complete");
     if (newest) {
       using checkpoint = openCheckpoint(newest.directory);
@@ -53,13 +53,15 @@ export const train: Verb = {
     }
     refuseManyRanks(parsed);
     const config = await recordFromArguments(parsed);
-    const folder = config.ckpt.enable_save_ckpt && config.ckpt.save_ckpt_folder
-      ? parseStoragePath(config.ckpt.save_ckpt_folder).path
-      : undefined;
-    const run = chooseRunFolder(config, folder);
+    const { ckpt } = config;
+    const pathOf = (folder: string | null) => folder ? parseStoragePath(folder).path : undefined;
+    const folder = ckpt.enable_save_ckpt ? pathOf(ckpt.save_ckpt_folder) : undefined;
+    const snapshots = folder && ckpt.oss_snapshot_freq ? pathOf(ckpt.snapshot_ckpt_folder) : undefined;
+    const run = chooseRunFolder(config, [folder, snapshots].filter((path) => path !== undefined));
     makeRunFolder(run);
     return await runCompany(config, run, {
       checkpoints: folder,
+      snapshots,
       json: parsed.json,
       port: parsed.given.has("port") ? parsed.port : 0,
       cpuFallback: !parsed.given.has("backend") && config.runtime.backend === "webgpu",
@@ -70,6 +72,8 @@ export const train: Verb = {
 export interface CompanyOptions {
   /** Folder of checkpoints; absent where none are written. */
   readonly checkpoints: string | undefined;
+  /** Folder of snapshots; absent where none are taken. */
+  readonly snapshots?: string | undefined;
   readonly json: boolean;
   /** For the control connections; 0 takes a free one. */
   readonly port: number;
@@ -84,7 +88,7 @@ export interface CompanyOptions {
  * @returns the exit code
  */
 export async function runCompany(config: ResolvedConfig, run: RunFolder, options: CompanyOptions): Promise<number> {
-  const { checkpoints, json, port, cpuFallback, silenceMs } = options;
+  const { checkpoints, snapshots, json, port, cpuFallback, silenceMs } = options;
   const debug = Deno.env.has("TROUPE_DEBUG");
   const token = crypto.randomUUID();
   const runtime = createRuntime({
@@ -115,6 +119,7 @@ export async function runCompany(config: ResolvedConfig, run: RunFolder, options
     checkpointManager({
       folder: checkpoints ?? run.path,
       keepLast: config.ckpt.keep_last,
+      snapshots,
       config: printResolved(config),
       layout: { world: 1 } satisfies Json,
     }),
@@ -122,7 +127,7 @@ export async function runCompany(config: ResolvedConfig, run: RunFolder, options
   const { command, args, env } = selfCommand(["rank"], {
     read: true,
     env: true,
-    write: [checkpoints ?? run.path],
+    write: [checkpoints ?? run.path, ...(snapshots ? [snapshots] : [])],
     net: [`127.0.0.1:${control.port}`],
     sys: ["systemMemoryInfo", "statfs"],
   });

@@ -74,6 +74,7 @@ export const derivedValues: Readonly<Record<string, DerivedValue>> = {
     overrules: "it follows from parallel.tensor.mode",
   },
 
+  "ckpt.auto_resume": unless(({ ckpt }) => ckpt.load_given_ckpt === null ? true : !ckpt.load_given_ckpt),
   "ckpt.checkpoint_every": neededToSave("the number of steps between two, such as 100"),
   "ckpt.save_ckpt_folder": {
     value: (c, given) => neededToSave("a folder, such as local:checkpoints").value(c, given ?? undefined),

@@ -316,6 +316,17 @@ export const rules: readonly Rule[] = [
   },
 
   // Checkpoints
+  function snapshotsLieApart({ ckpt }, fail) {
+    const { oss_snapshot_freq, save_ckpt_folder, snapshot_ckpt_folder } = ckpt;
+    if (oss_snapshot_freq === null || save_ckpt_folder === null || snapshot_ckpt_folder === null) return;
+    const plain = (folder: string) => folder.replace(/^local:/, "").replace(/^(\.\/)+|\/+$/g, "");
+    if (plain(save_ckpt_folder) !== plain(snapshot_ckpt_folder)) return;
+    fail(
+      "ckpt.snapshot_ckpt_folder",
+      `${snapshot_ckpt_folder} is save_ckpt_folder, whose checkpoints would be removed with old snapshots; ` +
+        `${snapshot_ckpt_folder}/snapshot would work`,
+    );
+  },
   function oldCheckpointNamesAgree({ ckpt }, fail) {
     if (ckpt.load_model_only_folder === null || ckpt.load_ckpt_folder === null) return;
     fail("ckpt.load_ckpt_folder", "cannot be given beside load_model_only_folder; load_ckpt_info says both");

@@ -6,8 +6,26 @@ export const objectStorePrefix = /^(boto3|volc|oss2|s3|vc|ali):/;
 
 const localOnly = (value: unknown) =>
   typeof value === "string" && objectStorePrefix.test(value)
-    ? "Troupe does not write to object stores yet; a local folder works, such as local:checkpoints"
+    ? "Troupe does not reach object stores yet; a local folder works, such as local:checkpoints"
     : undefined;
+
+/** Why `load_ckpt_info` cannot work, if it cannot. */
+function unloadable(value: unknown): string | undefined {
+  const info = value as { path: string | null; content: string[]; ckpt_type: string } | null;
+  if (info === null || info.path === null) return undefined;
+  const { path, content, ckpt_type } = info;
+  if (!["internevo", "hf"].includes(ckpt_type)) {
+    return `there is no ckpt_type ${
+      JSON.stringify(ckpt_type)
+    } here; internevo works (checkpoints of any layout), or hf ` +
+      "(a Hugging Face folder)";
+  }
+  if (!content.includes("model") && !content.includes("all")) return "content without model loads nothing; add model";
+  if (ckpt_type === "hf" && String(content) !== "model") {
+    return "a Hugging Face folder holds the model alone; content: [model] works";
+  }
+  return localOnly(path);
+}
 
 /** When checkpoints are written, kept and read. */
 export const ckptSchema = z.strictObject({
@@ -26,22 +44,32 @@ export const ckptSchema = z.strictObject({
     },
   ),
   keep_last: works(int({ min: 0 }).default(0), "Keep so many of the newest checkpoints; 0 keeps all."),
-  auto_resume: works(bool().default(true), "Go on from the newest complete checkpoint in the folder, if there is one."),
-  load_ckpt_info: refused(
+  auto_resume: works(bool(), "Go on from the newest complete checkpoint in the folder, if there is one.", {
+    derived: "true, or the opposite of load_given_ckpt",
+  }),
+  load_ckpt_info: works(
     z.strictObject({
       path: textOrNull().default(null),
-      content: z.array(z.enum(["model", "sampler", "optimizer", "scheduler", "all"])).default(["model"]),
+      content: z.preprocess(
+        (value) => typeof value === "string" ? [value] : value,
+        z.array(z.enum(["model", "sampler", "optimizer", "scheduler", "all"])).min(1),
+      ).default(["model"]),
       ckpt_type: text().default("internevo"),
     }).nullable().default(null),
-    "A checkpoint to begin from: {path, content: [model, optimizer, scheduler, sampler or all], ckpt_type}.",
+    "What to begin from, unless auto_resume finds a checkpoint of the run's own: {path, content, ckpt_type}. ckpt_type " +
+      "internevo is a checkpoint of Troupe's, its content a list of model, optimizer, scheduler, sampler, or all; hf is a " +
+      "Hugging Face folder, content [model].",
+    { refuse: unloadable },
   ),
-  snapshot_ckpt_folder: refused(textOrNull(), "Folder of the snapshots.", {
+  snapshot_ckpt_folder: works(textOrNull(), "Folder of the snapshots.", {
     derived: "{save_ckpt_folder}/snapshot",
-    onlyWith: "ckpt.oss_snapshot_freq",
+    refuse: localOnly,
   }),
-  oss_snapshot_freq: refused(stepsOrNever(), "Steps between snapshots, of which two are kept; null for never.", {
-    derived: "null",
-  }),
+  oss_snapshot_freq: works(
+    stepsOrNever(),
+    "Steps between snapshots, from 2 on; null for never. Of these checkpoints between checkpoints the newest two are kept.",
+    { derived: "null" },
+  ),
   enable_internevo2hf_ckpt: refused(bool().default(false), "Also write each checkpoint as a Hugging Face folder."),
   async_upload: refused(bool(), "Upload to an object store while training goes on.", {
     derived: "false",
@@ -50,14 +78,22 @@ export const ckptSchema = z.strictObject({
     derived: "/dev/shm/internlm_tmp_ckpt/ with async_upload, else null",
     onlyWith: "ckpt.async_upload",
   }),
-  stop_file_path: refused(
+  stop_file_path: works(
     textOrNull().default(null),
-    "A file whose number tells the run at which step to save or stop.",
+    "A file for a number: 500 saves and stops at step 500, -500 saves there and goes on. The run creates it with 0.",
   ),
-  load_ckpt_folder: refused(textOrNull().default(null), "Older form of load_ckpt_info."),
-  load_model_only_folder: refused(textOrNull().default(null), "Older form of load_ckpt_info, for weights alone."),
-  load_optimizer: refused(bool().default(true), "Older form: load optimizer state too."),
-  load_given_ckpt: refused(bool().nullable().default(null), "Older form: the opposite of auto_resume."),
+  load_ckpt_folder: works(
+    textOrNull().default(null),
+    "Older form of load_ckpt_info: model, sampler and optimizer of that checkpoint.",
+    { refuse: localOnly },
+  ),
+  load_model_only_folder: works(
+    textOrNull().default(null),
+    "Older form of load_ckpt_info: the model of that checkpoint.",
+    { refuse: localOnly },
+  ),
+  load_optimizer: works(bool().default(true), "Older form: whether load_ckpt_folder takes the optimizer too."),
+  load_given_ckpt: works(bool().nullable().default(null), "Older form: the opposite of auto_resume."),
   generate_meta_data: refused(bool().default(false), "Write data for a change of layout. Every checkpoint has it."),
   universal_ckpt: refused(bool().default(false), "Load a checkpoint of another layout. Every checkpoint can be."),
 }).describe("Checkpoints");

@@ -20,6 +20,7 @@ const verbs: Readonly<Record<string, { load: () => Promise<Verb>; hidden?: true 
   convert: { load: async () => (await import("./convert.ts")).convert },
   doctor: { load: async () => (await import("./doctor.ts")).doctorVerb },
   bench: { load: async () => (await import("./bench.ts")).bench },
+  test: { load: async () => (await import("./test.ts")).test },
   rank: { load: async () => (await import("./rank.ts")).rank, hidden: true },
 };
 

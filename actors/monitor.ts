@@ -7,7 +7,9 @@ import { LossSpikeDetector, StuckDetector } from "../src/observe/alerts.ts";
 import { Display } from "../src/observe/display.ts";
 import { JsonLinesWriter } from "../src/observe/jsonl.ts";
 import { lossPlotSvg, type LossPoint, renderLossPlot } from "../src/observe/loss_plot.ts";
-import type { RunFolder } from "../src/observe/run_folder.ts";
+import { createLogger, fileSink, type Logger } from "../src/observe/logger.ts";
+import { copyFolder, rankFileName, type RunFolder } from "../src/observe/run_folder.ts";
+import { recordLine } from "../src/observe/step_record.ts";
 import { TensorBoardWriter } from "../src/observe/tensorboard.ts";
 import { actor, protocol } from "./runtime/mod.ts";
 
@@ -40,6 +42,8 @@ export const monitorProtocol = protocol({
     },
     /** A sentence for people. */
     notice: { text: z.string() },
+    /** A line for the log file alone. */
+    log: { text: z.string() },
     /** A sentence that people should act on. */
     alert: { text: z.string() },
   },
@@ -51,13 +55,24 @@ export const monitorProtocol = protocol({
   },
 });
 
+export interface TensorBoardSettings {
+  /** Ranks have their event files in folders of their own below it. @default the run folder's */
+  readonly folder?: string | null;
+  /** The folder of a run that this one continues: its event files come first. */
+  readonly resumeFrom?: string | null;
+  /** Steps that are held before they are written. @default {1} */
+  readonly queueMaxLength?: number;
+  /** Shown under "Text", as they are. */
+  readonly texts?: Readonly<Record<string, string>>;
+}
+
 export interface MonitorOptions {
   readonly folder: RunFolder;
   readonly totalSteps: number;
   readonly title: string;
   readonly json: boolean;
-  /** Also write TensorBoard's event files. */
-  readonly tensorboard: boolean;
+  /** TensorBoard's event files; absent for none. */
+  readonly tensorboard?: TensorBoardSettings | undefined;
   readonly display?: Display;
   /** Called with every alert, besides showing it. */
   readonly onAlert?: (text: string) => void;
@@ -65,6 +80,8 @@ export interface MonitorOptions {
 
 interface State {
   readonly display: Display;
+  readonly logger: Logger;
+  readonly logFile: Disposable | undefined;
   lines: JsonLinesWriter | undefined;
   board: TensorBoardWriter | undefined;
   points: LossPoint[];
@@ -87,8 +104,17 @@ export const monitor = ({ folder, totalSteps, title, json, tensorboard, display,
     internal: { check: {} },
     initial(context): State {
       context.every(30_000, { kind: "check" });
+      const shown = display ?? new Display({ json });
+      const logFile = attempt(shown, "write the log file", () => fileSink(`${folder.logs}/${mainRank}`));
+      const { folder: eventFolder, resumeFrom } = tensorboard ?? {};
+      if (resumeFrom) {
+        const to = eventFolder ?? folder.tensorboards;
+        attempt(shown, "copy the event files of resume_tb_folder", () => copyFolder(resumeFrom, to));
+      }
       return {
-        display: display ?? new Display({ json }),
+        display: shown,
+        logger: createLogger({ sinks: logFile ? [logFile] : [] }),
+        logFile,
         lines: undefined,
         board: undefined,
         points: [],
@@ -99,9 +125,10 @@ export const monitor = ({ folder, totalSteps, title, json, tensorboard, display,
       };
     },
     handle(state, message) {
-      const { display } = state;
+      const { display, logger } = state;
       const alert = (text: string) => {
         display.message(`ALERT ${text}`);
+        logger.warning(text);
         onAlert?.(text);
       };
       const show = (phase?: string) =>
@@ -115,14 +142,19 @@ export const monitor = ({ folder, totalSteps, title, json, tensorboard, display,
         case "begin":
           closeWriters(state);
           state.lines = new JsonLinesWriter(folder.metrics, { resumeStep: message.batch, onError: alert });
-          if (tensorboard) {
-            state.board = new TensorBoardWriter({
-              folder: folder.tensorboards,
+          state.board = tensorboard && attempt(display, "write event files", () => {
+            const { folder: events, queueMaxLength = 1, texts = {} } = tensorboard;
+            const board = new TensorBoardWriter({
+              folder: `${events ?? folder.tensorboards}/${mainRank}`,
               purgeStep: message.step,
+              queueMaxLength,
               totalSteps,
               onError: alert,
             });
-          }
+            for (const [tag, text] of Object.entries(texts)) board.addText(tag, text);
+            board.flush();
+            return board;
+          });
           state.points = state.points.filter(({ step }) => step <= message.step);
           state.shown = { step: message.step };
           break;
@@ -131,6 +163,7 @@ export const monitor = ({ folder, totalSteps, title, json, tensorboard, display,
           const entry = { ...record, ...rest, step: message.batch, step_count: message.step };
           state.lines?.write(entry);
           display.record(entry);
+          if (record) logger.info(recordLine(record));
           for (const [name, value] of Object.entries(record ?? {})) {
             if (typeof value === "number") state.board?.addScalar(name, value, message.step);
             else state.board?.addScalars(name, value, message.step);
@@ -148,7 +181,7 @@ export const monitor = ({ folder, totalSteps, title, json, tensorboard, display,
           state.stuck.active(state.shown.step);
           show(message.name);
           break;
-        case "validation":
+        case "validation": {
           for (const { loss, record } of message.records) {
             const entry = { ...record, step: message.batch, step_count: message.step };
             state.lines?.write(entry);
@@ -159,10 +192,17 @@ export const monitor = ({ folder, totalSteps, title, json, tensorboard, display,
             state.validationLoss = loss;
             state.points.push({ step: message.step, validationLoss: loss });
           }
-          display.message(validationLine(message.step, message.records.map(({ record }) => record)));
+          const line = validationLine(message.step, message.records.map(({ record }) => record));
+          display.message(line);
+          logger.info(line);
           break;
+        }
         case "notice":
           display.message(message.text);
+          logger.info(message.text);
+          break;
+        case "log":
+          logger.info(message.text);
           break;
         case "alert":
           alert(message.text);
@@ -190,9 +230,22 @@ export const monitor = ({ folder, totalSteps, title, json, tensorboard, display,
     },
     stopped(state) {
       closeWriters(state);
+      state.logFile?.[Symbol.dispose]();
       state.display[Symbol.dispose]();
     },
   });
+
+/** The rank whose log and event files these are: the first of all, as there is one. */
+const mainRank = rankFileName({ dp: 0, tp: 0, pp: 0, main: true });
+
+/** What cannot be written is told; a run goes on without it. */
+function attempt<T>(display: Display, what: string, write: () => T): T | undefined {
+  try {
+    return write();
+  } catch (error) {
+    display.message(`ALERT Cannot ${what}: ${(error as Error).message}`);
+  }
+}
 
 function closeWriters(state: State): void {
   state.lines?.[Symbol.dispose]();

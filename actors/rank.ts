@@ -18,6 +18,7 @@ import {
 } from "../src/checkpoint/mod.ts";
 import type { ResolvedConfig } from "../src/config/mod.ts";
 import type { Batch, DataPosition } from "../src/data/mod.ts";
+import { formatBytes } from "../src/observe/format.ts";
 import { globalTensors, shardEntries } from "../src/train/checkpoint.ts";
 import { describeContent, loadHuggingFace, openGivenCheckpoint, recordDifferences } from "../src/train/load.ts";
 import { loadPlugins } from "../src/train/model.ts";
@@ -249,6 +250,7 @@ async function advance(state: State, ready: Ready, context: Own, progress: Progr
     return state.reply!({ outcome, step: trainer.stepCount, ...(unsaved ? { unsaved } : {}) });
   }
 
+  reportMemory(ready);
   progress?.enter(phases.data, trainer.stepCount);
   const batch: Batch = await context.ask(loader, { kind: "next" }, { timeoutMs: Infinity });
   ready.position = batch.after;
@@ -270,9 +272,10 @@ async function advance(state: State, ready: Ready, context: Own, progress: Progr
       ...(record ? { record } : {}),
     });
     if (session.evaluationDue) {
-      progress?.enter(phases.evaluate, trainer.stepCount);
+      const entered = () => progress?.enter(phases.evaluate, trainer.stepCount);
+      entered();
       monitor.send({ kind: "phase", name: "evaluating" });
-      const records = await session.evaluate();
+      const records = await session.evaluate(entered);
       monitor.send({ kind: "validation", step: trainer.stepCount, batch: batch.batchCount, records });
     }
     progress?.enter(phases.save, trainer.stepCount);
@@ -280,6 +283,17 @@ async function advance(state: State, ready: Ready, context: Own, progress: Progr
     if (stop) state.stopping = true;
   }
   context.sendSelf({ kind: "advance" });
+}
+
+/** In the log file, of the first batches and then of every so many: what was planned, and what is in use. */
+function reportMemory({ backend, session: { trainer: { model }, config }, monitor, position }: Ready): void {
+  const batch = position?.batch_count ?? 0, every = config.data.empty_cache_and_diag_interval;
+  if (batch > 5 && batch % (every > 0 ? every : 50) !== 0) return;
+  const { rss, heapUsed } = Deno.memoryUsage();
+  const text = `memory before batch ${batch}: ${formatBytes(backend.allocatedBytes)} allocated on the device, ` +
+    `${formatBytes(model.memory.total)} planned; the rank's process has ${formatBytes(rss)}, ` +
+    `of which JavaScript uses ${formatBytes(heapUsed)}`;
+  monitor.send({ kind: "log", text });
 }
 
 /**

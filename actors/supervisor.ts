@@ -186,6 +186,9 @@ export const supervisor = (options: SupervisorOptions) =>
     },
   });
 
+/** Phases that `step_timeout_s` bounds. How long starting and saving take depends on the model and the disk. */
+const timed: ReadonlySet<string> = new Set(["data", "step", "evaluate"]);
+
 /** Why the rank must be taken for dead, if it must. */
 function silence({ beat }: State, { config, silenceMs = 30 * second }: SupervisorOptions, now: number) {
   if (!beat) return undefined;
@@ -194,7 +197,7 @@ function silence({ beat }: State, { config, silenceMs = 30 * second }: Superviso
     return `was not heard of for ${Math.round(quiet / second)} s, last at "${beat.phase}" after step ${beat.step}, ` +
       "and was killed";
   }
-  if (limit > 0 && stuck > limit) {
+  if (limit > 0 && stuck > limit && timed.has(beat.phase)) {
     return `was at "${beat.phase}" after step ${beat.step} for ${Math.round(stuck / second)} s, longer than ` +
       `runtime.step_timeout_s allows (${config.runtime.step_timeout_s} s), and was killed`;
   }

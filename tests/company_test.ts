@@ -60,7 +60,7 @@ async function company(
       totalSteps: config.data.total_steps,
       title: "tiny",
       json: false,
-      tensorboard: true,
+      tensorboard: {},
       display: new Display({ output, everySeconds: 0 }),
     }),
   );

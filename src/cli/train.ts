@@ -1,13 +1,14 @@
 /** `troupe train`: starts the company that a run record describes, and stays with it to the end. */
 import { checkpointManager } from "../../actors/checkpoint_manager.ts";
-import { monitor } from "../../actors/monitor.ts";
+import { monitor, type TensorBoardSettings } from "../../actors/monitor.ts";
 import { rankProtocol } from "../../actors/rank.ts";
 import { createRuntime, type Host, hosted, spawnProcess } from "../../actors/runtime/mod.ts";
 import { type Outcome, supervisor, supervisorProtocol } from "../../actors/supervisor.ts";
 import { type Json, listCheckpoints, openCheckpoint, parseStoragePath } from "../checkpoint/mod.ts";
 import { listenControl } from "../comm/control.ts";
 import { printResolved, type ResolvedConfig } from "../config/mod.ts";
-import { alertTitle, sendFeishuMessage } from "../observe/alerts.ts";
+import { type AlertSender, createAlertSender } from "../observe/alert_sender.ts";
+import { alertTitle } from "../observe/alerts.ts";
 import { makeRunFolder, type RunFolder, runFolder, runFolderAt } from "../observe/run_folder.ts";
 import { ArgumentError, type DefaultArguments, getDefaultParser } from "./parser.ts";
 import { controlVariables } from "./rank.ts";
@@ -96,6 +97,7 @@ export async function runCompany(config: ResolvedConfig, run: RunFolder, options
     log: (actor, text) => (debug || !/\brank-\d+$/.test(actor)) && monitorRef.send({ kind: "notice", text }),
     ...(debug ? {} : { onDeadLetter: () => {} }),
   });
+  const people = alertPeople(config, (text) => monitorRef.send({ kind: "notice", text }));
   const root = runtime.lookup(supervisorProtocol, "supervisor");
   await using control = listenControl({
     hostname: "127.0.0.1",
@@ -110,8 +112,8 @@ export async function runCompany(config: ResolvedConfig, run: RunFolder, options
       totalSteps: config.data.total_steps,
       title: `${config.JOB_NAME}: loss`,
       json,
-      tensorboard: config.enable_tb,
-      onAlert: (text) => alertPeople(config, text),
+      tensorboard: config.enable_tb ? eventFiles(config, run) : undefined,
+      onAlert: people.alert,
     }),
   );
   const checkpointsRef = runtime.spawn(
@@ -158,24 +160,32 @@ export async function runCompany(config: ResolvedConfig, run: RunFolder, options
 
   // Ctrl-C can arrive twice at once: from the terminal, and from a parent such as `deno task` that passes it on.
   let toldAt = -Infinity;
-  const interrupt = () => {
+  const interrupt = (signal: string) => () => {
     const now = performance.now();
-    if (now - toldAt > sameSignalMs) root.send({ kind: "stop" });
+    if (now - toldAt > sameSignalMs) {
+      root.send({ kind: "stop" });
+      people.message(`Training on ${Deno.hostname()} received ${signal}`);
+    }
     toldAt = now;
   };
-  const signals = ["SIGINT", "SIGTERM"] as const;
-  signals.forEach((signal) => Deno.addSignalListener(signal, interrupt));
+  const signals = (["SIGINT", "SIGTERM"] as const).map((signal) => [signal, interrupt(signal)] as const);
+  signals.forEach(([signal, handle]) => Deno.addSignalListener(signal, handle));
   try {
+    people.message(`Training on ${Deno.hostname()} begins`);
     const outcome = await root.ask({ kind: "run" }, { timeoutMs: Infinity });
     const { lossPlot } = await monitorRef.ask({ kind: "finish" }, { timeoutMs: 60_000 });
+    const folders = [checkpoints, snapshots].filter((folder) => folder !== undefined);
+    const words = outcome.outcome === "failed" ? outcome.reason! : lastWords(outcome, folders, config.ckpt.auto_resume);
+    people.message(`Training on ${Deno.hostname()} ${outcome.outcome}: ${words}`);
+    await people.settled();
     await runtime.stop();
     noteProcesses(run, []);
     if (lossPlot) say(`\n${lossPlot}\n`);
-    say(lastWords(outcome, checkpoints));
+    say(outcome.outcome === "failed" ? `troupe train: ${words}` : words);
     say(`Records: ${run.metrics}${lossPlot ? `, curve: ${run.lossPlot}` : ""}`);
     return outcome.outcome === "failed" ? 1 : 0;
   } finally {
-    signals.forEach((signal) => Deno.removeSignalListener(signal, interrupt));
+    signals.forEach(([signal, handle]) => Deno.removeSignalListener(signal, handle));
     await runtime.stop();
   }
 }
@@ -190,21 +200,39 @@ function noteProcesses({ path }: RunFolder, ranks: readonly { rank: number; pid:
   Deno.renameSync(`${file}.new`, file);
 }
 
-function lastWords({ outcome, step, reason, unsaved }: Outcome, checkpoints: string | undefined): string {
-  if (outcome === "failed") return `troupe train: ${reason}`;
+function lastWords({ outcome, step, unsaved }: Outcome, folders: readonly string[], resumes: boolean): string {
   const done = `${outcome === "finished" ? "Finished" : "Stopped"} after step ${step}.`;
-  if (checkpoints === undefined) return `${done} Nothing was saved (ckpt.enable_save_ckpt is false).`;
-  if (outcome === "finished") return `${done} Checkpoints: ${checkpoints}`;
-  if (!unsaved) return `${done} The same command goes on from there.`;
-  const saved = listCheckpoints(checkpoints).find(({ status }) => status === "complete")?.step ?? 0;
-  return `${done} The same command goes on from step ${saved}${
-    saved < step ? ", as the last ones were not saved" : ""
-  }.`;
+  if (folders.length === 0) return `${done} Nothing was saved (ckpt.enable_save_ckpt is false).`;
+  if (outcome === "finished") return `${done} Checkpoints: ${folders[0]}`;
+  const command = `The same command${resumes ? "" : " with --set ckpt.auto_resume=true"}`;
+  if (!unsaved) return `${done} ${command} goes on from there.`;
+  const saved = listCheckpoints(folders).find(({ status }) => status === "complete")?.step ?? 0;
+  const lost = saved < step ? ", as the last ones were not saved" : "";
+  return `${done} ${command} goes on from step ${saved}${lost}.`;
 }
 
-function alertPeople(config: ResolvedConfig, text: string): void {
-  const { enable_feishu_alert, feishu_alert_address } = config.monitor.alert;
-  if (!enable_feishu_alert || !feishu_alert_address) return;
-  const title = alertTitle(config.JOB_NAME, (name) => Deno.env.get(name));
-  sendFeishuMessage({ address: feishu_alert_address, title, text });
+/** Whom the record wants told. Sentences on what could not be delivered go where people look, while there is such a place. */
+function alertPeople({ JOB_NAME, monitor: { alert } }: ResolvedConfig, notice: (text: string) => void): AlertSender {
+  if (alert.enable_feishu_alert && alert.feishu_alert_address === null) {
+    say("monitor.alert.enable_feishu_alert: true sends nothing, as monitor.alert.feishu_alert_address is missing");
+  }
+  return createAlertSender(alert, { title: alertTitle(JOB_NAME, (name) => Deno.env.get(name)), onError: notice });
+}
+
+/** TensorBoard's files as the record wants them, with what InternEvo writes of a run as text. */
+function eventFiles(config: ResolvedConfig, run: RunFolder): TensorBoardSettings {
+  const { tensorboard_folder, resume_tb_folder, monitor: { tensorboard } } = config;
+  const folder = tensorboard_folder ?? run.tensorboards;
+  const verbatim = (text: string) => text.trimEnd().split("\n").map((line) => `    ${line}`).join("\n");
+  return {
+    folder,
+    resumeFrom: resume_tb_folder,
+    queueMaxLength: tensorboard.queue_max_length,
+    texts: {
+      job_name: config.JOB_NAME,
+      tensorboard_folder: folder,
+      cmd: verbatim(["troupe", ...Deno.args].join(" ")),
+      config: verbatim(printResolved(config)),
+    },
+  };
 }

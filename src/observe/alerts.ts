@@ -131,7 +131,8 @@ export function claimAlert(path: string, text: string): boolean {
       if (count === null) break;
       read += count;
     }
-    if (new TextDecoder().decode(known).includes(text)) return false;
+    // Whole lines: "step 1" is not known because "step 12" is.
+    if (`\n${new TextDecoder().decode(known)}`.includes(`\n${text}\n`)) return false;
     const added = new TextEncoder().encode(text + "\n");
     for (let written = 0; written < added.length;) written += file.writeSync(added.subarray(written));
     return true;

@@ -82,7 +82,8 @@ Deno.test("claimAlert() lets one of many ranks send the same alert", () => {
   const folder = Deno.makeTempDirSync();
   try {
     const path = `${folder}/alert.log`;
-    assertEquals(["a\nb", "a\nb", "c"].map((text) => claimAlert(path, text)), [true, false, true]);
+    const texts = ["a\nb", "a\nb", "c", "step 12", "step 1"];
+    assertEquals(texts.map((text) => claimAlert(path, text)), [true, false, true, true, true]);
   } finally {
     Deno.removeSync(folder, { recursive: true });
   }

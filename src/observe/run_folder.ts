@@ -1,4 +1,5 @@
 /** Where a run leaves its files: `{root}/{job name}/{start time}/…`. */
+import { resolve } from "node:path";
 
 export interface RunFolderOptions {
   readonly jobName: string;
@@ -72,12 +73,15 @@ export function rankFileName(rank: { dp: number; tp: number; pp: number; main: b
 
 /**
  * Copies a folder's content into another, which is made where absent: a resumed run starts its event files with those of
- * the run before.
+ * the run before. A folder and itself: nothing to do.
  *
- * @throws {RangeError} on the root of the file system; `Deno.errors.NotFound` where `from` does not exist.
+ * @throws {RangeError} on the root of the file system, and on a folder to be copied into itself; `Deno.errors.NotFound` where `from` does not exist.
  */
 export function copyFolder(from: string, to: string): void {
   if (/^\/*$/.test(from)) throw new RangeError(`Cannot copy a folder: it must not be the root, found "${from}"`);
+  const [source, target] = [resolve(from), resolve(to)];
+  if (source === target) return;
+  if (target.startsWith(`${source}/`)) throw new RangeError(`Cannot copy a folder into itself: ${to} is in ${from}`);
   const entries = [...Deno.readDirSync(from)];
   Deno.mkdirSync(to, { recursive: true });
   for (const entry of entries) {

@@ -36,7 +36,8 @@ export interface StepRecordInput {
   readonly cuSeqlens: readonly ArrayLike<number>[];
   readonly adamBeta2: number;
   readonly forwardBackwardSeconds: number;
-  readonly backwardSeconds: number;
+  /** Left out where it was not measured: forward and backward passes that are one queue on a device. */
+  readonly backwardSeconds?: number;
   /** `AccPerplex.report()`. */
   readonly metrics?: Readonly<Record<string, number>>;
 }
@@ -75,7 +76,7 @@ export function stepRecord(input: StepRecordInput, tgs: TgsStatistic): StepRecor
     smallest_batch: Math.min(...perRow),
     adam_beta2: input.adamBeta2,
     fwd_bwd_time: roundTo(input.forwardBackwardSeconds, 2),
-    bwd_time: roundTo(input.backwardSeconds, 2),
+    ...(input.backwardSeconds === undefined ? {} : { bwd_time: roundTo(input.backwardSeconds, 2) }),
     ...input.metrics,
   };
 }

@@ -11,13 +11,22 @@ export interface SetResult {
   readonly perplexity: number;
 }
 
-/** Evaluates every set; one that has no batch is left out. */
-export async function evaluateSets(trainer: Trainer, loaders: readonly ValidationLoader[]): Promise<SetResult[]> {
+/**
+ * Evaluates every set; one that has no batch is left out.
+ *
+ * @param onBatch called before each batch, as a sign of life
+ */
+export async function evaluateSets(
+  trainer: Trainer,
+  loaders: readonly ValidationLoader[],
+  onBatch?: () => void,
+): Promise<SetResult[]> {
   const results: SetResult[] = [];
   for (const loader of loaders) {
     const metric = new AccPerplex();
     let sum = 0, batches = 0;
     for (const batch of loader.batches()) {
+      onBatch?.();
       const { loss, microBatches } = await trainer.evaluate(batch);
       for (const { nll, correct, microBatch: { labels } } of microBatches) metric.add({ nll, correct, labels });
       sum += loss;

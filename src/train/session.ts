@@ -121,7 +121,6 @@ export class Session implements Disposable {
       cuSeqlens: batch.microBatches.map(({ segmentEnd }) => boundaries(segmentEnd)),
       adamBeta2: trainer.optimizer.beta2.beta2,
       forwardBackwardSeconds,
-      backwardSeconds: 0,
       metrics,
     }, this.#tgs);
     return { ...report, record };
@@ -133,14 +132,18 @@ export class Session implements Disposable {
     return valid_every > 0 && stepCount > 0 && stepCount % valid_every === 0;
   }
 
-  /** Loss, accuracy and perplexity on every validation set. */
-  async evaluate(): Promise<{ record: StepRecord; loss: number }[]> {
+  /**
+   * Loss, accuracy and perplexity on every validation set.
+   *
+   * @param onBatch called before each batch
+   */
+  async evaluate(onBatch?: () => void): Promise<{ record: StepRecord; loss: number }[]> {
     this.#validation ??= createValidationLoaders(this.config.data, {
       dataRank: 0,
       dataWorldSize: 1,
       ...(this.options.onNotice ? { onNotice: this.options.onNotice } : {}),
     });
-    const results = await evaluateSets(this.trainer, this.#validation);
+    const results = await evaluateSets(this.trainer, this.#validation, onBatch);
     return results.map(({ name, loss, acc, perplexity }) => ({
       loss,
       record: validationRecord(name, { stepCount: this.trainer.stepCount, loss, acc, perplexity }),

@@ -47,7 +47,10 @@ export const dataSchema = z.strictObject({
     notice: "changes nothing: each rank has one loader, which reads ahead; the batches are the same with any number",
   }),
   tokenizer_path: works(textOrNull().default(null), "The tokenizer.json that the data was made with."),
-  empty_cache_and_diag_interval: refused(int().default(50), "Steps between reports of memory and slow ranks."),
+  empty_cache_and_diag_interval: works(
+    int().default(50),
+    "Batches between two lines on memory in the log file; 0 or less means 50.",
+  ),
   diag_outlier_ratio: refused(float(), "How much slower than the mean a rank must be to be reported.", {
     derived: "1.1; never below 1",
   }),

@@ -33,9 +33,15 @@ export const topFields = {
     "Recomputed layers keep their attention output, so that attention is not computed twice (isp only).",
   ),
   selective_checkpoint_offload: refused(bool().default(false), "Hold those attention outputs in host memory."),
-  enable_tb: works(bool().default(true), "Write metrics."),
-  tensorboard_folder: refused(textOrNull().default(null), "Folder of TensorBoard event files."),
-  resume_tb_folder: refused(textOrNull().default(null), "TensorBoard folder of the run that this one continues."),
+  enable_tb: works(bool().default(true), "Write TensorBoard's event files."),
+  tensorboard_folder: works(
+    textOrNull().default(null),
+    "Folder of TensorBoard's event files; null for tensorboards in the run's own folder.",
+  ),
+  resume_tb_folder: works(
+    textOrNull().default(null),
+    "TensorBoard folder of the run that this one continues: its files are copied first.",
+  ),
   alert_address: refused(textOrNull().default(null), "Address of a general alert sink."),
   batch_count: refused(int({ min: 0 }).default(0), "Batch counter to start from."),
   TENSOR_SHAPE: refused(

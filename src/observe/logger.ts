@@ -64,5 +64,5 @@ function caller(): string {
   const frame = new Error().stack?.split("\n")[3] ?? "";
   const [, named, place] = /at (?:(?:async )?(.+?) \()?([^()]+?)\)?$/.exec(frame) ?? [];
   const [, file, line] = /([^/]+?):(\d+):\d+$/.exec(place ?? "") ?? [];
-  return file ? `${file}:${line} in ${named ?? "<module>"}` : "unknown:0 in <module>";
+  return file ? `${file}:${line} in ${named?.split(".").at(-1) ?? "<module>"}` : "unknown:0 in <module>";
 }

@@ -183,12 +183,15 @@ export async function runCompany(config: ResolvedConfig, run: RunFolder, options
     if (lossPlot) say(`\n${lossPlot}\n`);
     say(outcome.outcome === "failed" ? `troupe train: ${words}` : words);
     say(`Records: ${run.metrics}${lossPlot ? `, curve: ${run.lossPlot}` : ""}`);
-    return outcome.outcome === "failed" ? 1 : 0;
+    return outcome.outcome === "failed" ? 1 : outcome.unsaved ? stoppedAtOnce : 0;
   } finally {
     signals.forEach(([signal, handle]) => Deno.removeSignalListener(signal, handle));
     await runtime.stop();
   }
 }
+
+/** Exit code of a run that was told twice to stop: what shells give to one that SIGINT ended. */
+const stoppedAtOnce = 130;
 
 /** Two signals within this time are one. */
 const sameSignalMs = 1000;

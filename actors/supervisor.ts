@@ -186,20 +186,21 @@ export const supervisor = (options: SupervisorOptions) =>
     },
   });
 
-/** Phases that `step_timeout_s` bounds. How long starting and saving take depends on the model and the disk. */
-const timed: ReadonlySet<string> = new Set(["data", "step", "evaluate"]);
+/** Phases whose time depends on the disk and the driver too: they may take so many times `step_timeout_s`. */
+const patience: Readonly<Record<string, number>> = { start: 10, initialise: 10, save: 10 };
 
 /** Why the rank must be taken for dead, if it must. */
 function silence({ beat }: State, { config, silenceMs = 30 * second }: SupervisorOptions, now: number) {
   if (!beat) return undefined;
-  const quiet = now - beat.atMs, stuck = now - beat.changedAtMs, limit = config.runtime.step_timeout_s * second;
+  const quiet = now - beat.atMs, stuck = now - beat.changedAtMs, { step_timeout_s } = config.runtime;
+  const limit = step_timeout_s * (patience[beat.phase] ?? 1);
   if (quiet > silenceMs) {
     return `was not heard of for ${Math.round(quiet / second)} s, last at "${beat.phase}" after step ${beat.step}, ` +
       "and was killed";
   }
-  if (limit > 0 && stuck > limit && timed.has(beat.phase)) {
+  if (limit > 0 && stuck > limit * second) {
     return `was at "${beat.phase}" after step ${beat.step} for ${Math.round(stuck / second)} s, longer than ` +
-      `runtime.step_timeout_s allows (${config.runtime.step_timeout_s} s), and was killed`;
+      `runtime.step_timeout_s: ${step_timeout_s} allows (${limit} s), and was killed`;
   }
 }
 

@@ -18,7 +18,8 @@ export const runtimeSchema = z.strictObject({
   restart_window_s: works(float({ above: 0 }).default(3600), "That time, in seconds."),
   step_timeout_s: works(
     float({ min: 0 }).default(600),
-    "A step, or a batch of an evaluation, that takes longer, in seconds, is a failure; 0 for no limit.",
+    "A step, or a batch of an evaluation, that takes longer, in seconds, is a failure; 0 for no limit. Starting and saving " +
+      "may take ten times as long.",
   ),
   encrypt: refused(bool().default(false), "Encrypt what ranks send to each other."),
   elastic: refused(bool().default(false), "Go on with fewer ranks when a host is lost."),

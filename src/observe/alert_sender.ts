@@ -42,12 +42,11 @@ export function createAlertSender(
     Deno.mkdirSync(dirname(alert_file_path), { recursive: true });
     Deno.writeTextFileSync(alert_file_path, "");
   }
-  const underWay = new Set<Promise<unknown>>();
+  let underWay: Promise<unknown> = Promise.resolve();
   const message = (text: string) => {
     if (address === null) return;
-    const sent = sendFeishuMessage({ address, title, text, onError });
-    underWay.add(sent);
-    sent.finally(() => underWay.delete(sent));
+    // One after the other, so that the chat reads in order.
+    underWay = underWay.then(() => sendFeishuMessage({ address, title, text, onError }));
   };
   return {
     message,
@@ -60,7 +59,7 @@ export function createAlertSender(
       message(text);
     },
     async settled() {
-      await Promise.all(underWay);
+      await underWay;
     },
   };
 }

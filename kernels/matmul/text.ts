@@ -35,17 +35,22 @@ export function elementTypes(shape: MatmulShape): Record<string, string> {
  * A function `name(outer, depth, z) -> vec4f`: the four elements of product `z` from there along the contiguous
  * dimension. Past the outer edge it reads what is inside (such sums are never stored); past `k`, where `guarded`, it
  * gives zeros, on both sides of the product, as zero times what lies beyond may be no number.
+ *
+ * @param tile lines that are read together, from a multiple of it on: where it divides `outer`, no edge is passed
  */
-export function loader(name: string, panel: Panel, guarded: boolean): string {
+export function loader(name: string, panel: Panel, guarded: boolean, tile?: number): string {
   const { outer, k, contiguous, vectors } = panel;
   const alongDepth = contiguous === "depth";
   const width = alongDepth ? k : outer, lines = alongDepth ? outer : k;
   const inside = (expression: string, count: number) => `min(${expression}, ${count - 1}u)`;
-  const line = alongDepth ? inside("outer", outer) : guarded ? inside("depth", k) : "depth";
+  const whole = tile !== undefined && outer % tile === 0;
+  const line = alongDepth ? whole ? "outer" : inside("outer", outer) : guarded ? inside("depth", k) : "depth";
   const open = `fn ${name}(outer: u32, depth: u32, z: u32) -> vec4f {`;
   if (vectors) {
     const place = alongDepth
       ? guarded ? inside("depth / 4u", k / 4) : "depth / 4u"
+      : whole
+      ? "outer / 4u"
       : inside("outer / 4u", Math.max(1, outer / 4));
     const value = `${panel.name}[(z * ${lines}u + ${line}) * ${width / 4}u + ${place}]`;
     return `${open}

@@ -1,11 +1,15 @@
 /**
- * v2, for GPUs: a workgroup of 64 brings a tile of A and one of B into workgroup memory, both with the depth outermost,
- * so that an invocation reads `vec4f`s along rows and columns and keeps a block of C in registers. Inner loops are
- * unrolled. Where C has too few tiles to fill a device, the depth is split: each part writes its sums to scratch, and a
- * second pass adds the parts in order (deterministic, no atomics).
+ * v2, for GPUs: a workgroup brings a tile of A and one of B into workgroup memory, both with the depth outermost, so that
+ * an invocation reads `vec4f`s along rows and columns and keeps a block of C in registers. Where C has too few tiles to
+ * fill a device, the depth is split: each part writes its sums to scratch, and a second pass adds the parts in order
+ * (deterministic, no atomics).
  *
- * An H100 reaches 30 TFLOP/s in a vocabulary's head (4096 x 50304 x 768, launch included). Padding the tiles against
- * bank conflicts gains 3 % where memory runs along k and loses as much elsewhere: left out.
+ * What it owes its speed to, beside the size of the block in registers:
+ * - inner loops are unrolled by the generator;
+ * - the next tile is asked for before the present one is used;
+ * - tiles are arrays of arrays: the compiler of WGSL guards every index that is not constant, and so guards one place
+ *   along a line, which all steps of the depth share, instead of one index a step;
+ * - the lanes of a subgroup form a block of 8 x 4, which reads the fewest different words.
  */
 import { type Operand, type Pass, spread } from "../kernel.ts";
 import { bindings } from "../norm/rows.ts";
@@ -13,39 +17,62 @@ import { epilogueNames, type MatmulShape, placesOf } from "./shape.ts";
 import { elementTypes, finisher, loader, type Panel, panelsOf, upTo } from "./text.ts";
 
 export interface Tiling {
-  readonly rows: 32 | 64;
-  readonly columns: 32 | 64;
-  readonly depth: 16 | 32;
+  /** Rows and columns of a workgroup's part of C, multiples of the block's. */
+  readonly rows: number;
+  readonly columns: number;
+  /** Rows and columns of an invocation's block, multiples of 4. */
+  readonly blockRows: number;
+  readonly blockColumns: number;
+  /** Terms a tile holds: a multiple of 4. */
+  readonly depth: number;
   /** Parts of the depth. */
   readonly splits: number;
   /** Terms a part sums, a multiple of `depth`. */
   readonly partDepth: number;
 }
 
-const threads = 64;
-/** Workgroups below which a large device idles. */
-const wantedGroups = 256;
+/** Workgroups below which a large device idles, and those that share its processors evenly. */
+const leastGroups = 256, evenGroups = 768;
 /** Shortest depth that is worth a part of its own. */
 const leastPart = 256;
 
-/** The largest tile that still fills a device; then the depth is split. Depends on sizes alone, as scratch must. */
+/** Tiles and the blocks that invocations hold of them, best first. */
+const shapes = [
+  { rows: 64, columns: 128, blockRows: 8, blockColumns: 8, depth: 16 },
+  { rows: 64, columns: 64, blockRows: 8, blockColumns: 8, depth: 16 },
+  { rows: 64, columns: 32, blockRows: 8, blockColumns: 4, depth: 32 },
+  { rows: 32, columns: 64, blockRows: 4, blockColumns: 8, depth: 32 },
+  { rows: 32, columns: 32, blockRows: 4, blockColumns: 4, depth: 32 },
+] as const;
+
+/**
+ * The largest tile that still fills a device, with its depth split where C alone has too few. Depends on sizes alone, as
+ * scratch must.
+ */
 export function tilingOf({ m, n, k, batch }: Pick<MatmulShape, "m" | "n" | "k" | "batch">): Tiling {
-  const groupsOf = (rows: number, columns: number) => Math.ceil(m / rows) * Math.ceil(n / columns) * batch;
-  let rows: 32 | 64 = m <= 32 ? 32 : 64, columns: 32 | 64 = n <= 32 ? 32 : 64;
-  if (groupsOf(rows, columns) < wantedGroups) columns = 32;
-  if (groupsOf(rows, columns) < wantedGroups) rows = 32;
-  const depth = rows === 64 && columns === 64 ? 16 : 32;
-  const wanted = Math.floor(Math.min(wantedGroups / groupsOf(rows, columns), k / leastPart));
-  const partDepth = Math.ceil(k / Math.max(1, wanted) / depth) * depth;
-  return { rows, columns, depth, splits: Math.ceil(k / partDepth), partDepth };
+  const groupsOf = ({ rows, columns }: { rows: number; columns: number }) =>
+    Math.ceil(m / rows) * Math.ceil(n / columns) * batch;
+  const parts = Math.max(1, Math.floor(k / leastPart));
+  // A tile reaches past C by less than half.
+  const fitting = shapes.filter(({ rows, columns }) =>
+    (rows === 32 || m > rows / 2) && (columns === 32 || n > columns / 2)
+  );
+  const shape = fitting.find((shape) => groupsOf(shape) * parts >= leastGroups) ?? fitting.at(-1)!;
+  const groups = groupsOf(shape);
+  const wanted = groups >= leastGroups ? 1 : Math.min(Math.round(evenGroups / groups), parts);
+  const partDepth = Math.ceil(k / wanted / shape.depth) * shape.depth;
+  return { ...shape, splits: Math.ceil(k / partDepth), partDepth };
 }
 
-export function workgroupTilePasses(shape: MatmulShape, operands: readonly Operand[]): Pass[] {
-  const tiling = tilingOf(shape);
-  const { rows, columns, depth, splits, partDepth } = tiling;
+export function workgroupTilePasses(
+  shape: MatmulShape,
+  operands: readonly Operand[],
+  tiling: Tiling = tilingOf(shape),
+): Pass[] {
+  const { rows, columns, blockRows, blockColumns, depth, splits, partDepth } = tiling;
   const { m, n, k, batch } = shape;
   const split = splits > 1;
-  const rowsEach = rows / 8, columnsEach = columns / 8; // a grid of 8 x 8 invocations
+  const across = columns / blockColumns, down = rows / blockRows, threads = across * down;
   const rowTiles = Math.ceil(m / rows), columnTiles = Math.ceil(n / columns);
   const total = rowTiles * columnTiles * batch * splits;
   const workgroups = spread(total);
@@ -55,48 +82,69 @@ export function workgroupTilePasses(shape: MatmulShape, operands: readonly Opera
   // A partial product is a plain one whose batch has the parts as its leading dimension.
   const stored = split ? { ...shape, accumulate: false, bias: false, residual: false } : shape;
 
-  const rowQuads = upTo(rowsEach / 4), columnQuads = upTo(columnsEach / 4);
+  const stageA = stage("A", a, rows, tiling, threads, "firstRow");
+  const stageB = stage("B", b, columns, tiling, threads, "firstColumn");
+  const rowQuads = upTo(blockRows / 4), columnQuads = upTo(blockColumns / 4);
   const step = (p: number) => `
-    { ${rowQuads.map((r) => `let a${r} = tileA[${p * rows / 4 + r * 8}u + ty];`).join(" ")} ${
-    columnQuads.map((q) => `let b${q} = tileB[${p * columns / 4 + q * 8}u + tx];`).join(" ")
+    { ${rowQuads.map((r) => `let a${r} = tileA[${p}][ty + ${r * down}u];`).join(" ")} ${
+    columnQuads.map((q) => `let b${q} = tileB[${p}][tx + ${q * across}u];`).join(" ")
   }
 ${
-    upTo(rowsEach).flatMap((i) =>
+    upTo(blockRows).flatMap((i) =>
       columnQuads.map((q) => `      s${i}_${q} = fma(vec4f(a${i >> 2}[${i & 3}]), b${q}, s${i}_${q});`)
     ).join("\n")
   } }`;
 
+  // Lanes of a subgroup of 32 as 8 x 4 wherever the grid has such blocks.
+  const blocked = across % 8 === 0 && down % 4 === 0 && across > 8;
+  const lanes = blocked
+    ? `let tx = local / 32u % ${across / 8}u * 8u + local % 8u;
+  let ty = local / ${4 * across}u * 4u + local / 8u % 4u;`
+    : `let tx = local % ${across}u;
+  let ty = local / ${across}u;`;
+  const tile = (outer: number) => `array<array<vec4f, ${lineOf(outer)}>, ${depth}>`;
+  const end = split
+    ? `min(begin + ${partDepth}u, ${Math.ceil(k / depth) * depth}u)`
+    : `${Math.ceil(k / depth) * depth}u`;
+  const loop = `
+  ${stageA.declare} ${stageB.declare}
+  ${stageA.load("begin")} ${stageB.load("begin")}
+  for (var k0 = begin; k0 < end; k0 += ${depth}u) {
+    ${stageA.store} ${stageB.store}
+    workgroupBarrier();
+    let next = min(k0 + ${depth}u, end - ${depth}u); // the last one is brought twice
+    ${stageA.load("next")} ${stageB.load("next")}
+    ${upTo(depth).map(step).join("")}
+    workgroupBarrier();
+  }`;
+
+  const rowsFirst = rowTiles < columnTiles;
   const code = `
 ${bindings(places.map((place) => operands[place]), elementTypes(shape))}
-var<workgroup> tileA: array<vec4f, ${depth * rows / 4}>;
-var<workgroup> tileB: array<vec4f, ${depth * columns / 4}>;
-${loader("loadA", a, guarded)}
-${loader("loadB", b, guarded)}
+var<workgroup> tileA: ${tile(rows)};
+var<workgroup> tileB: ${tile(columns)};
+${loader("loadA", a, guarded, rows)}
+${loader("loadB", b, guarded, columns)}
 ${finisher(stored, { rows, columns }, split ? "partial" : "c")}
 
 @compute @workgroup_size(${threads})
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) local: u32) {
   let id = group.y * ${workgroups[0]}u + group.x;
   if (id >= ${total}u) { return; }
-  let firstColumn = id % ${columnTiles}u * ${columns}u;
-  let firstRow = id / ${columnTiles}u % ${rowTiles}u * ${rows}u;
+  // Neighbours share the panel of which there are fewer: it stays in the cache while the other passes once.
+  let firstColumn = ${rowsFirst ? `id / ${rowTiles}u % ${columnTiles}u` : `id % ${columnTiles}u`} * ${columns}u;
+  let firstRow = ${rowsFirst ? `id % ${rowTiles}u` : `id / ${columnTiles}u % ${rowTiles}u`} * ${rows}u;
   let part = id / ${columnTiles * rowTiles}u; // counts parts of the depth of one product after the other
   let z = part / ${splits}u;
   let begin = part % ${splits}u * ${partDepth}u;
-  let tx = local % 8u;
-  let ty = local / 8u;
-  ${upTo(rowsEach).flatMap((i) => columnQuads.map((q) => `var s${i}_${q} = vec4f();`)).join(" ")}
-  for (var k0 = begin; k0 < ${split ? `min(begin + ${partDepth}u, ${k}u)` : `${k}u`}; k0 += ${depth}u) {
-    ${stage("tileA", "loadA", a, rows, depth, "firstRow")}
-    ${stage("tileB", "loadB", b, columns, depth, "firstColumn")}
-    workgroupBarrier();
-${upTo(depth).map(step).join("")}
-    workgroupBarrier();
-  }
+  let end = ${end};
+  ${lanes}
+  ${upTo(blockRows).flatMap((i) => columnQuads.map((q) => `var s${i}_${q} = vec4f();`)).join(" ")}
+${loop}
   ${
-    upTo(rowsEach).flatMap((i) =>
+    upTo(blockRows).flatMap((i) =>
       columnQuads.map((q) =>
-        `finish(firstRow + ${(i >> 2) * 32 + (i & 3)}u + ty * 4u, firstColumn + ${q * 32}u + tx * 4u, ` +
+        `finish(firstRow + ${(i >> 2) * 4 * down + (i & 3)}u + ty * 4u, firstColumn + ${q * 4 * across}u + tx * 4u, ` +
         `${split ? "part" : "z"}, s${i}_${q});`
       )
     ).join("\n  ")
@@ -107,37 +155,43 @@ ${upTo(depth).map(step).join("")}
   return split ? [product, sumOfParts(shape, splits, operands)] : [product];
 }
 
-/** Brings one tile into workgroup memory, 4 x 4 elements at a time, turned in registers where memory runs along k. */
-function stage(tile: string, load: string, panel: Panel, outer: number, depth: number, first: string): string {
-  const quads = outer / 4;
-  return upTo(quads * depth / 4 / threads).map((round) => {
-    const block = `${round * threads}u + local`;
-    if (panel.contiguous === "depth") {
-      // Neighbours along the depth are neighbours in memory: neighbouring invocations take them.
-      return `{
-      let block = ${block};
-      let quad = block / ${depth / 4}u;
-      let p = block % ${depth / 4}u * 4u;
-      ${upTo(4).map((i) => `let l${i} = ${load}(${first} + quad * 4u + ${i}u, k0 + p, z);`).join("\n      ")}
-      ${
-        upTo(4).map((j) =>
-          `${tile}[(p + ${j}u) * ${quads}u + quad] = vec4f(${upTo(4).map((i) => `l${i}[${j}]`).join(", ")});`
-        ).join("\n      ")
-      }
-    }`;
-    }
-    return `{
-      let block = ${block};
-      let quad = block % ${quads}u;
-      let p = block / ${quads}u;
-      ${
-      upTo(4).map((j) =>
-        `${tile}[(p + ${j * depth / 4}u) * ${quads}u + quad] = ` +
-        `${load}(${first} + quad * 4u, k0 + p + ${j * depth / 4}u, z);`
-      ).join("\n      ")
-    }
-    }`;
-  }).join("\n    ");
+/** `vec4f`s of a line of a tile: one more than it holds, or the stores of neighbours along the depth meet in one bank. */
+const lineOf = (outer: number) => outer / 4 + 1;
+
+/** Text that brings one tile into workgroup memory, by way of registers. */
+function stage(side: "A" | "B", panel: Panel, outer: number, { depth }: Tiling, threads: number, first: string) {
+  const quads = outer * depth / 4, rounds = Math.ceil(quads / threads);
+  const alongDepth = panel.contiguous === "depth";
+  const guard = (round: number, text: string) =>
+    (round + 1) * threads <= quads ? `{ ${text} }` : `if (local < ${quads - round * threads}u) { ${text} }`;
+  const index = (round: number) => `let quad = ${round * threads}u + local;`;
+  return {
+    declare: upTo(rounds).map((round) => `var next${side}${round} = vec4f();`).join(" "),
+    load: (k0: string) =>
+      upTo(rounds).map((round) =>
+        guard(
+          round,
+          alongDepth
+            ? `${index(round)} next${side}${round} = load${side}(${first} + quad / ${depth / 4}u, ${k0} + quad % ${
+              depth / 4
+            }u * 4u, z);`
+            : `${index(round)} next${side}${round} = load${side}(${first} + quad % ${outer / 4}u * 4u, ${k0} + quad / ${
+              outer / 4
+            }u, z);`,
+        )
+      ).join("\n    "),
+    store: upTo(rounds).map((round) =>
+      guard(
+        round,
+        alongDepth
+          ? `${index(round)} let line = quad / ${depth / 4}u; let p = quad % ${depth / 4}u * 4u; ${
+            upTo(4).map((j) => `tile${side}[p + ${j}u][line / 4u][line % 4u] = next${side}${round}[${j}];`)
+              .join(" ")
+          }`
+          : `${index(round)} tile${side}[quad / ${outer / 4}u][quad % ${outer / 4}u] = next${side}${round};`,
+      )
+    ).join("\n    "),
+  };
 }
 
 /** Adds the parts of the depth, in order, and finishes as a whole product would. */

@@ -1,0 +1,187 @@
+/**
+ * Our side of the GPU benchmark; `torch_reference.py` is the other. Run both on one machine, one after the other:
+ *
+ *     deno run --allow-all tests/bench/gpu.ts [matmul] [copy] [attention] [step] [--model=124M] [--profile]
+ *
+ * Prints one JSON object a line; with `--profile` a table of kernels of one training step goes to standard error. Times
+ * of kernels are the device's, medians of seven; a step is timed whole, its loss read back.
+ */
+import { add, scale } from "../../kernels/elementwise/mod.ts";
+import { attentionBackward, attentionForward } from "../../kernels/attention/mod.ts";
+import type { Kernel } from "../../kernels/kernel.ts";
+import { matmul } from "../../kernels/matmul/mod.ts";
+import { randomUniform } from "../../kernels/testing.ts";
+import type { Backend, Range } from "../../src/backend/backend.ts";
+import { openWebGpuBackend } from "../../src/backend/webgpu/backend.ts";
+import { loadConfig, resolveConfig } from "../../src/config/mod.ts";
+import { createTrainLoader } from "../../src/data/mod.ts";
+import { formatKernelProfile, kernelProfile } from "../../src/observe/kernel_profile.ts";
+import { Session } from "../../src/train/session.ts";
+
+const models: Readonly<Record<string, { layers: number; hidden: number; heads: number }>> = {
+  "124M": { layers: 12, hidden: 768, heads: 12 },
+  "350M": { layers: 24, hidden: 1024, heads: 16 },
+  "1.3B": { layers: 24, hidden: 2048, heads: 16 },
+};
+const vocabulary = 50304;
+const matmuls =
+  ("4096x4096x4096nn 8192x8192x8192nn 4096x768x768nt 4096x2048x768nt 4096x768x2048nt 4096x50304x768nt 4096x768x768nn " +
+    "4096x768x2048nn 4096x2048x768nn 4096x768x50304nn 768x768x4096tn 2048x768x4096tn 768x2048x4096tn 50304x768x4096tn")
+    .split(" ");
+
+const median = (values: number[]) => values.sort((a, b) => a - b)[values.length >> 1]!;
+
+/** Seconds of a kernel on random data; its operands are freed again. */
+async function secondsOf(
+  backend: Backend,
+  kernel: Kernel,
+  fill: (name: string) => ArrayBufferView | undefined = () => undefined,
+) {
+  const random = randomUniform(1 << 20, 7).map((value) => value - 0.5);
+  const ranges = kernel.operands.map(({ name, length, access }): Range => {
+    const range = { buffer: backend.allocate(4 * length, name), offset: 0, bytes: 4 * length };
+    const data = fill(name);
+    if (data !== undefined) backend.upload(range, data);
+    else if (access !== "scratch") {
+      for (let at = 0; at < length; at += random.length) {
+        const part = random.subarray(0, Math.min(random.length, length - at));
+        backend.upload({ ...range, offset: 4 * at, bytes: part.byteLength }, part);
+      }
+    }
+    return range;
+  });
+  const list = await backend.prepare(Array.from({ length: 7 }, () => ({ kind: "dispatch" as const, kernel, ranges })));
+  // An idle GPU clocks down and takes a good part of a second to come back.
+  const started = performance.now();
+  while (performance.now() - started < 400) {
+    backend.submit(list);
+    await backend.finish();
+  }
+  const timings = await backend.profile!(() => backend.submit(list));
+  await backend.finish();
+  ranges.forEach(({ buffer }) => backend.release(buffer));
+  return median(timings.map(({ seconds }) => seconds));
+}
+
+async function benchmarkStep(backend: Backend, report: (fields: object) => void, name: string, profiled: boolean) {
+  const { layers, hidden, heads } = models[name]!;
+  const set = [
+    `model.num_layers=${layers}`,
+    `model.hidden_size=${hidden}`,
+    `model.num_attention_heads=${heads}`,
+    `model.num_kv_attention_heads=${heads}`,
+    `model.vocab_size=${vocabulary}`,
+    "model.mlp_ratio=8/3",
+    "model.multiple_of=256",
+    "model.no_bias=true",
+    "data.train_folder=null",
+    "data.valid_folder=null",
+    "data.valid_every=0",
+    "data.seq_len=1024",
+    "data.micro_bsz=4",
+    "data.micro_num=1",
+    "data.total_steps=30",
+  ];
+  const config = resolveConfig(await loadConfig("configs/demo.yaml", { set }), {});
+  const opened = performance.now();
+  using session = await Session.open(config, { backend });
+  const openSeconds = (performance.now() - opened) / 1000;
+  const loader = createTrainLoader(config.data, { dataRank: 0, dataWorldSize: 1 });
+  const seconds: number[] = [], submits: number[] = [];
+  let loss = 0, tokens = 0;
+  for (let step = 0; step < 20; step++) {
+    const batch = await loader.next();
+    const result = await session.step(batch);
+    seconds.push(result.seconds);
+    submits.push(session.trainer.times.submit);
+    loss = result.loss;
+    tokens = batch.tokens;
+  }
+  const median20 = median(seconds.slice(5)), { parameterCount } = session.trainer.model;
+  const work = (6 * (parameterCount - vocabulary * hidden) + 6 * layers * hidden * 1024) * tokens;
+  report({
+    bench: "step",
+    type: "float32",
+    model: name,
+    batch: 4,
+    tokens: 1024,
+    parameters: parameterCount,
+    seconds: median20,
+    tokens_per_second: tokens / median20,
+    tflops: work / median20 / 1e12,
+    loss,
+    open_seconds: openSeconds,
+    submit_seconds: median(submits.slice(5)),
+    allocated_bytes: backend.allocatedBytes,
+  });
+  if (profiled) {
+    const timings = await backend.profile!(async () => {
+      await session.step(await loader.next());
+    });
+    console.error(formatKernelProfile(kernelProfile(timings), { most: 60 }));
+  }
+  loader.close();
+}
+
+const words = Deno.args.filter((argument) => !argument.startsWith("--"));
+const model = Deno.args.find((argument) => argument.startsWith("--model="))?.slice(8) ?? "124M";
+if (models[model] === undefined) {
+  throw new RangeError(`--model is one of ${Object.keys(models).join(", ")}, got ${model}`);
+}
+const wanted = (word: string) => words.length === 0 || words.includes(word);
+const backend = await openWebGpuBackend("deno");
+if (!backend.profile) throw new Error(`${backend.traits.description} offers no timestamps: nothing can be timed`);
+const report = (fields: object) =>
+  console.log(JSON.stringify({ peer: "troupe", device: backend.traits.description, ...fields }));
+
+if (wanted("copy")) {
+  for (const bytes of [1 << 30, 12 << 20]) {
+    const kernel = scale({ length: bytes / 4, factor: 1 });
+    const seconds = await secondsOf(backend, kernel);
+    report({ bench: "copy", bytes, seconds, gbps: kernel.cost.bytes / seconds / 1e9 });
+  }
+  const kernel = add({ length: 1 << 26 }), seconds = await secondsOf(backend, kernel);
+  report({ bench: "add", bytes: kernel.cost.bytes, seconds, gbps: kernel.cost.bytes / seconds / 1e9 });
+}
+if (wanted("matmul")) {
+  for (const shape of matmuls) {
+    const [m, n, k] = shape.split("x").map((part) => parseInt(part)) as [number, number, number],
+      form = shape.slice(-2);
+    const kernel = matmul({ m, n, k, transposeA: form[0] === "t", transposeB: form[1] === "t" });
+    const seconds = await secondsOf(backend, kernel);
+    report({
+      bench: "matmul",
+      type: "float32",
+      form,
+      shape: kernel.shape,
+      seconds,
+      tflops: kernel.cost.flops / seconds / 1e12,
+    });
+  }
+}
+if (wanted("attention")) {
+  for (const [batch, heads, tokens, headDim] of [[4, 16, 2048, 64], [4, 12, 1024, 64]] as const) {
+    const sizes = { tokens: batch * tokens, heads, kvHeads: heads, headDim };
+    const first = (i: number) => Math.floor(i / tokens) * tokens;
+    const fill = (name: string) =>
+      name === "start"
+        ? Uint32Array.from({ length: batch * tokens }, (_, i) => first(i))
+        : name === "end"
+        ? Uint32Array.from({ length: batch * tokens }, (_, i) => first(i) + tokens)
+        : undefined;
+    const forward = await secondsOf(backend, attentionForward(sizes), fill);
+    const backward = await secondsOf(backend, attentionBackward(sizes), fill);
+    const work = 2 * batch * heads * headDim * tokens * (tokens + 1) / 2;
+    report({
+      bench: "attention",
+      type: "float32",
+      shape: `${batch} x ${heads} x ${tokens} x ${headDim}`,
+      forward,
+      both: forward + backward,
+      tflops_forward: 2 * work / forward / 1e12,
+      tflops: 7 * work / (forward + backward) / 1e12,
+    });
+  }
+}
+if (wanted("step")) await benchmarkStep(backend, report, model, Deno.args.includes("--profile"));
+backend[Symbol.dispose]();

@@ -73,8 +73,6 @@ export interface SupervisorOptions {
   readonly checkpoints: Ref<typeof checkpointManagerProtocol>;
   /** Ends the living rank by force, for one that would not hear; without it, a rank is told to stop like any actor. */
   readonly kill?: () => void;
-  /** Silence of the rank's communicator after which the rank is taken for dead. @default {30_000} */
-  readonly silenceMs?: number;
 }
 
 interface State {
@@ -190,11 +188,11 @@ export const supervisor = (options: SupervisorOptions) =>
 const patience: Readonly<Record<string, number>> = { start: 10, initialise: 10, save: 10 };
 
 /** Why the rank must be taken for dead, if it must. */
-function silence({ beat }: State, { config, silenceMs = 30 * second }: SupervisorOptions, now: number) {
+function silence({ beat }: State, { config }: SupervisorOptions, now: number) {
   if (!beat) return undefined;
-  const quiet = now - beat.atMs, stuck = now - beat.changedAtMs, { step_timeout_s } = config.runtime;
+  const quiet = now - beat.atMs, stuck = now - beat.changedAtMs, { step_timeout_s, silence_timeout_s } = config.runtime;
   const limit = step_timeout_s * (patience[beat.phase] ?? 1);
-  if (quiet > silenceMs) {
+  if (quiet > silence_timeout_s * second) {
     return `was not heard of for ${Math.round(quiet / second)} s, last at "${beat.phase}" after step ${beat.step}, ` +
       "and was killed";
   }

@@ -72,7 +72,7 @@ Deno.test("train() stops at once at a second Ctrl-C, also while the rank hears n
     await processes.signal("STOP", rank);
     await processes.signal("INT", -run.group);
     await run.err.until((text) => text.includes("Stopping after this step"), "the first answer");
-    await new Promise((resolve) => setTimeout(resolve, 1100)); // sooner it is taken for the same signal, sent on by a parent
+    await new Promise((resolve) => setTimeout(resolve, 500)); // sooner it is taken for the same signal, sent on by a parent
     const began = performance.now();
     await processes.signal("INT", -run.group);
     const ended = await run.ended;

@@ -12,24 +12,30 @@
  * ```
  */
 export function onInterrupt(
-  listener: () => void,
-  signals: readonly Deno.Signal[] = ["SIGINT", "SIGTERM", "SIGHUP"],
+  listener: (signal: Deno.Signal) => void,
+  // Not SIGHUP: listening would undo what `nohup` is for.
+  signals: readonly Deno.Signal[] = ["SIGINT", "SIGTERM"],
 ): Disposable {
-  const heard = onceInAWhile(listener, 250, () => performance.now());
-  for (const signal of signals) Deno.addSignalListener(signal, heard);
+  const once = onceInAWhile(listener, 250, () => performance.now());
+  const heard = signals.map((signal) => [signal, () => once(signal)] as const);
+  for (const [signal, handle] of heard) Deno.addSignalListener(signal, handle);
   return {
     [Symbol.dispose]() {
-      for (const signal of signals) Deno.removeSignalListener(signal, heard);
+      for (const [signal, handle] of heard) Deno.removeSignalListener(signal, handle);
     },
   };
 }
 
 /** Calls the listener unless it was called less than `milliseconds` ago. */
-export function onceInAWhile(listener: () => void, milliseconds: number, now: () => number): () => void {
+export function onceInAWhile<T extends unknown[]>(
+  listener: (...args: T) => void,
+  milliseconds: number,
+  now: () => number,
+): (...args: T) => void {
   let last = -Infinity;
-  return () => {
+  return (...args) => {
     if (now() - last < milliseconds) return;
     last = now();
-    listener();
+    listener(...args);
   };
 }

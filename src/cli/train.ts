@@ -10,6 +10,7 @@ import { printResolved, type ResolvedConfig } from "../config/mod.ts";
 import { type AlertSender, createAlertSender } from "../observe/alert_sender.ts";
 import { alertTitle } from "../observe/alerts.ts";
 import { makeRunFolder, type RunFolder, runFolder, runFolderAt } from "../observe/run_folder.ts";
+import { onInterrupt } from "./interrupt.ts";
 import { ArgumentError, type DefaultArguments, getDefaultParser } from "./parser.ts";
 import { controlVariables } from "./rank.ts";
 import { selfCommand } from "./self.ts";
@@ -70,7 +71,7 @@ export const train: Verb = {
   },
 };
 
-export interface CompanyOptions {
+interface CompanyOptions {
   /** Folder of checkpoints; absent where none are written. */
   readonly checkpoints: string | undefined;
   /** Folder of snapshots; absent where none are taken. */
@@ -79,8 +80,6 @@ export interface CompanyOptions {
   /** For the control connections; 0 takes a free one. */
   readonly port: number;
   readonly cpuFallback: boolean;
-  /** Silence after which a rank is taken for dead. */
-  readonly silenceMs?: number;
 }
 
 /**
@@ -88,8 +87,8 @@ export interface CompanyOptions {
  *
  * @returns the exit code
  */
-export async function runCompany(config: ResolvedConfig, run: RunFolder, options: CompanyOptions): Promise<number> {
-  const { checkpoints, snapshots, json, port, cpuFallback, silenceMs } = options;
+async function runCompany(config: ResolvedConfig, run: RunFolder, options: CompanyOptions): Promise<number> {
+  const { checkpoints, snapshots, json, port, cpuFallback } = options;
   const debug = Deno.env.has("TROUPE_DEBUG");
   const token = crypto.randomUUID();
   const runtime = createRuntime({
@@ -154,22 +153,13 @@ export async function runCompany(config: ResolvedConfig, run: RunFolder, options
       checkpoints: checkpointsRef,
       rank: (attempt) => hosted(rankProtocol, () => startRank(attempt), { startTimeoutMs: 120_000 }),
       kill: () => living?.kill(),
-      ...(silenceMs === undefined ? {} : { silenceMs }),
     }),
   );
 
-  // Ctrl-C can arrive twice at once: from the terminal, and from a parent such as `deno task` that passes it on.
-  let toldAt = -Infinity;
-  const interrupt = (signal: string) => () => {
-    const now = performance.now();
-    if (now - toldAt > sameSignalMs) {
-      root.send({ kind: "stop" });
-      people.message(`Training on ${Deno.hostname()} received ${signal}`);
-    }
-    toldAt = now;
-  };
-  const signals = (["SIGINT", "SIGTERM"] as const).map((signal) => [signal, interrupt(signal)] as const);
-  signals.forEach(([signal, handle]) => Deno.addSignalListener(signal, handle));
+  using _listening = onInterrupt((signal) => {
+    root.send({ kind: "stop" });
+    people.message(`Training on ${Deno.hostname()} received ${signal}`);
+  });
   try {
     people.message(`Training on ${Deno.hostname()} begins`);
     const outcome = await root.ask({ kind: "run" }, { timeoutMs: Infinity });
@@ -185,16 +175,12 @@ export async function runCompany(config: ResolvedConfig, run: RunFolder, options
     say(`Records: ${run.metrics}${lossPlot ? `, curve: ${run.lossPlot}` : ""}`);
     return outcome.outcome === "failed" ? 1 : outcome.unsaved ? stoppedAtOnce : 0;
   } finally {
-    signals.forEach(([signal, handle]) => Deno.removeSignalListener(signal, handle));
     await runtime.stop();
   }
 }
 
 /** Exit code of a run that was told twice to stop: what shells give to one that SIGINT ended. */
 const stoppedAtOnce = 130;
-
-/** Two signals within this time are one. */
-const sameSignalMs = 1000;
 
 /** Leaves the run's process ids in `ranks.json`, for people and tools that look for them. Whole at every moment. */
 function noteProcesses({ path }: RunFolder, ranks: readonly { rank: number; pid: number; attempt: number }[]): void {

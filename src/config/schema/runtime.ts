@@ -21,6 +21,10 @@ export const runtimeSchema = z.strictObject({
     "A step, or a batch of an evaluation, that takes longer, in seconds, is a failure; 0 for no limit. Starting and saving " +
       "may take ten times as long.",
   ),
+  silence_timeout_s: works(
+    float({ above: 0 }).default(30),
+    "A rank that is not heard of for this long, in seconds, is taken for dead. Busy ranks are heard of every second.",
+  ),
   encrypt: refused(bool().default(false), "Encrypt what ranks send to each other."),
   elastic: refused(bool().default(false), "Go on with fewer ranks when a host is lost."),
 }).describe("Where and how the run is carried out (Troupe's own settings)");

@@ -185,6 +185,24 @@ Deno.test("resolveConfig() refuses what the user asks for and is not built, neve
   assertEquals(resolveConfig(record({ model: { num_experts: 2 } }), { allowRefused: true }).model.num_experts, 2);
 });
 
+Deno.test("resolveConfig() refuses a beginning that cannot be loaded, and addresses that are none", () => {
+  const begin = (info: object) => problemOf({ ckpt: { load_ckpt_info: { path: "local:x", ...info } } });
+  assertStringIncludes(begin({ ckpt_type: "llama" }), 'there is no ckpt_type "llama" here; internevo works');
+  assertStringIncludes(begin({ content: ["optimizer"] }), "content without model loads nothing; add model");
+  assertStringIncludes(begin({ ckpt_type: "hf", content: ["all"] }), "content: [model] works");
+  assertStringIncludes(begin({ content: ["weights"] }), "ckpt.load_ckpt_info.content.0");
+  assertStringIncludes(begin({ path: "boto3:s3://a.b/c" }), "object stores");
+  const { ckpt } = resolveConfig(
+    record({ ckpt: { load_ckpt_info: { path: "x", content: "model", ckpt_type: "hf" } } }),
+  );
+  assertEquals(ckpt.load_ckpt_info, { path: "x", content: ["model"], ckpt_type: "hf" });
+
+  const alert = { enable_feishu_alert: true, feishu_alert_address: "feishu.cn" };
+  assertStringIncludes(problemOf({ monitor: { alert } }), 'monitor.alert.feishu_alert_address: "feishu.cn" is refused');
+  const save = { enable_save_ckpt: true, checkpoint_every: 9, oss_snapshot_freq: 3, save_ckpt_folder: "local:x/" };
+  assertStringIncludes(problemOf({ ckpt: { ...save, snapshot_ckpt_folder: "./x" } }), "./x/snapshot would work");
+});
+
 Deno.test("resolveConfig() tells about settings that change nothing", () => {
   const notices: string[] = [];
   const input = record({ cudnn_benchmark: true, data: { packed_length: 77 }, model: { dtype: "torch.tf32" } });

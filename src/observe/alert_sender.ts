@@ -9,12 +9,15 @@ export interface AlertSettings {
   readonly alert_file_path: string | null;
 }
 
+/** How long a finished run waits for a chat that does not answer; the message under way has its own limit. */
+const patienceMs = 30_000;
+
 export interface AlertSender {
   /** Something to act on. With an alert file, each text is sent once. */
   alert(text: string): void;
   /** Something to know. */
   message(text: string): void;
-  /** Resolves when what is under way has been delivered or given up. */
+  /** Resolves when what is under way has been delivered or given up, and gives up the rest after half a minute. */
   settled(): Promise<void>;
 }
 
@@ -42,11 +45,11 @@ export function createAlertSender(
     Deno.mkdirSync(dirname(alert_file_path), { recursive: true });
     Deno.writeTextFileSync(alert_file_path, "");
   }
-  let underWay: Promise<unknown> = Promise.resolve();
+  let underWay: Promise<unknown> = Promise.resolve(), late = false;
   const message = (text: string) => {
     if (address === null) return;
     // One after the other, so that the chat reads in order.
-    underWay = underWay.then(() => sendFeishuMessage({ address, title, text, onError }));
+    underWay = underWay.then(() => late || sendFeishuMessage({ address, title, text, onError }));
   };
   return {
     message,
@@ -59,7 +62,9 @@ export function createAlertSender(
       message(text);
     },
     async settled() {
+      const timer = setTimeout(() => late = true, patienceMs);
       await underWay;
+      clearTimeout(timer);
     },
   };
 }

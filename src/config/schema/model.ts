@@ -14,6 +14,10 @@ const dtypeNames: Record<string, string> = {
   bfloat16: "bfloat16",
 };
 
+/** Of fields that keep a part of the work in float32. */
+const float32Only = "changes nothing: everything is computed in float32";
+const notFused = "changes nothing: projections are held apart";
+
 const fraction = z.preprocess((value) => value === true ? 1 : value === false ? 0 : value, float({ min: 0, max: 1 }));
 const std = () => float({ min: 0 });
 const perFamily = (internlm: string, others = "0.02") => ({ derived: `${internlm} (INTERNLM), ${others}` });
@@ -59,14 +63,19 @@ export const modelSchema = z.strictObject({
   apply_post_layer_norm: refused(bool().default(false), "Normalise after each part instead of before it."),
   embed_split_hidden: works(
     bool().default(true),
-    "Whether a table split over ranks is split by width. It matters to the conversion of old checkpoints only.",
+    "Whether a table split over ranks is split by width.",
+    { notice: "changes nothing: any layout loads any checkpoint" },
   ),
   embed_grad_scale: works(
     float({ min: 0 }).default(0.1),
     "Factor on the gradient that reaches the embedding; 1 for none.",
   ),
-  parallel_output: works(bool().default(true), "Leave the logits split over the vocabulary on tensor-parallel ranks."),
-  use_flash_attn: works(bool().default(true), "Accepted both ways: attention is always one fused kernel, and exact."),
+  parallel_output: works(bool().default(true), "Leave the logits split over the vocabulary on tensor-parallel ranks.", {
+    notice: "changes nothing on one rank",
+  }),
+  use_flash_attn: works(bool().default(true), "Compute attention in one fused kernel.", {
+    notice: "changes nothing: attention is always one fused kernel, and exact",
+  }),
   qk_interleaved: works(
     bool(),
     "Rotary embedding turns neighbours (true) or the two halves of a head against each other (false).",
@@ -77,12 +86,13 @@ export const modelSchema = z.strictObject({
   enable_qkv_fusion: works(
     bool().default(true),
     "Hold query, key and value projections as one matrix; results are the same.",
+    { notice: notFused },
   ),
-  mlp_layer_fusion: works(bool().default(false), "Hold gate and up projections as one matrix; results are the same."),
-  use_swiglu: refused(bool().default(true), "Gate of the feed-forward part: SiLU (true) or exact GELU (false)."),
-  attn_drop_rate: works(float({ min: 0, max: 1 }).default(0), "Dropout on attention probabilities.", {
-    only: [0],
+  mlp_layer_fusion: works(bool().default(false), "Hold gate and up projections as one matrix; results are the same.", {
+    notice: notFused,
   }),
+  use_swiglu: refused(bool().default(true), "Gate of the feed-forward part: SiLU (true) or exact GELU (false)."),
+  attn_drop_rate: refused(float({ min: 0, max: 1 }).default(0), "Dropout on attention probabilities."),
   drop_rate: works(float({ min: 0, max: 1 }).default(0), "Dropout on the stream: block input and attention output."),
   max_position_embeddings: works(int({ min: 1 }).default(2048), "Length beyond which dynamic NTK stretches positions."),
   use_dynamic_ntk_rope: works(
@@ -90,11 +100,14 @@ export const modelSchema = z.strictObject({
     "Stretch rotary embedding on sequences longer than that (INTERNLM).",
   ),
   rope_base: works(float({ above: 0 }).default(10000), "Base of the rotary embedding's frequencies."),
-  use_fp32_rope: works(bool().default(true), "Rotate in float32, whatever dtype is."),
-  residual_in_fp32: works(bool().default(false), "Keep the stream between blocks in float32, whatever dtype is."),
+  use_fp32_rope: works(bool().default(true), "Rotate in float32, whatever dtype is.", { notice: float32Only }),
+  residual_in_fp32: works(bool().default(false), "Keep the stream between blocks in float32, whatever dtype is.", {
+    notice: float32Only,
+  }),
   dropout_selective_checkpoint: works(
     bool().default(true),
-    "Recompute dropout and normalisation by themselves. Accepted both ways: the plan decides, and results are the same.",
+    "Recompute dropout and normalisation by themselves; results are the same.",
+    { notice: "changes nothing: the plan decides what is recomputed" },
   ),
   use_scaled_init: works(bool().default(true), "Shrink the initial output projections with their layer's depth."),
   init_type: works(z.enum(["normal", "uniform"]).default("normal"), "Distribution of the initial weights."),

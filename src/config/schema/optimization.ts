@@ -15,11 +15,16 @@ export const gradScalerSchema = z.strictObject({
 
 export const hybridZeroOptimizerSchema = z.strictObject({
   clip_grad_norm: works(float({ min: 0 }).default(0), "Gradients longer than this are shortened to it; 0 for never."),
-  overlap_sync_grad: works(bool().default(false), "Reduce gradients between ranks during the backward pass."),
-  overlap_sync_param: works(bool().default(false), "Gather updated parameters while the next step begins."),
+  overlap_sync_grad: works(bool().default(false), "Reduce gradients between ranks during the backward pass.", {
+    notice: "changes nothing on one rank",
+  }),
+  overlap_sync_param: works(bool().default(false), "Gather updated parameters while the next step begins.", {
+    notice: "changes nothing on one rank",
+  }),
   reduce_bucket_size: works(
     int({ min: 1 }).default(512 * 1024 * 1024),
     "Most elements that one gradient reduction carries.",
+    { notice: "changes nothing on one rank" },
   ),
   use_split_tensor_optim: refused(
     bool().default(false),
@@ -66,6 +71,7 @@ export const lossSchema = z.strictObject({
   op_type: works(
     z.enum(["py_vocab_parallel", "flash_vocab_parallel", "torch_naive", "apex_naive", "py_naive"])
       .default("py_vocab_parallel"),
-    "Implementation of cross entropy; all names give the same loss here. The naive ones need model.parallel_output: false.",
+    "Implementation of cross entropy. The naive ones need model.parallel_output: false.",
+    { notice: "changes nothing: there is one implementation, and the loss is the same" },
   ),
 }).describe("The loss");

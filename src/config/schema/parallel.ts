@@ -43,6 +43,7 @@ export const parallelSchema = z.strictObject({
     mode: works(
       z.enum(["mtp", "msp", "fsp", "isp"]).default("mtp"),
       "How: mtp (Megatron tensor), msp (with split sequences), fsp (flash sequence), isp (weights apart). All are one at size 1.",
+      { notice: "changes nothing on one rank" },
     ),
   }),
   pipeline: z.strictObject({

@@ -2,6 +2,8 @@ import { z } from "zod";
 import { anyMapping, bool, int, refused, text, textOrNull, works } from "../field.ts";
 import { knownModelTypes, workingModelTypes } from "../families.ts";
 
+/** Of fields that keep a part of the work in float32. */
+const float32Only = "changes nothing: everything is computed in float32";
 const noSwitch = "has no meaning here: Troupe has no such library, and its kernels give the same result every time";
 
 /** The fields outside any section. */
@@ -17,8 +19,12 @@ export const topFields = {
           : undefined,
     },
   ),
-  use_fp32_norm: works(bool().default(false), "Keep normalisation in float32, whatever model.dtype is."),
-  output_tf32: works(bool().default(false), "Keep the output head in float32, whatever model.dtype is."),
+  use_fp32_norm: works(bool().default(false), "Keep normalisation in float32, whatever model.dtype is.", {
+    notice: float32Only,
+  }),
+  output_tf32: works(bool().default(false), "Keep the output head in float32, whatever model.dtype is.", {
+    notice: float32Only,
+  }),
   use_apex_adam: works(bool().default(false), "Another implementation of Adam with the same arithmetic.", {
     notice: "changes nothing: Troupe has one Adam, and the arithmetic is the same",
   }),
@@ -26,7 +32,8 @@ export const topFields = {
   cudnn_benchmark: works(bool().default(false), "A switch of the CUDA library.", { notice: noSwitch }),
   metric_dtype: works(
     z.enum(["fp32"]).nullable().default(null),
-    "With fp32, logits are cast to float32 before the metrics are computed (Troupe always does).",
+    "With fp32, logits are cast to float32 before the metrics are computed.",
+    { notice: "changes nothing: Troupe always does" },
   ),
   selective_checkpoint: refused(
     bool().default(false),

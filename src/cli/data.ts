@@ -122,10 +122,16 @@ function describeData({ data }: ResolvedConfig, { rows, packedLength, batchesPer
     seq_len: data.seq_len,
     micro_bsz: data.micro_bsz,
     micro_num: data.micro_num,
-    packing: !data.use_packed_dataset ? "none, rows are padded" : data.pack_sample_into_one ? "into one" : "with cut",
+    packing: data.type === "streaming"
+      ? data.pack_sample_into_one ? "rows are filled" : "rows are padded"
+      : !data.use_packed_dataset
+      ? "none, rows are padded"
+      : data.pack_sample_into_one
+      ? "into one"
+      : "with cut",
     batches_per_epoch: batchesPerEpoch,
     total_steps: data.total_steps,
-    epochs: data.total_steps / batchesPerEpoch,
+    epochs: batchesPerEpoch > 0 ? data.total_steps / batchesPerEpoch : null,
     types: [...datasetTypes],
   };
 }
@@ -134,11 +140,15 @@ const count = (value: number) => value.toLocaleString("en-US");
 
 function printData(data: ReturnType<typeof describeData>): void {
   const { rows, tokens_per_row: perRow, epochs } = data;
+  const sizes = `of ${
+    count(perRow)
+  } tokens: micro_bsz ${data.micro_bsz} × seq_len ${data.seq_len}, packing ${data.packing}`;
   console.log(`${data.train_folder ?? "dummy data (data.train_folder is not set)"}, kinds ${data.types.join(", ")}`);
-  console.log(
-    `  ${count(rows)} rows of ${count(perRow)} tokens: micro_bsz ${data.micro_bsz} × seq_len ${data.seq_len}, ` +
-      `packing ${data.packing}`,
-  );
+  if (epochs === null) {
+    console.log(`  a stream of rows ${sizes}; ${count(data.total_steps)} steps of micro_num ${data.micro_num} rows`);
+    return;
+  }
+  console.log(`  ${count(rows)} rows ${sizes}`);
   console.log(
     `  ${count(data.batches_per_epoch)} batches an epoch of micro_num ${data.micro_num} rows; ` +
       `${count(data.total_steps)} steps are ${epochs.toFixed(2)} epochs`,
@@ -213,8 +223,8 @@ export const data: Verb = {
       }
       const options = {
         types: loader.datasetTypes,
-        packedIntoOne: config.data.pack_sample_into_one,
-        padded: !config.data.use_packed_dataset,
+        packedIntoOne: config.data.type === "tokenized" && config.data.pack_sample_into_one,
+        padded: config.data.type === "streaming" ? !config.data.pack_sample_into_one : !config.data.use_packed_dataset,
         ...(tokenizer && { tokenizer }),
       };
       for (const [row, microBatch] of batch.microBatches.entries()) {

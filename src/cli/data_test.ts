@@ -89,3 +89,15 @@ Deno.test("data --help tells what it shows", async () => {
     assertStringIncludes(out, word);
   }
 });
+
+Deno.test("data inspect shows a stream's rows", () =>
+  inScratch(async (folder) => {
+    const text = `${folder}/text`, changes = ["type=streaming", `train_folder=${text}`, "seq_len=16"];
+    Deno.mkdirSync(text);
+    Deno.writeTextFileSync(`${text}/a.txt`, "The sea.\n\nThe captain and the mate.\n");
+    const ran = await troupe("data", "inspect", ...changes.flatMap((change) => ["--set", `data.${change}`]));
+    assertEquals(ran.code, 0, ran.err);
+    assertStringIncludes(ran.out, "a stream of rows of 64 tokens");
+    assertStringIncludes(ran.out, '"The sea."');
+    assertMatch(ran.out, /ignored: padding/);
+  }));

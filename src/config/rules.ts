@@ -165,8 +165,13 @@ export const rules: readonly Rule[] = [
     }
   },
   function streamsAreTokenized({ data }, fail) {
-    if (data.type === "streaming" && data.tokenizer_path === null) {
+    if (data.type !== "streaming") return;
+    if (data.tokenizer_path === null) {
       fail("data.tokenizer_path", "missing; data.type streaming needs the path of a tokenizer.json");
+    }
+    if (data.train_folder === null) fail("data.train_folder", "missing; data.type streaming needs a folder of text");
+    if (!data.use_packed_dataset) {
+      fail("data.use_packed_dataset", "false; data.type streaming packs its rows, so true would work");
     }
   },
 

@@ -3,6 +3,7 @@
  * that holds several segments, unpacked data is `micro_bsz` rows of `seq_len` tokens laid end to end, each row one
  * segment. Attention never crosses a segment.
  */
+import type { StreamCursor } from "./stream/stream_loader.ts";
 
 /** A label with this value takes no part in the loss. */
 export const ignoreIndex = -100;
@@ -25,8 +26,8 @@ export interface MicroBatch {
 }
 
 /**
- * Where the data stands after a batch: small, and plain JSON. `global_position` alone finds the place again; the other
- * fields are what people read, and what guards against resuming with other data.
+ * Where the data stands after a batch: small, and plain JSON. `global_position` alone finds the place again, or `cursor`
+ * in a stream; the other fields are what people read, and what guards against resuming with other data.
  */
 export interface DataPosition {
   /** Rows consumed by all data-parallel ranks together since training began, over all epochs. */
@@ -44,8 +45,10 @@ export interface DataPosition {
   readonly batch_size: number;
   readonly raw_rampup_batch_size: string;
   readonly seed: number;
-  /** Rows in the data set. */
+  /** Rows in the data set; 0 in a stream, where nobody knows. */
   readonly dataset_rows: number;
+  /** Only of streaming data: where reading goes on. */
+  readonly cursor?: StreamCursor;
 }
 
 /** What one data-parallel rank consumes in one optimizer step. */

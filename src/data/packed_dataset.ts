@@ -65,7 +65,8 @@ function sampleAt(ends: Float64Array, place: number): number {
   return low;
 }
 
-function emptyRow(length: number): PackedRow {
+/** A row of padding without segments. */
+export function emptyRow(length: number): PackedRow {
   return {
     tokens: new Int32Array(length),
     labels: new Int32Array(length),
@@ -84,7 +85,7 @@ function place(row: PackedRow, at: number, piece: Int32Array, lastLabel: number,
 }
 
 /** Ends the segment that begins at the last boundary, numbering its positions from zero. */
-function endSegment(row: PackedRow, end: number): void {
+export function endSegment(row: PackedRow, end: number): void {
   const start = row.cuSeqlens[row.cuSeqlens.length - 1];
   for (let i = start; i < end; i++) row.indexes[i] = i - start;
   row.cuSeqlens.push(end);

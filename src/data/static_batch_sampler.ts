@@ -8,6 +8,7 @@
  * batches among itself, some getting one row more than others where it does not divide.
  */
 import { RandomState, type RandomStateSnapshot } from "./mt19937.ts";
+import { parseRampUp, type RampUp, rowsOfBatch } from "./ramp_up.ts";
 
 export interface StaticBatchSamplerOptions {
   /** Rows in the data set. */
@@ -29,12 +30,6 @@ export interface StaticBatchSamplerOptions {
   readonly pipeline?: boolean;
 }
 
-interface RampUp {
-  readonly start: number;
-  readonly increment: number;
-  readonly every: number;
-}
-
 /** What InternEvo keeps of a sampler, in its names. */
 export interface StaticBatchSamplerState {
   readonly batch_size: number;
@@ -54,23 +49,6 @@ export interface IndexBatch {
   readonly indices: Uint32Array;
   /** Rows of all ranks. */
   readonly globalRows: number;
-}
-
-function parseRampUp(text: string | null | undefined, batchSize: number): RampUp {
-  if (!text) return { start: batchSize, increment: batchSize, every: 1 };
-  const numbers = text.trim().split(/\s+/).map(Number);
-  const [start, increment, every] = numbers;
-  if (numbers.length !== 3 || !numbers.every((value) => Number.isInteger(value) && value > 0)) {
-    throw new RangeError(
-      `data.rampup_batch_size: "${text}" is not three positive integers "start increment every"; "1 1 100" would work`,
-    );
-  }
-  if (start > batchSize) {
-    throw new RangeError(
-      `data.rampup_batch_size: the start ${start} of "${text}" is above data.micro_num (${batchSize})`,
-    );
-  }
-  return { start, increment, every };
 }
 
 export class StaticBatchSampler {
@@ -126,8 +104,7 @@ export class StaticBatchSampler {
 
   /** Rows of one rank in batch `count`. */
   #sizeOf(count: number): number {
-    const { start, increment, every } = this.#ramp;
-    return Math.min(Math.floor(count / every) * increment + start, this.options.batchSize);
+    return rowsOfBatch(this.#ramp, this.options.batchSize, count);
   }
 
   /** Shuffles, with the generator going on from the round before, and cuts to whole batches. */

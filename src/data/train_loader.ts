@@ -15,6 +15,7 @@ import {
   unpackedRows,
 } from "./packed_dataset.ts";
 import { StaticBatchSampler } from "./static_batch_sampler.ts";
+import { createStreamLoader } from "./stream/stream_loader.ts";
 import { closeTokenFiles, openTokenFile, type SampleSource } from "./token_file.ts";
 
 /** The fields of the run record's `data` section that training batches depend on, with the same meanings. */
@@ -39,6 +40,12 @@ export interface TrainDataOptions {
   readonly seed?: number;
   /** @default {true} */
   readonly fixed_random_dataset_seqlen?: boolean;
+  /** Of streaming data: the tokenizer. */
+  readonly tokenizer_path?: string | null;
+  /** Of streaming data: the column that holds the text. @default {"text"} */
+  readonly content_name?: string;
+  /** Of streaming data: a folder inside `train_folder`. */
+  readonly subset_name?: string | null;
   /**
    * The `.bin` files in the order in which their rows are numbered, relative to `train_folder`. Left out, the folder is
    * walked in the order of names.
@@ -61,13 +68,16 @@ export interface DataShard {
 export interface TrainLoader {
   /** Names of the kinds of data; `typeIds` are indices into it. */
   readonly datasetTypes: readonly string[];
-  /** Rows (packs) in the data set. */
+  /** Rows (packs) in the data set; 0 in a stream, where nobody knows. */
   readonly rows: number;
   /** Tokens in a row: T of every micro-batch. */
   readonly packedLength: number;
-  /** Batches in the current epoch. */
+  /** Batches in the current epoch; 0 in a stream, where nobody knows. */
   readonly batchesPerEpoch: number;
-  /** The next batch, epoch after epoch without end. Rejects when the data on disk is damaged, with file and place. */
+  /**
+   * The next batch, epoch after epoch without end. Rejects when the data on disk is damaged, with file and place. Call it
+   * again once it has settled.
+   */
   next(): Promise<Batch>;
   /** Where the next batch begins. A loader that works ahead: keep the `after` of the last batch used instead. */
   state(): DataPosition;
@@ -134,8 +144,9 @@ export function createTrainLoader(data: TrainDataOptions, shard: DataShard): Tra
       throw new RangeError(`data.${name} must be a positive integer; got ${data[name]}`);
     }
   }
+  if (data.type === "streaming") return createStreamLoader(data, shard);
   if ((data.type ?? "tokenized") !== "tokenized") {
-    throw new RangeError(`data.type ${data.type} is not supported; tokenized would work`);
+    throw new RangeError(`data.type ${data.type} is not supported; tokenized would work, and streaming`);
   }
   const packedLength = data.seq_len * data.micro_bsz;
   const spans = parseSkipBatches(data.skip_batches);
@@ -212,6 +223,12 @@ export function createTrainLoader(data: TrainDataOptions, shard: DataShard): Tra
         throw new RangeError(
           `The position was taken with ${position.data_world_size} data-parallel ranks, and there are ` +
             `${shard.dataWorldSize}. The same number, or an elastic run, would work`,
+        );
+      }
+      if (position.cursor) {
+        throw new RangeError(
+          "The saved position is one of streaming data, and this run's is tokenized. The same data, or a run from the " +
+            "beginning, would work",
         );
       }
       const nextRows = folder?.rows ?? openDummy(data, position.data_world_size);

@@ -5,8 +5,8 @@ import { bool, float, int, looseText, refused, text, textOrNull, works } from ".
 export const dataSchema = z.strictObject({
   type: works(
     z.enum(["tokenized", "streaming", "megatron", "mocked"]).default("tokenized"),
-    "Kind of data: tokenized (.bin and .meta files, or made-up data without train_folder), streaming, megatron, mocked.",
-    { only: ["tokenized"] },
+    "Kind of data: tokenized (.bin and .meta files, or made-up data without train_folder), streaming (text in Parquet, JSON lines or .txt files), megatron, mocked.",
+    { only: ["tokenized", "streaming"] },
   ),
   train_folder: works(textOrNull().default(null), "Folder of training data; null trains on made-up data."),
   valid_folder: works(textOrNull().default(null), "Folder of validation data; null validates on made-up data."),
@@ -27,7 +27,10 @@ export const dataSchema = z.strictObject({
     derived: "micro_num",
   }),
   use_packed_dataset: works(bool().default(true), "Pack samples end to end; false pads each to seq_len."),
-  pack_sample_into_one: works(bool().default(false), "Let the samples of one pack attend to each other."),
+  pack_sample_into_one: works(
+    bool().default(false),
+    "Let the samples of one pack attend to each other; of a stream: fill rows instead of padding.",
+  ),
   total_steps: works(int({ min: 1 }), "Optimizer steps of the whole run.", { example: 50000 }),
   skip_batches: works(looseText().default(""), 'Batches to leave out, such as "5-10,23": ascending, ends included.'),
   rampup_batch_size: works(
@@ -46,7 +49,10 @@ export const dataSchema = z.strictObject({
   num_worker: works(int({ min: 0 }).default(4), "Loader workers.", {
     notice: "changes nothing: each rank has one loader, which reads ahead; the batches are the same with any number",
   }),
-  tokenizer_path: works(textOrNull().default(null), "The tokenizer.json that the data was made with."),
+  tokenizer_path: works(
+    textOrNull().default(null),
+    "The tokenizer that the data was made with, or is made with while streaming.",
+  ),
   empty_cache_and_diag_interval: works(
     int().default(50),
     "Batches between two lines on memory in the log file; 0 or less means 50.",
@@ -56,10 +62,8 @@ export const dataSchema = z.strictObject({
   }),
   use_shm: refused(bool().default(false), "Share what is known of the data files among the ranks of a host."),
   shm_path: refused(text().default("/dev/shm/metacache"), "Where that is kept.", { onlyWith: "data.use_shm" }),
-  content_name: refused(text().default("text"), "Column of a streaming data set that holds the text.", {
-    onlyWith: "data.type",
-  }),
-  subset_name: refused(textOrNull().default(null), "Folder inside a streaming data set.", { onlyWith: "data.type" }),
+  content_name: works(text().default("text"), "Column of a streaming data set that holds the text."),
+  subset_name: works(textOrNull().default(null), "Folder inside a streaming data set."),
   is_multimodal: refused(bool().default(false), "Samples have images."),
   image_folder: refused(textOrNull().default(null), "Folder of the images.", { onlyWith: "data.is_multimodal" }),
   image_size: refused(int({ min: 1 }).nullable().default(null), "Side of an image, in pixels.", {

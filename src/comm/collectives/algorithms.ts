@@ -1,0 +1,237 @@
+/**
+ * The algorithms, each for one rank of a group, over messages. What is summed, and in which order, follows from places
+ * in the group alone, so results repeat bit for bit; every rank gets the same bits.
+ *
+ * Large `float32` data goes round a ring: each link carries (n − 1)/n of it for a reduce-scatter, as much for an
+ * all-gather. Half types are summed where they end (pairwise exchange: the same bytes), so that a sum is rounded once.
+ * Small data takes the fewest steps: recursive doubling, binomial trees.
+ */
+import { maxBodyBytes, type Reduction } from "../transport/frame.ts";
+import { eagerBytes } from "../transport/link.ts";
+import { accumulate, type Elements, narrow, part, widen } from "./elements.ts";
+
+/** One collective on one rank: its place among the others, and messages to them by place. */
+export interface Round {
+  readonly size: number;
+  readonly index: number;
+  send(to: number, step: number, data: Elements): Promise<void>;
+  /** Resolves when `into` is full. */
+  receive(from: number, step: number, into: Elements): Promise<void>;
+  /** Receives `bytes` bytes a piece at a time, each in `scratch`, which holds `maxBodyBytes`; `arrived` takes it. */
+  receivePieces(from: number, step: number, bytes: number, scratch: Uint8Array, arrived: Arrived): Promise<void>;
+  /** Room for pieces on their way into a sum; one message at a time. */
+  readonly scratch: () => Uint8Array;
+}
+type Arrived = (offset: number, length: number) => void;
+
+const wrap = (value: number, size: number) => (value % size + size) % size;
+
+/** Where each rank's part begins, and at last the end: parts as even as can be, the first ones longer. */
+export function evenBounds(length: number, parts: number): number[] {
+  const least = Math.floor(length / parts), longer = length % parts;
+  return Array.from({ length: parts + 1 }, (_, i) => i * least + Math.min(i, longer));
+}
+
+/** Receives a message and adds it to `sum` as it arrives. */
+function receiveSum(
+  round: Round,
+  { from, step, sum, like, reduction }: {
+    from: number;
+    step: number;
+    sum: Float32Array;
+    like: Elements;
+    reduction: Reduction;
+  },
+) {
+  const scratch = round.scratch(), width = like.BYTES_PER_ELEMENT;
+  const View = like.constructor as new (buffer: ArrayBufferLike, offset: number, length: number) => Elements;
+  return round.receivePieces(from, step, sum.length * width, scratch, (offset, length) => {
+    const at = offset / width, count = length / width;
+    accumulate(sum.subarray(at, at + count), new View(scratch.buffer, scratch.byteOffset, count), reduction);
+  });
+}
+
+async function ringReduceScatter(
+  round: Round,
+  data: Float32Array,
+  bounds: readonly number[],
+  reduction: Reduction,
+): Promise<void> {
+  const { size, index } = round, next = wrap(index + 1, size), previous = wrap(index - 1, size);
+  const chunk = (i: number) => part(data, bounds[wrap(i, size)]!, bounds[wrap(i, size) + 1]!);
+  // Asked for beforehand, so that no step waits for the word that there is room.
+  const received = Array.from(
+    { length: size - 1 },
+    (_, step) => receiveSum(round, { from: previous, step, sum: chunk(index - step - 2), like: data, reduction }),
+  );
+  for (let step = 0; step < size - 1; step++) {
+    await Promise.all([round.send(next, step, chunk(index - step - 1)), received[step]]);
+  }
+}
+
+async function ringAllGather(
+  round: Round,
+  data: Elements,
+  bounds: readonly number[],
+  firstStep: number,
+): Promise<void> {
+  const { size, index } = round, next = wrap(index + 1, size), previous = wrap(index - 1, size);
+  const chunk = (i: number) => part(data, bounds[wrap(i, size)]!, bounds[wrap(i, size) + 1]!);
+  const received = Array.from(
+    { length: size - 1 },
+    (_, step) => round.receive(previous, firstStep + step, chunk(index - step - 1)),
+  );
+  for (let step = 0; step < size - 1; step++) {
+    await Promise.all([round.send(next, firstStep + step, chunk(index - step)), received[step]]);
+  }
+}
+
+/** Everyone's part straight to everyone. */
+async function directAllGather(round: Round, data: Elements, bounds: readonly number[]): Promise<void> {
+  const { size, index } = round, chunk = (i: number) => part(data, bounds[i]!, bounds[i + 1]!);
+  const others = Array.from({ length: size - 1 }, (_, i) => wrap(index + 1 + i, size));
+  await Promise.all([
+    ...others.map((other) => round.receive(other, 0, chunk(other))),
+    ...others.map((other) => round.send(other, 0, chunk(index))),
+  ]);
+}
+
+/** Each part is summed where it ends, in the order own, previous, the one before it … */
+async function pairwiseReduceScatter(
+  round: Round,
+  data: Elements,
+  bounds: readonly number[],
+  reduction: Reduction,
+): Promise<void> {
+  const { size, index } = round, chunk = (i: number) => part(data, bounds[i]!, bounds[i + 1]!), own = chunk(index);
+  const sum = own instanceof Float32Array ? own : new Float32Array(own.length);
+  if (sum !== own) widen(own, sum);
+  for (let step = 1; step < size; step++) {
+    const to = wrap(index + step, size), from = wrap(index - step, size);
+    await Promise.all([
+      round.send(to, step, chunk(to)),
+      receiveSum(round, { from, step, sum, like: data, reduction }),
+    ]);
+  }
+  if (sum !== own) narrow(sum, own);
+}
+
+/** Sums small `float32` data in log₂(n) steps; ranks beyond a power of two hand theirs to one within it. */
+async function recursiveDoubling(round: Round, sum: Float32Array, reduction: Reduction): Promise<void> {
+  const { size, index } = round, inner = 2 ** Math.floor(Math.log2(size)), extra = size - inner;
+  const other = new Float32Array(sum.length);
+  if (index >= inner) {
+    await round.send(index - inner, 0, sum);
+    return await round.receive(index - inner, 1, sum);
+  }
+  if (index < extra) {
+    await round.receive(index + inner, 0, other);
+    accumulate(sum, other, reduction);
+  }
+  for (let mask = 1; mask < inner; mask *= 2) {
+    const partner = index ^ mask;
+    await Promise.all([round.send(partner, 1 + mask, sum), round.receive(partner, 1 + mask, other)]);
+    accumulate(sum, other, reduction); // a + b and b + a have the same bits
+  }
+  if (index < extra) await round.send(index + inner, 1, sum);
+}
+
+/** Small data as `float32`, where it is no such already, for as long as `work` takes. */
+async function asFloat32(data: Elements, work: (sum: Float32Array) => Promise<void>): Promise<void> {
+  if (data instanceof Float32Array) return await work(data);
+  const sum = new Float32Array(data.length);
+  widen(data, sum);
+  await work(sum);
+  narrow(sum, data);
+}
+
+const isSmall = (data: Elements) => data.length * 4 <= eagerBytes;
+
+/** Every rank gets the sum. */
+export async function allReduce(round: Round, data: Elements, reduction: Reduction): Promise<void> {
+  if (isSmall(data)) return await asFloat32(data, (sum) => recursiveDoubling(round, sum, reduction));
+  const bounds = evenBounds(data.length, round.size);
+  await reduceScatter(round, data, bounds, reduction);
+  await ringAllGather(round, data, bounds, round.size);
+}
+
+/** Each rank gets its part of the sum; the other parts of `data` are left undefined. */
+export async function reduceScatter(
+  round: Round,
+  data: Elements,
+  bounds: readonly number[],
+  reduction: Reduction,
+): Promise<void> {
+  if (data instanceof Float32Array && !isSmall(data)) await ringReduceScatter(round, data, bounds, reduction);
+  else await pairwiseReduceScatter(round, data, bounds, reduction);
+}
+
+/** Every rank gets all parts; its own is in place. */
+export async function allGather(round: Round, data: Elements, bounds: readonly number[]): Promise<void> {
+  if (data.byteLength <= eagerBytes) await directAllGather(round, data, bounds);
+  else await ringAllGather(round, data, bounds, 0);
+}
+
+/** A binomial tree; large data is scattered, then gathered, so that the root sends it once and not log₂(n) times. */
+export async function broadcast(round: Round, data: Elements, root: number): Promise<void> {
+  const { size, index } = round;
+  if (size > 2 && data.byteLength > maxBodyBytes) {
+    const bounds = evenBounds(data.length, size), chunk = (i: number) => part(data, bounds[i]!, bounds[i + 1]!);
+    if (index === root) {
+      const others = Array.from({ length: size - 1 }, (_, i) => wrap(root + 1 + i, size));
+      await Promise.all(others.map((other) => round.send(other, 0, chunk(other))));
+    } else await round.receive(root, 0, chunk(index));
+    return await ringAllGather(round, data, bounds, 1);
+  }
+  const place = wrap(index - root, size), at = (relative: number) => wrap(relative + root, size);
+  let mask = 1;
+  while (mask < size && (place & mask) === 0) mask *= 2;
+  if (place !== 0) await round.receive(at(place - mask), 0, data);
+  for (mask /= 2; mask >= 1; mask /= 2) {
+    if (place + mask < size) await round.send(at(place + mask), 0, data);
+  }
+}
+
+/** The root gets the sum; `data` of the others is left undefined. */
+export async function reduce(round: Round, data: Elements, root: number, reduction: Reduction): Promise<void> {
+  const { size, index } = round;
+  if (!isSmall(data)) {
+    const bounds = evenBounds(data.length, size), chunk = (i: number) => part(data, bounds[i]!, bounds[i + 1]!);
+    await reduceScatter(round, data, bounds, reduction);
+    if (index !== root) return await round.send(root, size, chunk(index));
+    const others = Array.from({ length: size - 1 }, (_, i) => wrap(root + 1 + i, size));
+    await Promise.all(others.map((other) => round.receive(other, size, chunk(other))));
+    return;
+  }
+  await asFloat32(data, async (sum) => {
+    const place = wrap(index - root, size), at = (relative: number) => wrap(relative + root, size);
+    const other = new Float32Array(sum.length);
+    for (let mask = 1; mask < size; mask *= 2) {
+      if ((place & mask) !== 0) return await round.send(at(place - mask), 0, sum);
+      if (place + mask >= size) continue;
+      await round.receive(at(place + mask), 0, other);
+      accumulate(sum, other, reduction);
+    }
+  });
+}
+
+/** Part i of `from` goes to rank i; part j of `into` comes from rank j. Parts may be empty. */
+export async function allToAll(
+  round: Round,
+  { from, fromBounds, into, intoBounds }: {
+    from: Elements;
+    fromBounds: readonly number[];
+    into: Elements;
+    intoBounds: readonly number[];
+  },
+): Promise<void> {
+  const { size, index } = round;
+  const out = (i: number) => part(from, fromBounds[i]!, fromBounds[i + 1]!);
+  const into1 = (i: number) => part(into, intoBounds[i]!, intoBounds[i + 1]!);
+  into1(index).set(out(index));
+  const others = Array.from({ length: size - 1 }, (_, i) => i + 1);
+  await Promise.all([
+    ...others.map((step) => round.receive(wrap(index - step, size), 0, into1(wrap(index - step, size)))),
+    ...others.map((step) => round.send(wrap(index + step, size), 0, out(wrap(index + step, size)))),
+  ]);
+}

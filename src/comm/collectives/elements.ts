@@ -1,0 +1,54 @@
+/** Elements on the wire, and sums of them in `float32`. */
+import type { ElementType, Reduction } from "../transport/frame.ts";
+
+/** `float32`, `float16`, `bfloat16` (its bits), or bytes, which cannot be summed. Any may be in shared memory. */
+export type Elements = Float32Array | Float16Array | Uint16Array | Uint8Array;
+
+export function typeOf(data: Elements): ElementType {
+  if (data instanceof Float32Array) return "f32";
+  if (data instanceof Float16Array) return "f16";
+  return data instanceof Uint16Array ? "bf16" : "bytes";
+}
+
+export const bytesOf = (data: Elements): Uint8Array => new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
+
+/** The same elements under the same type, without a copy. */
+export const part = <T extends Elements>(data: T, begin: number, end: number): T => data.subarray(begin, end) as T;
+
+const bits = new Uint32Array(1), number = new Float32Array(bits.buffer);
+
+/** To `float32`, exactly. `into` is as long as `from`. */
+export function widen(from: Elements, into: Float32Array): void {
+  if (!(from instanceof Uint16Array)) return into.set(from);
+  const words = new Uint32Array(into.buffer, into.byteOffset, into.length);
+  for (let i = 0; i < from.length; i++) words[i] = from[i]! << 16;
+}
+
+/** From `float32`, to the nearest, ties to even. */
+export function narrow(from: Float32Array, into: Elements): void {
+  if (!(into instanceof Uint16Array)) return into.set(from);
+  const words = new Uint32Array(from.buffer, from.byteOffset, from.length);
+  for (let i = 0; i < from.length; i++) {
+    const word = words[i]!;
+    // A NaN must stay one: its payload may be in the bits that are dropped.
+    if ((word & 0x7fffffff) > 0x7f800000) into[i] = (word >>> 16) | 0x40;
+    else into[i] = (word + 0x7fff + ((word >>> 16) & 1)) >>> 16;
+  }
+}
+
+/** `sum[i] = sum[i] ∘ term[i]`, in `float32`. */
+export function accumulate(sum: Float32Array, term: Elements, reduction: Reduction): void {
+  const { length } = term;
+  if (term instanceof Uint16Array) {
+    for (let i = 0; i < length; i++) {
+      bits[0] = term[i]! << 16;
+      sum[i] = reduction === "max" ? Math.max(sum[i]!, number[0]!) : sum[i]! + number[0]!;
+    }
+  } else if (reduction === "max") {
+    for (let i = 0; i < length; i++) sum[i] = Math.max(sum[i]!, term[i]!);
+  } else if (term instanceof Float32Array) { // apart from the half type: one type a loop keeps it fast
+    for (let i = 0; i < length; i++) sum[i] = sum[i]! + term[i]!;
+  } else {
+    for (let i = 0; i < length; i++) sum[i] = sum[i]! + term[i]!;
+  }
+}

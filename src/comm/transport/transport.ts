@@ -1,0 +1,136 @@
+/** One rank's links to its peers, and what concerns them all: aborts, questions, the end. */
+import { z } from "zod";
+import type { Tag } from "./frame.ts";
+import type { FrameStream } from "./frame_stream.ts";
+import { CommunicationError, Link, type Sink } from "./link.ts";
+
+const controlSchema = z.discriminatedUnion("kind", [
+  z.object({ kind: z.literal("abort"), reason: z.string() }),
+  z.object({ kind: z.literal("bye") }),
+  z.object({ kind: z.literal("ask"), id: z.number() }),
+  z.object({ kind: z.literal("status"), id: z.number(), status: z.string(), groups: z.record(z.string(), z.number()) }),
+]);
+
+/** Where a rank is. */
+export interface Status {
+  /** Its last collective, for people. */
+  readonly status: string;
+  /** Collectives it has begun, by group. */
+  readonly groups: Readonly<Record<string, number>>;
+}
+
+export interface Transport {
+  readonly rank: number;
+  readonly world: number;
+  send(to: number, tag: Tag, body: Uint8Array): Promise<void>;
+  receive(from: number, tag: Tag, bytes: number, sink: Sink): Promise<void>;
+  /** Asks a peer where it is; nothing if it does not answer in time, which a living one does at once. */
+  ask(peer: number, timeoutMs: number): Promise<Status | undefined>;
+  /** What peers that ask are told. */
+  answer: () => Status;
+  /** The last thing of a collective that a peer sent. */
+  lastHeard(peer: number): Tag | undefined;
+  /** Grows with every piece of a message that arrives. */
+  bytesReceived(): number;
+  /** Ends all communication here and, by way of every link, everywhere. The first reason stands. */
+  abort(reason: string): void;
+  /** Aborted by this rank or another, or broken. */
+  readonly aborted: Promise<CommunicationError>;
+  /** Says farewell and waits, up to `timeoutMs`, until the peers have too. */
+  close(timeoutMs?: number): Promise<void>;
+}
+
+/** @param streams one per peer, authenticated */
+export function createTransport(
+  { rank, world, streams }: { rank: number; world: number; streams: ReadonlyMap<number, FrameStream> },
+): Transport {
+  let failure: CommunicationError | undefined, closing = false, nextId = 0;
+  const { promise: aborted, resolve: tellAborted } = Promise.withResolvers<CommunicationError>();
+  const asked = new Map<number, (status: Status) => void>(), left = new Map<number, () => void>();
+
+  const abort = (reason: string): void => {
+    if (failure || closing) return;
+    failure = new CommunicationError(reason);
+    for (const link of links.values()) {
+      link.control({ kind: "abort", reason }).catch(() => {}); // who cannot be told notices by itself
+      link.fail(failure);
+    }
+    tellAborted(failure);
+  };
+
+  const onControl = (peer: number, value: unknown): void => {
+    const message = controlSchema.parse(value);
+    switch (message.kind) {
+      case "abort":
+        return abort(message.reason);
+      case "bye":
+        links.get(peer)!.farewell();
+        return left.get(peer)!();
+      case "ask":
+        links.get(peer)!.control({ kind: "status", id: message.id, ...transport.answer() }).catch(() => {});
+        return;
+      case "status":
+        asked.get(message.id)?.(message);
+    }
+  };
+  const links = new Map<number, Link>(), goodbyes: Promise<void>[] = [];
+  for (const [peer, stream] of streams) {
+    const { promise, resolve } = Promise.withResolvers<void>();
+    left.set(peer, resolve);
+    goodbyes.push(promise);
+    links.set(
+      peer,
+      new Link({ rank, peer, stream, onControl: (value) => onControl(peer, value), onFailure: abort }),
+    );
+  }
+  const linkTo = (peer: number): Link => {
+    const link = links.get(peer);
+    if (link) return link;
+    throw new RangeError(`Rank ${rank} has no connection to rank ${peer}; it has to ${[...links.keys()].join(", ")}`);
+  };
+
+  const transport: Transport = {
+    rank,
+    world,
+    send: (to, tag, body) => linkTo(to).send(tag, body),
+    receive: (from, tag, bytes, sink) => linkTo(from).receive(tag, bytes, sink),
+    async ask(peer, timeoutMs) {
+      const id = nextId++, { promise, resolve } = Promise.withResolvers<Status | undefined>();
+      const timer = setTimeout(() => resolve(undefined), timeoutMs);
+      asked.set(id, resolve);
+      linkTo(peer).control({ kind: "ask", id }).catch(() => resolve(undefined));
+      try {
+        return await promise;
+      } finally {
+        clearTimeout(timer);
+        asked.delete(id);
+      }
+    },
+    answer: () => ({ status: "nothing yet", groups: {} }),
+    lastHeard: (peer) => linkTo(peer).lastHeard,
+    bytesReceived: () => [...links.values()].reduce((sum, link) => sum + link.bytesReceived, 0),
+    abort,
+    aborted,
+    async close(timeoutMs = 2000) {
+      if (closing) return;
+      closing = true;
+      const { promise: late, resolve } = Promise.withResolvers<void>();
+      const timer = setTimeout(resolve, timeoutMs);
+      const ends = [...links.values()].map(({ ended }) => ended);
+      if (failure) await Promise.race([Promise.all([...links.values()].map(({ flushed }) => flushed)), late]);
+      else {
+        // A connection closed with bytes unread would take back bytes that the peer has not read either.
+        for (const link of links.values()) link.control({ kind: "bye" }).catch(() => {});
+        await Promise.race([Promise.all(goodbyes.map((gone, i) => Promise.race([gone, ends[i]]))), late]);
+      }
+      clearTimeout(timer);
+      for (const link of links.values()) {
+        link.farewell();
+        link.fail(new CommunicationError(`Rank ${rank} has closed its connections`));
+        link.close();
+      }
+      await Promise.all(ends);
+    },
+  };
+  return transport;
+}

@@ -10,7 +10,7 @@
  * dispatch, even in disjoint ranges), which is why in-place work is a single `update` operand.
  */
 
-/** Element types as stored. Half types arrive as storage with `f32` arithmetic. */
+/** Element types as stored. Half types are storage alone, with `f32` arithmetic: `storage.ts` on devices, `host.ts` here. */
 export type ElementType = "f32" | "f16" | "bf16" | "u32" | "i32";
 
 /** Bytes of one element. */

@@ -1,0 +1,136 @@
+/**
+ * How a kernel's text reads and writes its operands, whatever they are stored as. Values are `f32` in the text; only
+ * `load`, `store` and `add` know the storage type, and for `f32` they are plain indexing.
+ *
+ * `f16` needs the device's `shader-f16`. `bf16` needs nothing: pairs lie in `u32` words, the first of a pair in the low
+ * half, and the conversions are bit operations (to nearest, ties to even; NaN stays NaN).
+ *
+ * Who writes a `bf16` word, where words have two elements:
+ *
+ * - Where the operand's rows are multiples of four elements, an element of the array is a vector of four, two whole words,
+ *   and the invocation that writes it owns both. This is the form of all sizes that models have.
+ * - Elsewhere a word's halves belong to different invocations, maybe of different workgroups (a row of odd length ends in
+ *   the middle of a word). Each exchanges its own half by one atomic, so the result does not depend on their order.
+ *
+ * An odd length leaves half a word over (`f16` too): padding that nothing reads, and that kernels leave as it was.
+ */
+import type { FloatType } from "./host.ts";
+import type { DeviceTraits, Operand } from "./kernel.ts";
+
+export interface Storage {
+  /** Must begin the text. Empty where nothing needs it. */
+  readonly directives: string;
+  /** Declares every operand as the binding of its place, and what the conversions need. */
+  readonly bindings: string;
+  /** An expression: the `f32` value (or vector) of an element. `index` is used more than once: a name, or cheap. */
+  load(name: string, index: string): string;
+  /** A statement that writes an element. */
+  store(name: string, index: string, value: string): string;
+  /** A statement that adds to an element, rounding the sum once. */
+  add(name: string, index: string, value: string): string;
+}
+
+/**
+ * @param vectors `f32` type of what an element of the operand's array holds, by name, where that is not one number:
+ * `"vec4f"`, or `"V"`, an alias that the text declares
+ * @param width elements of `V`
+ * @throws {TypeError} when an operand is `f16` and the device has no such type
+ */
+export function storage(
+  { features }: Pick<DeviceTraits, "features">,
+  operands: readonly Operand[],
+  vectors: Readonly<Record<string, string>> = {},
+  width = 1,
+): Storage {
+  const half = operands.find(({ type }) => type === "f16");
+  if (half && !features.shaderF16) {
+    throw new TypeError(
+      `Cannot store operand ${half.name} as f16: the device has no shader-f16; bf16 and f32 work on every device`,
+    );
+  }
+  const known = new Map(operands.map((operand) => {
+    const vector = vectors[operand.name] ?? operand.type;
+    return [operand.name, { ...operand, vector, four: vector.startsWith("vec4") || (vector === "V" && width === 4) }];
+  }));
+  const find = (name: string) => {
+    const operand = known.get(name);
+    if (!operand) throw new ReferenceError(`Cannot reach operand ${name}: there are ${[...known.keys()].join(", ")}`);
+    return operand;
+  };
+  const shared = ({ type, access, four }: ReturnType<typeof find>) => type === "bf16" && !four && access !== "read";
+
+  const declarations = [...known.values()].map((operand, index) => {
+    const { name, type, access, vector, four } = operand;
+    const element = type === "f16"
+      ? four ? "vec4<f16>" : "f16"
+      : type === "bf16"
+      ? four ? "vec2u" : shared(operand) ? "atomic<u32>" : "u32"
+      : vector;
+    return `@group(0) @binding(${index}) var<storage, ${access === "read" ? "read" : "read_write"}> ` +
+      `${name}: array<${element}>;`;
+  });
+  const packed = [...known.values()].filter(({ type }) => type === "bf16");
+  if (packed.some(({ four }) => four)) declarations.push(pairsText);
+  if (packed.some(({ four }) => !four)) declarations.push(halvesText);
+  declarations.push(...packed.filter(shared).map(({ name }) => exchangeText(name)));
+
+  const load = (name: string, index: string): string => {
+    const operand = find(name), { type, vector, four } = operand;
+    if (type === "f16") return `${vector === "f16" ? "f32" : vector}(${name}[${index}])`;
+    if (type !== "bf16") return `${name}[${index}]`;
+    if (four) return `fromPairs(${name}[${index}])`;
+    const word = `${name}[(${index}) / 2u]`;
+    return `fromHalf(${shared(operand) ? `atomicLoad(&${word})` : word}, ${index})`;
+  };
+  const store = (name: string, index: string, value: string): string => {
+    const { type, four } = find(name);
+    if (type === "f16") return `${name}[${index}] = ${four ? "vec4<f16>" : "f16"}(${value});`;
+    if (type !== "bf16") return `${name}[${index}] = ${value};`;
+    return four ? `${name}[${index}] = toPairs(${value});` : `${name}Exchange(${index}, ${value});`;
+  };
+  return {
+    directives: half ? "enable f16;\n" : "",
+    bindings: declarations.join("\n"),
+    load,
+    store,
+    add(name, index, value) {
+      const { type } = find(name);
+      if (type === "f16" || type === "bf16") return store(name, index, `${load(name, index)} + ${value}`);
+      return `${name}[${index}] += ${value};`;
+    },
+  };
+}
+
+const pairsText = `
+fn fromPairs(words: vec2u) -> vec4f {
+  return bitcast<vec4f>(vec4u(words.x << 16u, words.x & 0xffff0000u, words.y << 16u, words.y & 0xffff0000u));
+}
+fn toPairs(v: vec4f) -> vec2u {
+  let bits = bitcast<vec4u>(v);
+  let even = bits + vec4u(0x7fffu) + ((bits >> vec4u(16u)) & vec4u(1u));
+  let number = (bits & vec4u(0x7fffffffu)) <= vec4u(0x7f800000u);
+  let upper = select(bits | vec4u(0x400000u), even, number);
+  return (upper.xz >> vec2u(16u)) | (upper.yw & vec2u(0xffff0000u));
+}`;
+
+const halvesText = `
+fn fromHalf(word: u32, i: u32) -> f32 { return bitcast<f32>((word >> (16u * (i & 1u))) << 16u); }
+fn toHalf(v: f32) -> u32 {
+  let bits = bitcast<u32>(v);
+  let even = bits + 0x7fffu + ((bits >> 16u) & 1u);
+  return select(bits | 0x400000u, even, (bits & 0x7fffffffu) <= 0x7f800000u) >> 16u;
+}`;
+
+/** Writes one half of a word and leaves the other to whoever has it, in one atomic: only this half is known. */
+const exchangeText = (name: string) => `
+fn ${name}Exchange(i: u32, v: f32) {
+  let shift = 16u * (i & 1u);
+  let old = (atomicLoad(&${name}[i / 2u]) >> shift) & 0xffffu;
+  atomicXor(&${name}[i / 2u], (old ^ toHalf(v)) << shift);
+}`;
+
+/** Options that say what operands are stored as. */
+export interface Stored {
+  /** Activations and their gradients, in and out. Arithmetic and statistics of a row are `f32`. @default {"f32"} */
+  readonly type?: FloatType;
+}

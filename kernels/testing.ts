@@ -12,7 +12,8 @@
 import { assert, AssertionError } from "@std/assert";
 import type { Backend, DeviceBuffer, Range } from "../src/backend/backend.ts";
 import { openWebGpuBackend } from "../src/backend/webgpu/backend.ts";
-import { type DeviceTraits, elementBytes, type ElementType, type HostArray, type Kernel } from "./kernel.ts";
+import { decode, encode, isHalf, rounded } from "./host.ts";
+import type { DeviceTraits, ElementType, HostArray, Kernel } from "./kernel.ts";
 
 let shared: Promise<Backend> | undefined;
 
@@ -28,10 +29,27 @@ export async function closeTestDevice(): Promise<void> {
   if (opened !== undefined) (await opened)[Symbol.dispose]();
 }
 
+/** Every type that kernels take for activations, for tests of each. */
+export const floatTypes = ["f32", "f16", "bf16"] as const;
+export const halfTypes = ["f16", "bf16"] as const;
+
+/**
+ * Largest relative error of storing a number: half a unit in the last place. Tests allow it beside a kernel's own
+ * tolerance, which is therefore the same for all types: a device that truncates or rounds twice fails.
+ */
+export const storageError: Readonly<Record<ElementType, number>> = {
+  f32: 0,
+  f16: 2 ** -11,
+  bf16: 2 ** -8,
+  u32: 0,
+  i32: 0,
+};
+
 export interface CheckOptions {
   /**
    * Largest |device - reference| / max(|reference|, root mean square of the reference operand), for float operands; a
-   * record gives one by operand name. Integer operands must be equal. @default {1e-5}
+   * record gives one by operand name. Half-width operands are allowed `storageError` beside it, since the reference's
+   * results are not rounded. Integer operands must be equal. @default {1e-5}
    */
   readonly tolerance?: number | Readonly<Record<string, number>>;
   /** Traits to pretend, to reach the form for another device, e.g. `{ subgroupSize: 0, software: false }`. */
@@ -50,7 +68,7 @@ export interface Checked {
 /**
  * Runs a kernel's reference and its WGSL passes on the same inputs and compares every written operand. `inputs` gives
  * all `read` and `update` operands by name; `write` and `scratch` operands start as different garbage on either side,
- * so that an element left unwritten differs.
+ * so that an element left unwritten differs. Inputs of half-width operands are rounded first, for both sides alike.
  *
  * @throws {AssertionError} naming each differing operand, its first differing values side by side and its worst error.
  */
@@ -77,7 +95,10 @@ export async function checkKernel(
     const { name, type } = kernel.operands[operand];
     outputs[name] = arrays[k];
     expected[name] = host[operand];
-    const allowed = type === "f32" ? (typeof tolerance === "number" ? tolerance : tolerance[name] ?? 1e-5) : 0;
+    const integer = type === "u32" || type === "i32";
+    const allowed = integer
+      ? 0
+      : storageError[type] + (typeof tolerance === "number" ? tolerance : tolerance[name] ?? 1e-5);
     const comparison = compare(name, arrays[k], host[operand], allowed);
     worst = Math.max(worst, comparison.worst);
     if (comparison.fault !== undefined) faults.push(comparison.fault);
@@ -99,16 +120,22 @@ async function runOnDevice(
   const buffers: DeviceBuffer[] = [];
   try {
     const ranges: Range[] = views.map((view, i) => {
-      const buffer = backend.allocate(offset + view.byteLength, `${kernel.name} ${kernel.operands[i].name}`);
+      const { name, type } = kernel.operands[i];
+      const stored = isHalf(type) ? encode(type, view) : view;
+      const bytes = Math.ceil(stored.byteLength / 4) * 4; // whole words
+      const buffer = backend.allocate(offset + bytes, `${kernel.name} ${name}`);
       buffers.push(buffer);
-      const range = { buffer, offset, bytes: view.byteLength };
-      backend.upload(range, view);
+      const range = { buffer, offset, bytes };
+      backend.upload(range, stored);
       return range;
     });
     backend.submit(await backend.prepare([{ kind: "dispatch", kernel, ranges }]));
     const bytes = backend.read(wanted.map((i) => ranges[i])).take();
     await backend.finish();
-    return wanted.map((i, k) => viewOf(kernel.operands[i].type, bytes[k].buffer));
+    return wanted.map((i, k) => {
+      const { type, length } = kernel.operands[i];
+      return isHalf(type) ? decode(type, new Uint16Array(bytes[k].buffer, 0, length)) : viewOf(type, bytes[k].buffer);
+    });
   } catch (error) {
     // A device that reported an error stays failed: let the next test have a fresh one.
     await closeTestDevice();
@@ -130,27 +157,30 @@ function initialViews(
     }
   }
   return kernel.operands.map(({ name, type, length, access }) => {
-    const view = viewOf(type, new ArrayBuffer(length * elementBytes[type]));
+    const view = viewOf(type, new ArrayBuffer(length * 4));
     if (access === "write" || access === "scratch") return view.fill(garbage);
     const input = inputs[name];
     if (input?.length !== length) {
       throw new RangeError(`${kernel.name} needs ${length} elements of ${name}, got ${input?.length ?? "none"}`);
     }
-    view.set(input);
+    view.set(rounded(type, input));
     return view;
   });
 }
 
+/** A view of an operand as references take it: half-width floats as numbers of `f32`. */
 function viewOf(type: ElementType, memory: ArrayBuffer): HostArray {
   switch (type) {
     case "f32":
+    case "f16":
+    case "bf16":
       return new Float32Array(memory);
     case "u32":
       return new Uint32Array(memory);
     case "i32":
       return new Int32Array(memory);
     default:
-      throw new TypeError(`the harness has no host view of ${type}`);
+      return type satisfies never;
   }
 }
 

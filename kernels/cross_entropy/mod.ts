@@ -1,9 +1,11 @@
 /** Softmax cross entropy with label smoothing, and the arg-max for accuracy. */
 import { type Kernel, leastBytes, type Operand } from "../kernel.ts";
-import { bindings, float, layOutRows, reduction, requireSizes, rowText, vectorPrelude } from "../norm/rows.ts";
+import { float, layOutRows, reduction, requireSizes, rowText, vectorPrelude } from "../norm/rows.ts";
+import { storage, type Stored } from "../storage.ts";
 import * as reference from "./reference.ts";
 
-export interface CrossEntropySizes {
+/** `type` is that of the logits, and so of their gradient; all else is `f32`. */
+export interface CrossEntropySizes extends Stored {
   readonly rows: number;
   /** Vocabulary. */
   readonly columns: number;
@@ -44,10 +46,10 @@ function checkSizes(name: string, { rows, columns, labelSmoothing }: CrossEntrop
  * ```
  */
 export function crossEntropyForward(sizes: CrossEntropySizes): Kernel {
-  const { rows, columns, labelSmoothing } = sizes;
+  const { rows, columns, labelSmoothing, type = "f32" } = sizes;
   checkSizes("crossEntropy.forward", sizes);
   const operands: readonly Operand[] = [
-    { name: "logits", type: "f32", length: rows * columns, access: "read" },
+    { name: "logits", type, length: rows * columns, access: "read" },
     { name: "labels", type: "i32", length: rows, access: "read" },
     { name: "loss", type: "f32", length: rows, access: "write" },
     { name: "nll", type: "f32", length: rows, access: "write" },
@@ -63,9 +65,10 @@ export function crossEntropyForward(sizes: CrossEntropySizes): Kernel {
       // Nothing is needed twice, so nothing is held.
       const layout = { ...layOutRows({ rows, columns, values: 1 }, traits), held: 0 };
       const { width } = layout, smooth = labelSmoothing > 0;
-      const { open, first } = rowText(layout, { v: "logits[base + c]" });
-      const code = `${vectorPrelude(width)}
-${bindings(operands, { logits: "V" })}
+      const { directives, bindings, load } = storage(traits, operands, { logits: "V" }, width);
+      const { open, first } = rowText(layout, { v: load("logits", "base + c") });
+      const code = `${directives}${vectorPrelude(width)}
+${bindings}
 struct Online {
   most: f32,         // largest so far
   at: u32,           // its first place
@@ -107,7 +110,7 @@ ${open}
     var right = 0u;
     if (label >= 0 && label < ${columns}) {
       let l = u32(label);
-      plain = logarithm + (all.most - logits[base + l / ${width}u]${width === 4 ? "[l % 4u]" : ""});
+      plain = logarithm + (all.most - ${load("logits", `base + l / ${width}u`)}${width === 4 ? "[l % 4u]" : ""});
       smoothed = ${
         smooth
           ? `${float(1 - labelSmoothing)} * plain + ${float(labelSmoothing)} * (logarithm + (all.most - all.sum / ${
@@ -137,10 +140,10 @@ ${open}
  * @throws {RangeError} when a size is not a positive whole number or the smoothing is outside [0, 1)
  */
 export function crossEntropyBackward(sizes: CrossEntropySizes): Kernel {
-  const { rows, columns, labelSmoothing } = sizes;
+  const { rows, columns, labelSmoothing, type = "f32" } = sizes;
   checkSizes("crossEntropy.backward", sizes);
   const operands: readonly Operand[] = [
-    { name: "logits", type: "f32", length: rows * columns, access: "update" },
+    { name: "logits", type, length: rows * columns, access: "update" },
     { name: "labels", type: "i32", length: rows, access: "read" },
     { name: "logSumExp", type: "f32", length: rows, access: "read" },
     { name: "weight", type: "f32", length: 1, access: "read" },
@@ -153,10 +156,11 @@ export function crossEntropyBackward(sizes: CrossEntropySizes): Kernel {
     passes(traits) {
       // By rows though nothing is summed: what a row shares is read once, and no index is divided.
       const layout = { ...layOutRows({ rows, columns, values: 1 }, traits), held: 0 };
-      const { open, first } = rowText(layout, { v: "logits[base + c]" });
+      const { directives, bindings, load, store } = storage(traits, operands, { logits: "V" }, layout.width);
+      const { open, first } = rowText(layout, { v: load("logits", "base + c") });
       const isLabel = layout.width === 4 ? "vec4i(label) == vec4i(i32(c) * 4) + vec4i(0, 1, 2, 3)" : "label == i32(c)";
-      const code = `${vectorPrelude(layout.width)}
-${bindings(operands, { logits: "V" })}
+      const code = `${directives}${vectorPrelude(layout.width)}
+${bindings}
 ${open}
   let label = labels[row];
   let valid = label >= 0 && label < ${columns};
@@ -165,7 +169,7 @@ ${open}
   ${
         first(
           `let wanted = select(V(), V(${float(1 - labelSmoothing)}), ${isLabel}) + ${float(labelSmoothing / columns)};
-      logits[base + c] = select(V(), factor * (exp(v - shift) - wanted), valid);`,
+      ${store("logits", "base + c", "select(V(), factor * (exp(v - shift) - wanted), valid)")}`,
         )
       }
 }

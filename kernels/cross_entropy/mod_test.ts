@@ -1,23 +1,25 @@
 import { assert, assertEquals, assertThrows } from "@std/assert";
-import { checkKernel, compare, finiteDifference, randomNormal, randomUniform } from "../testing.ts";
+import { checkKernel, compare, finiteDifference, floatTypes, randomNormal, randomUniform } from "../testing.ts";
 import { crossEntropyBackward, crossEntropyForward } from "./mod.ts";
 
 const drawLabels = (rows: number, columns: number) =>
   Array.from(randomUniform(rows, 7), (u, row) => row % 5 === 3 ? -100 : Math.floor(u * columns));
 
 for (const software of [true, false]) {
-  Deno.test(`cross entropy kernels match their references, software ${software}`, async () => {
-    for (const [rows, columns] of [[1, 1], [1, 6], [4, 4], [37, 13], [18, 260], [3, 5003]]) {
-      for (const labelSmoothing of [0, 0.1]) {
-        const logits = randomNormal(rows * columns, 1).map((value) => 4 * value), labels = drawLabels(rows, columns);
-        const options = { traits: { software } };
-        const sizes = { rows, columns, labelSmoothing };
-        const { expected } = await checkKernel(crossEntropyForward(sizes), { logits, labels }, options);
-        const { logSumExp } = expected;
-        await checkKernel(crossEntropyBackward(sizes), { logits, labels, logSumExp, weight: [0.7] }, options);
+  for (const type of floatTypes) {
+    Deno.test(`cross entropy kernels match their references in ${type}, software ${software}`, async () => {
+      for (const [rows, columns] of [[1, 1], [1, 6], [4, 4], [37, 13], [18, 260], [3, 5003]]) {
+        for (const labelSmoothing of [0, 0.1]) {
+          const logits = randomNormal(rows * columns, 1).map((value) => 4 * value), labels = drawLabels(rows, columns);
+          const options = { traits: { software } };
+          const sizes = { rows, columns, labelSmoothing, type };
+          const { expected } = await checkKernel(crossEntropyForward(sizes), { logits, labels }, options);
+          const { logSumExp } = expected;
+          await checkKernel(crossEntropyBackward(sizes), { logits, labels, logSumExp, weight: [0.7] }, options);
+        }
       }
-    }
-  });
+    });
+  }
 
   Deno.test(`crossEntropyForward() counts the first of equal maxima, software ${software}`, async () => {
     const columns = 600, rows = 4;

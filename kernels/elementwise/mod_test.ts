@@ -1,22 +1,35 @@
-import { assert, assertAlmostEquals, assertEquals, assertThrows } from "@std/assert";
-import { checkGradient, checkKernel, randomNormal, testDevice } from "../testing.ts";
+import { assert, assertAlmostEquals, assertEquals, assertRejects, assertThrows } from "@std/assert";
+import { checkGradient, checkKernel, floatTypes, halfTypes, randomNormal, testDevice } from "../testing.ts";
+import { decode, encode } from "../host.ts";
 import { pcg4d } from "./counter_random.ts";
-import { add, addInPlace, dropout, scale } from "./mod.ts";
+import { add, addInPlace, cast, dropout, scale } from "./mod.ts";
 
 for (const length of [1, 4, 255, 1028, 4099]) {
-  Deno.test(`add(), addInPlace() and scale() match their references at length ${length}`, async () => {
-    const a = randomNormal(length, 1);
-    const b = randomNormal(length, 2);
-    await checkKernel(add({ length }), { a, b }, { tolerance: 0 });
-    await checkKernel(addInPlace({ length }), { x: a, y: b }, { tolerance: 0 });
-    await checkKernel(scale({ length, factor: -0.3 }), { x: a }, { tolerance: 0 });
-  });
+  for (const type of floatTypes) {
+    Deno.test(`add(), addInPlace() and scale() match their references at length ${length} in ${type}`, async () => {
+      const a = randomNormal(length, 1);
+      const b = randomNormal(length, 2);
+      await checkKernel(add({ length, type }), { a, b }, { tolerance: 0 });
+      await checkKernel(addInPlace({ length, type }), { x: a, y: b }, { tolerance: 0 });
+      await checkKernel(addInPlace({ length, type: "f32", addendType: type }), { x: a, y: b }, { tolerance: 0 });
+      await checkKernel(scale({ length, factor: -0.3, type }), { x: a }, { tolerance: 0 });
+    });
 
-  Deno.test(`dropout() drops the same elements on host and device at length ${length}`, async () => {
-    const x = randomNormal(length, 3);
-    const counter = [0xfedc_ba98, 17];
-    await checkKernel(dropout({ length, rate: 0.1, layer: 5 }), { x, counter }, { tolerance: 1e-7 });
-  });
+    Deno.test(`dropout() drops the same elements on host and device at length ${length} in ${type}`, async () => {
+      const x = randomNormal(length, 3);
+      const counter = [0xfedc_ba98, 17];
+      const kernel = dropout({ length, rate: 0.1, layer: 5, type });
+      const { outputs, expected } = await checkKernel(kernel, { x, counter }, { tolerance: 1e-7 });
+      outputs.y.forEach((value, i) => assertEquals(value === 0, expected.y[i] === 0));
+    });
+
+    Deno.test(`cast() from and to ${type} matches its reference at length ${length}`, async () => {
+      const x = randomNormal(length, 6).map((value, i) => value * 2 ** (i % 17 - 8));
+      for (const other of floatTypes) {
+        await checkKernel(cast({ length, from: type, to: other }), { x }, { tolerance: 0 });
+      }
+    });
+  }
 }
 
 Deno.test("add() and dropout() spread more workgroups than an axis has", async () => {
@@ -69,6 +82,60 @@ Deno.test("dropout() has independent masks for each seed, step, layer and neighb
     const equal = mask.filter((drop, i) => drop === other[i]).length / length;
     assertAlmostEquals(equal, 0.5, 5 * Math.sqrt(0.25 / length));
   }
+});
+
+for (const type of halfTypes) {
+  // Both forms: vectors of four, and halves that share a word.
+  for (const odd of [0, 1]) {
+    Deno.test(`cast() reads every ${type} as the host does, odd ${odd}`, async () => {
+      const x = decode(type, Uint16Array.from({ length: 65_536 - odd }, (_, i) => i));
+      const { outputs } = await checkKernel(cast({ length: x.length, from: type, to: "f32" }), { x }, { tolerance: 0 });
+      assertEquals(outputs.y, x);
+    });
+
+    Deno.test(`cast() rounds to ${type} bit for bit as the host does, odd ${odd}`, async () => {
+      // Every number of the type, the ties above and what is just beside them: the largest becomes infinity.
+      const exact = decode(type, Uint16Array.from({ length: 65_536 }, (_, i) => i));
+      const next = decode(type, Uint16Array.from({ length: 65_536 }, (_, i) => i + 1));
+      const between = exact.map((value, i) => value + (next[i] - value) / 2);
+      const beside = between.map((value, i) => value + (next[i] - value) / 64);
+      const limits = [65_519, 65_520, 3.3961775e38, 3.3961776e38, 1e-45, -0, Infinity, -Infinity, NaN, 1e10, -1e10];
+      const x = Float32Array.from([...exact, ...between, ...beside, ...limits, ...new Array(1 + odd).fill(1)]);
+      assertEquals(x.length % 4, odd);
+      const { outputs } = await checkKernel(cast({ length: x.length, from: "f32", to: type }), { x }, {
+        tolerance: Infinity,
+      });
+      assertEquals(outputs.y, decode(type, encode(type, x)));
+    });
+  }
+
+  Deno.test(`add() in ${type} leaves the padding of an odd length as it was`, async () => {
+    const length = 7, backend = await testDevice();
+    const filled = (label: string) => {
+      const buffer = backend.allocate(16, label);
+      const range = { buffer, offset: 0, bytes: 16 };
+      backend.upload(range, Uint16Array.from({ length: 8 }, (_, i) => encode(type, [i])[0]));
+      return range;
+    };
+    const ranges = ["a", "b", "y"].map(filled);
+    backend.submit(await backend.prepare([{ kind: "dispatch", kernel: add({ length, type }), ranges }]));
+    const [bytes] = backend.read([ranges[2]]).take();
+    await backend.finish();
+    assertEquals([...decode(type, new Uint16Array(bytes.buffer))], [0, 2, 4, 6, 8, 10, 12, 7]);
+    for (const { buffer } of ranges) backend.release(buffer);
+  });
+}
+
+Deno.test("kernels refuse f16 where the device has none, and take bf16", async () => {
+  const { features } = (await testDevice()).traits;
+  const traits = { features: { ...features, shaderF16: false } };
+  const inputs = { x: randomNormal(5, 1) };
+  await assertRejects(
+    () => checkKernel(scale({ length: 5, factor: 2, type: "f16" }), inputs, { traits }),
+    TypeError,
+    "operand x as f16: the device has no shader-f16; bf16 and f32 work",
+  );
+  await checkKernel(scale({ length: 5, factor: 2, type: "bf16" }), inputs, { traits });
 });
 
 Deno.test("dropout() refuses a rate outside [0, 1)", () => {

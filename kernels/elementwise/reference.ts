@@ -17,6 +17,11 @@ export function scaleReference(x: HostArray, y: HostArray, factor: number): void
   for (let i = 0; i < y.length; i++) y[i] = factor * x[i];
 }
 
+/** y = x; whoever stores y rounds it. */
+export function castReference(x: HostArray, y: HostArray): void {
+  y.set(x);
+}
+
 /** y = x / (1 - rate) where kept, else 0. `counter` is [seed, step]. */
 export function dropoutReference(x: HostArray, counter: HostArray, y: HostArray, rate: number, layer: number): void {
   const threshold = dropThreshold(rate);

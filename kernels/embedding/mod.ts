@@ -1,9 +1,11 @@
 /** Look-up of table rows by id, and the sum of gradients that flows back into the table. */
-import { type Kernel, type Operand, spread } from "../kernel.ts";
-import { bindings, itemText, requireSizes, vectorPrelude } from "../norm/rows.ts";
+import type { FloatType } from "../host.ts";
+import { elementBytes, type Kernel, type Operand, spread } from "../kernel.ts";
+import { itemText, requireSizes, vectorPrelude } from "../norm/rows.ts";
+import { storage, type Stored } from "../storage.ts";
 import * as reference from "./reference.ts";
 
-export interface EmbeddingSizes {
+export interface EmbeddingSizes extends Stored {
   readonly tokens: number;
   /** Rows of the table. */
   readonly vocabulary: number;
@@ -27,29 +29,35 @@ export interface EmbeddingSizes {
  * console.assert(y[0] === 9 && y[1] === 7);
  * ```
  */
-export function embeddingForward({ tokens, vocabulary, columns }: EmbeddingSizes): Kernel {
+export function embeddingForward(
+  { tokens, vocabulary, columns, type = "f32", tableType = type }: EmbeddingSizes & {
+    /** @default `type` */
+    readonly tableType?: FloatType;
+  },
+): Kernel {
   requireSizes("embedding.forward", { tokens, vocabulary, columns });
   const operands: readonly Operand[] = [
     { name: "ids", type: "u32", length: tokens, access: "read" },
-    { name: "table", type: "f32", length: vocabulary * columns, access: "read" },
-    { name: "y", type: "f32", length: tokens * columns, access: "write" },
+    { name: "table", type: tableType, length: vocabulary * columns, access: "read" },
+    { name: "y", type, length: tokens * columns, access: "write" },
   ];
   return {
     name: "embedding.forward",
     operands,
     // Of the table only the rows that are looked up.
-    cost: { flops: 0, bytes: 4 * tokens + 8 * tokens * columns },
+    cost: { flops: 0, bytes: 4 * tokens + (elementBytes[tableType] + elementBytes[type]) * tokens * columns },
     reference: (views) => reference.embeddingForward({ tokens, vocabulary, columns }, views),
-    passes() {
+    passes(traits) {
       const width = columns % 4 === 0 ? 4 : 1, vectors = columns / width;
       const { open, workgroups } = itemText(tokens * vectors);
-      const code = `${vectorPrelude(width)}
-${bindings(operands, { table: "V", y: "V" })}
+      const { directives, bindings, load, store } = storage(traits, operands, { table: "V", y: "V" }, width);
+      const code = `${directives}${vectorPrelude(width)}
+${bindings}
 ${open}
   let id = ids[i / ${vectors}u];
   var found = V();
-  if (id < ${vocabulary}u) { found = table[id * ${vectors}u + i % ${vectors}u]; }
-  y[i] = found;
+  if (id < ${vocabulary}u) { found = ${load("table", `id * ${vectors}u + i % ${vectors}u`)}; }
+  ${store("y", "i", "found")}
 }
 `;
       return [{ code, workgroups, operands: [0, 1, 2] }];
@@ -61,32 +69,36 @@ ${open}
  * Gradient of {@linkcode embeddingForward} with respect to the table: `dTable[ids[t]] += dY[t]` for every token. Only
  * rows that were looked up are touched; ids that are not in the table are passed over.
  *
- * Operands: ids u32 `[tokens]`, dY `[tokens, columns]` → dTable `[vocabulary, columns]`, added to; then scratch.
+ * Operands: ids u32 `[tokens]`, dY `[tokens, columns]` → dTable `f32` `[vocabulary, columns]`, added to; then
+ * scratch.
  *
  * Sums are in token order and repeat bit for bit. The first pass links each token to the next one of the same id; in
  * the second the first token of each id walks its chain, so that every row of the table is read and written once.
  *
  * @throws {RangeError} when a size is not a positive whole number
  */
-export function embeddingGradient({ tokens, vocabulary, columns }: EmbeddingSizes): Kernel {
+export function embeddingGradient({ tokens, vocabulary, columns, type = "f32" }: EmbeddingSizes): Kernel {
   requireSizes("embedding.gradient", { tokens, vocabulary, columns });
   const operands: readonly Operand[] = [
     { name: "ids", type: "u32", length: tokens, access: "read" },
-    { name: "dY", type: "f32", length: tokens * columns, access: "read" },
+    { name: "dY", type, length: tokens * columns, access: "read" },
     { name: "dTable", type: "f32", length: vocabulary * columns, access: "update" },
     { name: "chain", type: "u32", length: tokens, access: "scratch" },
   ];
   return {
     name: "embedding.gradient",
     operands,
-    cost: { flops: tokens * columns, bytes: 4 * tokens + 4 * (tokens + 2 * Math.min(tokens, vocabulary)) * columns },
+    cost: {
+      flops: tokens * columns,
+      bytes: 4 * tokens + (elementBytes[type] * tokens + 8 * Math.min(tokens, vocabulary)) * columns,
+    },
     reference: (views) => reference.embeddingGradient({ tokens, vocabulary, columns }, views),
-    passes() {
+    passes(traits) {
       const width = columns % 4 === 0 ? 4 : 1, vectors = columns / width;
       const linkText = itemText(tokens);
       const linkBound = [operands[0], operands[3]];
       const link = `
-${bindings(linkBound)}
+${storage(traits, linkBound).bindings}
 ${linkText.open}
   let id = ids[i];
   var next = i + 1u;
@@ -99,8 +111,9 @@ ${linkText.open}
 `;
       const [x, y] = spread(tokens);
       const walkBound = [0, 1, 2, 3];
-      const walk = `${vectorPrelude(width)}
-${bindings(operands, { dY: "V", dTable: "V" })}
+      const { directives, bindings, load } = storage(traits, operands, { dY: "V", dTable: "V" }, width);
+      const walk = `${directives}${vectorPrelude(width)}
+${bindings}
 @compute @workgroup_size(64)
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) local: u32) {
   let token = group.y * ${x}u + group.x;
@@ -108,9 +121,9 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lo
   if (token >= ${tokens}u || c >= ${vectors}u) { return; }
   var next = chain[token];
   if ((next & ${follower}) != 0u) { return; }
-  var sum = dY[token * ${vectors}u + c];
+  var sum = ${load("dY", `token * ${vectors}u + c`)};
   while (next < ${tokens}u) {
-    sum += dY[next * ${vectors}u + c];
+    sum += ${load("dY", `next * ${vectors}u + c`)};
     next = chain[next] & ~${follower};
   }
   dTable[ids[token] * ${vectors}u + c] += sum;

@@ -1,17 +1,21 @@
 import { assertEquals } from "@std/assert";
-import { checkGradient, checkKernel, randomNormal, randomUniform } from "../testing.ts";
+import { checkGradient, checkKernel, floatTypes, randomNormal, randomUniform } from "../testing.ts";
 import { embeddingForward, embeddingGradient } from "./mod.ts";
 
 const draw = (tokens: number, vocabulary: number) => randomUniform(tokens, 9).map((u) => Math.floor(u * vocabulary));
 
-Deno.test("embedding kernels match their references", async () => {
-  for (const [tokens, vocabulary, columns] of [[1, 1, 1], [5, 3, 7], [300, 11, 12], [77, 1000, 5], [9, 4, 1030]]) {
-    const ids = draw(tokens, vocabulary);
-    const table = randomNormal(vocabulary * columns, 1), dY = randomNormal(tokens * columns, 2);
-    await checkKernel(embeddingForward({ tokens, vocabulary, columns }), { ids, table }, { tolerance: 0 });
-    await checkKernel(embeddingGradient({ tokens, vocabulary, columns }), { ids, dY, dTable: table });
-  }
-});
+for (const type of floatTypes) {
+  Deno.test(`embedding kernels match their references in ${type}`, async () => {
+    for (const [tokens, vocabulary, columns] of [[1, 1, 1], [5, 3, 7], [300, 11, 12], [77, 1000, 5], [9, 4, 1030]]) {
+      const sizes = { tokens, vocabulary, columns, type };
+      const ids = draw(tokens, vocabulary);
+      const table = randomNormal(vocabulary * columns, 1), dY = randomNormal(tokens * columns, 2);
+      await checkKernel(embeddingForward(sizes), { ids, table }, { tolerance: 0 });
+      await checkKernel(embeddingForward({ ...sizes, tableType: "f32" }), { ids, table }, { tolerance: 0 });
+      await checkKernel(embeddingGradient(sizes), { ids, dY, dTable: table });
+    }
+  });
+}
 
 Deno.test("embedding kernels pass over ids that are not in the table", async () => {
   const tokens = 6, vocabulary = 3, columns = 4;

@@ -1,12 +1,13 @@
 /** The product in the middle of a gated feed-forward layer: an activation of one half times the other half. */
-import { type Kernel, leastBytes, type Operand } from "../kernel.ts";
-import { bindings, itemText, requireSizes, vectorPrelude } from "../norm/rows.ts";
+import { type DeviceTraits, type Kernel, leastBytes, type Operand } from "../kernel.ts";
+import { itemText, requireSizes, vectorPrelude } from "../norm/rows.ts";
+import { type Storage, storage, type Stored } from "../storage.ts";
 import * as reference from "./reference.ts";
 
 /** `gelu` is the exact form, x·Φ(x); `gelu_tanh` its approximation by a hyperbolic tangent. */
 export type Activation = "silu" | "gelu" | "gelu_tanh";
 
-export interface GateSizes {
+export interface GateSizes extends Stored {
   /** Elements of each operand. */
   readonly length: number;
   readonly activation: Activation;
@@ -39,16 +40,22 @@ fn sigmoid(x: V) -> V {
   return select(e, V(1f), x >= V()) / (1f + e);
 }`;
 
-function gateText({ length, activation }: GateSizes, operands: readonly Operand[], body: string) {
+function gateText(
+  traits: DeviceTraits,
+  { length, activation }: GateSizes,
+  operands: readonly Operand[],
+  body: (storage: Storage) => string,
+) {
   const width = length % 4 === 0 ? 4 : 1;
   const { open, workgroups } = itemText(length / width);
   const elements = Object.fromEntries(operands.map(({ name }) => [name, "V"]));
-  const code = `${vectorPrelude(width)}
-${bindings(operands, elements)}
+  const stored = storage(traits, operands, elements, width);
+  const code = `${stored.directives}${vectorPrelude(width)}
+${stored.bindings}
 ${activation === "gelu" ? "" : sigmoidText}
 ${activationText[activation]}
 ${open}
-  ${body}
+  ${body(stored)}
 }
 `;
   return [{ code, workgroups, operands: operands.map((_, index) => index) }];
@@ -82,19 +89,25 @@ function checkGate(name: string, { length, activation }: GateSizes): void {
  * ```
  */
 export function gateForward(sizes: GateSizes): Kernel {
-  const { length, activation } = sizes;
+  const { length, activation, type = "f32" } = sizes;
   checkGate("gate.forward", sizes);
   const operands: readonly Operand[] = [
-    { name: "gate", type: "f32", length, access: "read" },
-    { name: "up", type: "f32", length, access: "read" },
-    { name: "y", type: "f32", length, access: "write" },
+    { name: "gate", type, length, access: "read" },
+    { name: "up", type, length, access: "read" },
+    { name: "y", type, length, access: "write" },
   ];
   return {
     name: `gate.forward.${activation}`,
     operands,
     cost: { flops: 5 * length, bytes: leastBytes(operands) },
     reference: (views) => reference.gateForward(activation, views),
-    passes: () => gateText(sizes, operands, "let x = gate[i];\n  y[i] = x * share(x) * up[i];"),
+    passes: (traits) =>
+      gateText(
+        traits,
+        sizes,
+        operands,
+        ({ load, store }) => `let x = ${load("gate", "i")};\n  ${store("y", "i", `x * share(x) * ${load("up", "i")}`)}`,
+      ),
   };
 }
 
@@ -107,29 +120,31 @@ export function gateForward(sizes: GateSizes): Kernel {
  * @throws {TypeError} when the activation is unknown
  */
 export function gateBackward(sizes: GateSizes): Kernel {
-  const { length, activation } = sizes;
+  const { length, activation, type = "f32" } = sizes;
   checkGate("gate.backward", sizes);
   const operands: readonly Operand[] = [
-    { name: "gate", type: "f32", length, access: "read" },
-    { name: "up", type: "f32", length, access: "read" },
-    { name: "dY", type: "f32", length, access: "read" },
-    { name: "dGate", type: "f32", length, access: "write" },
-    { name: "dUp", type: "f32", length, access: "write" },
+    { name: "gate", type, length, access: "read" },
+    { name: "up", type, length, access: "read" },
+    { name: "dY", type, length, access: "read" },
+    { name: "dGate", type, length, access: "write" },
+    { name: "dUp", type, length, access: "write" },
   ];
   return {
     name: `gate.backward.${activation}`,
     operands,
     cost: { flops: 10 * length, bytes: leastBytes(operands) },
     reference: (views) => reference.gateBackward(activation, views),
-    passes: () =>
+    passes: (traits) =>
       gateText(
+        traits,
         sizes,
         operands,
-        `let x = gate[i];
+        ({ load, store }) =>
+          `let x = ${load("gate", "i")};
   let s = share(x);
-  let upstream = dY[i];
-  dGate[i] = upstream * up[i] * slope(x, s);
-  dUp[i] = upstream * x * s;`,
+  let upstream = ${load("dY", "i")};
+  ${store("dGate", "i", `upstream * ${load("up", "i")} * slope(x, s)`)}
+  ${store("dUp", "i", "upstream * x * s")}`,
       ),
   };
 }

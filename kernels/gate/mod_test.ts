@@ -1,21 +1,23 @@
 import { assertAlmostEquals, assertLess, assertThrows } from "@std/assert";
-import { checkGradient, checkKernel, randomNormal } from "../testing.ts";
+import { checkGradient, checkKernel, floatTypes, randomNormal } from "../testing.ts";
 import { type Activation, gateBackward, gateForward } from "./mod.ts";
 import { erf } from "./reference.ts";
 
 const activations: readonly Activation[] = ["silu", "gelu", "gelu_tanh"];
 
-Deno.test("gate kernels match their references", async () => {
-  for (const activation of activations) {
-    for (const length of [1, 3, 256, 1030, 2052]) {
-      const gate = randomNormal(length, 1).map((x) => 3 * x),
-        up = randomNormal(length, 2),
-        dY = randomNormal(length, 3);
-      await checkKernel(gateForward({ length, activation }), { gate, up });
-      await checkKernel(gateBackward({ length, activation }), { gate, up, dY });
+for (const type of floatTypes) {
+  Deno.test(`gate kernels match their references in ${type}`, async () => {
+    for (const activation of activations) {
+      for (const length of [1, 3, 256, 1030, 2052]) {
+        const gate = randomNormal(length, 1).map((x) => 3 * x),
+          up = randomNormal(length, 2),
+          dY = randomNormal(length, 3);
+        await checkKernel(gateForward({ length, activation, type }), { gate, up });
+        await checkKernel(gateBackward({ length, activation, type }), { gate, up, dY });
+      }
     }
-  }
-});
+  });
+}
 
 Deno.test("gate kernels stay finite far from zero", async () => {
   const gate = [-1000, -200, -90, -20, -6, -1e-6, 0, 1e-6, 6, 20, 90, 200, 1000], length = gate.length;

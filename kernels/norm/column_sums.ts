@@ -3,8 +3,9 @@
  * fixed: each invocation sums one vector of columns over a chunk of rows into a partial row, then the partial rows are
  * summed. One chunk needs no second pass.
  */
-import { type Operand, type Pass, spread } from "../kernel.ts";
-import { bindings, vectorPrelude } from "./rows.ts";
+import { type DeviceTraits, type Operand, type Pass, spread } from "../kernel.ts";
+import { type Storage, storage } from "../storage.ts";
+import { vectorPrelude } from "./rows.ts";
 
 /** Rows a chunk has at least, so that partial rows are few beside what is read. */
 const rowsPerChunk = 64;
@@ -20,27 +21,34 @@ export function columnScratch(rows: number, columns: number, sums: number): Oper
 }
 
 /**
- * @param terms output operand by name → what a row adds to it: an expression of `row`, `i` (the place in a
+ * @param terms output operand (`f32`) by name → what a row adds to it: an expression of `row`, `i` (the place in a
  * `[rows, columns]` operand), of type `V`
  * @param perRow operands with one element a row; all other inputs are `[rows, columns]`
  */
 export function columnSumPasses(
+  traits: DeviceTraits,
   { rows, columns, accumulate, operands, terms, perRow }: {
     rows: number;
     columns: number;
     accumulate: boolean;
     operands: readonly Operand[];
-    terms: Readonly<Record<string, string>>;
+    terms: (storage: Storage) => Readonly<Record<string, string>>;
     perRow: readonly string[];
   },
 ): Pass[] {
   const width = columns % 4 === 0 ? 4 : 1, vectors = columns / width;
   const chunks = chunkCount(rows), rowsEach = Math.ceil(rows / chunks);
-  const outputs = Object.keys(terms), place = (name: string) => operands.findIndex((operand) => operand.name === name);
+  const place = (name: string) => operands.findIndex((operand) => operand.name === name);
   const inputs = operands.flatMap(({ access }, index) => access === "read" ? [index] : []);
   const elements = Object.fromEntries(
     operands.filter(({ name }) => !perRow.includes(name)).map(({ name }) => [name, "V"]),
   );
+  const read = inputs.map((i) => operands[i]);
+  const added = terms(storage(traits, read, elements, width)), outputs = Object.keys(added);
+  const declarations = (bound: readonly number[]) => {
+    const { directives, bindings } = storage(traits, bound.map((i) => operands[i]), elements, width);
+    return `${directives}${vectorPrelude(width)}\n${bindings}`;
+  };
   const [x, y] = spread(Math.ceil(vectors / 64));
   const open = `
 @compute @workgroup_size(64)
@@ -52,7 +60,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lo
 
   const sumChunk = (row: string) => `
     { let row = ${row}; let i = row * ${vectors}u + c; ${
-    outputs.map((name) => `${name}Sum += ${terms[name]};`).join(" ")
+    outputs.map((name) => `${name}Sum += ${added[name]};`).join(" ")
   } }`;
   // Four rows an iteration: their loads are in flight together.
   const chunkBody = `
@@ -68,8 +76,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lo
   if (chunks === 1) {
     const bound = [...inputs, ...outputIndexes];
     return [{
-      code: `${vectorPrelude(width)}
-${bindings(bound.map((i) => operands[i]), elements)}
+      code: `${declarations(bound)}
 ${open}${chunkBody}
   ${outputs.map(store).join(" ")}
 }
@@ -83,8 +90,7 @@ ${open}${chunkBody}
   const sumBound = [...inputs, partial], finishBound = [partial, ...outputIndexes];
   const addChunk = (chunk: string) => outputs.map((name, sum) => `${name}Sum += ${slot(chunk, sum)};`).join(" ");
   return [{
-    code: `${vectorPrelude(width)}
-${bindings(sumBound.map((i) => operands[i]), elements)}
+    code: `${declarations(sumBound)}
 ${open}${chunkBody}
   ${outputs.map((name, sum) => `${slot("group.z", sum)} = ${name}Sum;`).join(" ")}
 }
@@ -92,8 +98,7 @@ ${open}${chunkBody}
     workgroups: [x, y, chunks],
     operands: sumBound,
   }, {
-    code: `${vectorPrelude(width)}
-${bindings(finishBound.map((i) => operands[i]), elements)}
+    code: `${declarations(finishBound)}
 ${open}
   ${declare}
   var chunk = 0u;

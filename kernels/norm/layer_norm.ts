@@ -1,12 +1,16 @@
 /** Layer norm with weight and bias (Ba, Kiros and Hinton 2016, "Layer Normalization"). */
+import type { FloatType } from "../host.ts";
 import { type Kernel, leastBytes, type Operand } from "../kernel.ts";
+import { type Storage, storage, type Stored } from "../storage.ts";
 import { columnScratch, columnSumPasses } from "./column_sums.ts";
 import * as reference from "./reference.ts";
-import { bindings, float, layOutRows, reduction, requireSizes, rowText, vectorPrelude } from "./rows.ts";
+import { float, layOutRows, reduction, requireSizes, rowText, vectorPrelude } from "./rows.ts";
 
-export interface LayerNormSizes {
+export interface LayerNormSizes extends Stored {
   readonly rows: number;
   readonly columns: number;
+  /** Of weight and bias. @default {"f32"} */
+  readonly weightType?: FloatType;
 }
 
 /**
@@ -18,14 +22,14 @@ export interface LayerNormSizes {
  * @throws {RangeError} when a size is not a positive whole number
  */
 export function layerNormForward(
-  { rows, columns, epsilon }: LayerNormSizes & { readonly epsilon: number },
+  { rows, columns, epsilon, type = "f32", weightType = "f32" }: LayerNormSizes & { readonly epsilon: number },
 ): Kernel {
   requireSizes("norm.layer.forward", { rows, columns });
   const operands: readonly Operand[] = [
-    { name: "x", type: "f32", length: rows * columns, access: "read" },
-    { name: "weight", type: "f32", length: columns, access: "read" },
-    { name: "bias", type: "f32", length: columns, access: "read" },
-    { name: "y", type: "f32", length: rows * columns, access: "write" },
+    { name: "x", type, length: rows * columns, access: "read" },
+    { name: "weight", type: weightType, length: columns, access: "read" },
+    { name: "bias", type: weightType, length: columns, access: "read" },
+    { name: "y", type, length: rows * columns, access: "write" },
     { name: "mean", type: "f32", length: rows, access: "write" },
     { name: "inverse", type: "f32", length: rows, access: "write" },
   ];
@@ -36,11 +40,13 @@ export function layerNormForward(
     reference: (views) => reference.layerNormForward({ rows, columns, epsilon }, views),
     passes(traits) {
       const layout = layOutRows({ rows, columns, values: 1 }, traits);
-      const { open, first, again } = rowText(layout, { v: "x[base + c]" });
+      const elements = { x: "V", weight: "V", bias: "V", y: "V" };
+      const { directives, bindings, load, store } = storage(traits, operands, elements, layout.width);
+      const { open, first, again } = rowText(layout, { v: load("x", "base + c") });
       // Corrected two-pass algorithm (Chan, Golub and LeVeque 1983): squares about a first mean, since mean(x²) − mean²
       // cancels where the mean is large, and the rest that the first mean left over.
-      const code = `${vectorPrelude(layout.width)}
-${bindings(operands, { x: "V", weight: "V", bias: "V", y: "V" })}
+      const code = `${directives}${vectorPrelude(layout.width)}
+${bindings}
 ${reduction(layout, { name: "rowSum", type: "vec2f" })}
 ${open}
   var sums = V();
@@ -56,7 +62,7 @@ ${open}
     mean[row] = center;
     inverse[row] = scale;
   }
-  ${again("y[base + c] = (v - center) * scale * weight[c] + bias[c];")}
+  ${again(store("y", "base + c", `(v - center) * scale * ${load("weight", "c")} + ${load("bias", "c")}`))}
 }
 `;
       return [{ code, workgroups: layout.workgroups, operands: [0, 1, 2, 3, 4, 5] }];
@@ -72,15 +78,17 @@ ${open}
  *
  * @throws {RangeError} when a size is not a positive whole number
  */
-export function layerNormBackward({ rows, columns }: LayerNormSizes): Kernel {
+export function layerNormBackward(
+  { rows, columns, type = "f32", weightType = "f32" }: LayerNormSizes,
+): Kernel {
   requireSizes("norm.layer.backward", { rows, columns });
   const operands: readonly Operand[] = [
-    { name: "x", type: "f32", length: rows * columns, access: "read" },
-    { name: "weight", type: "f32", length: columns, access: "read" },
+    { name: "x", type, length: rows * columns, access: "read" },
+    { name: "weight", type: weightType, length: columns, access: "read" },
     { name: "mean", type: "f32", length: rows, access: "read" },
     { name: "inverse", type: "f32", length: rows, access: "read" },
-    { name: "dY", type: "f32", length: rows * columns, access: "read" },
-    { name: "dX", type: "f32", length: rows * columns, access: "write" },
+    { name: "dY", type, length: rows * columns, access: "read" },
+    { name: "dX", type, length: rows * columns, access: "write" },
   ];
   return {
     name: "norm.layer.backward",
@@ -89,12 +97,14 @@ export function layerNormBackward({ rows, columns }: LayerNormSizes): Kernel {
     reference: (views) => reference.layerNormBackward({ rows, columns }, views),
     passes(traits) {
       const layout = layOutRows({ rows, columns, values: 2 }, traits);
+      const elements = { x: "V", weight: "V", dY: "V", dX: "V" };
+      const { directives, bindings, load, store } = storage(traits, operands, elements, layout.width);
       const { open, first, again } = rowText(layout, {
-        n: "(x[base + c] - center) * scale",
-        g: "dY[base + c] * weight[c]",
+        n: `(${load("x", "base + c")} - center) * scale`,
+        g: `${load("dY", "base + c")} * ${load("weight", "c")}`,
       });
-      const code = `${vectorPrelude(layout.width)}
-${bindings(operands, { x: "V", weight: "V", dY: "V", dX: "V" })}
+      const code = `${directives}${vectorPrelude(layout.width)}
+${bindings}
 ${reduction(layout, { name: "rowSum", type: "vec2f" })}
 ${open}
   let center = mean[row];
@@ -103,7 +113,7 @@ ${open}
   var products = V();
   ${first("sums += g; products += g * n;")}
   let means = rowSum(vec2f(total(sums), total(products)), lane) / ${float(columns)};
-  ${again("dX[base + c] = scale * (g - means.x - n * means.y);")}
+  ${again(store("dX", "base + c", "scale * (g - means.x - n * means.y)"))}
 }
 `;
       return [{ code, workgroups: layout.workgroups, operands: [0, 1, 2, 3, 4, 5] }];
@@ -120,25 +130,29 @@ ${open}
  * @throws {RangeError} when a size is not a positive whole number
  */
 export function layerNormWeightGradient(
-  { rows, columns, accumulate }: LayerNormSizes & { readonly accumulate: boolean },
+  { rows, columns, accumulate, type = "f32" }: LayerNormSizes & { readonly accumulate: boolean },
 ): Kernel {
   requireSizes("norm.layer.weightGradient", { rows, columns });
   const access = accumulate ? "update" : "write";
   const operands: readonly Operand[] = [
-    { name: "x", type: "f32", length: rows * columns, access: "read" },
+    { name: "x", type, length: rows * columns, access: "read" },
     { name: "mean", type: "f32", length: rows, access: "read" },
     { name: "inverse", type: "f32", length: rows, access: "read" },
-    { name: "dY", type: "f32", length: rows * columns, access: "read" },
+    { name: "dY", type, length: rows * columns, access: "read" },
     { name: "dWeight", type: "f32", length: columns, access },
     { name: "dBias", type: "f32", length: columns, access },
     ...columnScratch(rows, columns, 2),
   ];
-  const terms = { dWeight: "dY[i] * ((x[i] - mean[row]) * inverse[row])", dBias: "dY[i]" };
+  const terms = ({ load }: Storage) => ({
+    dWeight: `${load("dY", "i")} * ((${load("x", "i")} - mean[row]) * inverse[row])`,
+    dBias: load("dY", "i"),
+  });
   return {
     name: "norm.layer.weightGradient",
     operands,
     cost: { flops: 5 * rows * columns, bytes: leastBytes(operands) },
     reference: (views) => reference.layerNormWeightGradient({ rows, columns, accumulate }, views),
-    passes: () => columnSumPasses({ rows, columns, accumulate, operands, terms, perRow: ["mean", "inverse"] }),
+    passes: (traits) =>
+      columnSumPasses(traits, { rows, columns, accumulate, operands, terms, perRow: ["mean", "inverse"] }),
   };
 }

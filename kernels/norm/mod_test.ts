@@ -1,5 +1,5 @@
 import { assertThrows } from "@std/assert";
-import { checkGradient, checkKernel, randomNormal } from "../testing.ts";
+import { checkGradient, checkKernel, halfTypes, randomNormal } from "../testing.ts";
 import {
   layerNormBackward,
   layerNormForward,
@@ -61,6 +61,38 @@ Deno.test("weight gradients match their references, written and accumulated, wit
     }
   }
 });
+
+for (const type of halfTypes) {
+  Deno.test(`norm kernels match their references in ${type}, with weights in ${type} and in f32`, async () => {
+    for (const [rows, columns] of [[1, 1], [1, 7], [5, 3], [37, 12], [2, 1028], [3, 77]]) {
+      const x = randomNormal(rows * columns, 1).map((value) => value + 3), dY = randomNormal(rows * columns, 2);
+      const weight = randomNormal(columns, 3), bias = randomNormal(columns, 4);
+      // As in f32 above: of one column little is left of the gradient.
+      const epsilon = columns === 1 ? 0.1 : 1e-5;
+      for (const options of [{}, hardware]) {
+        for (const weightType of ["f32", type] as const) {
+          const sizes = { rows, columns, type, weightType };
+          const rms = await checkKernel(rmsNormForward({ ...sizes, epsilon }), { x, weight }, options);
+          await checkKernel(rmsNormBackward(sizes), { x, weight, inverse: rms.expected.inverse, dY }, options);
+          const layer = await checkKernel(layerNormForward({ ...sizes, epsilon }), { x, weight, bias }, options);
+          const { mean, inverse } = layer.expected;
+          if (columns > 1) await checkKernel(layerNormBackward(sizes), { x, weight, mean, inverse, dY }, options);
+        }
+      }
+    }
+  });
+
+  Deno.test(`weight gradients of ${type} streams match their references in f32`, async () => {
+    for (const [rows, columns] of [[1, 1], [5, 7], [67, 3], [1000, 12]]) {
+      const x = randomNormal(rows * columns, 1), dY = randomNormal(rows * columns, 2);
+      const inverse = randomNormal(rows, 3), mean = randomNormal(rows, 4);
+      const dWeight = randomNormal(columns, 5), dBias = randomNormal(columns, 6), accumulate = true;
+      await checkKernel(rmsNormWeightGradient({ rows, columns, accumulate, type }), { x, inverse, dY, dWeight });
+      const layer = layerNormWeightGradient({ rows, columns, accumulate, type });
+      await checkKernel(layer, { x, mean, inverse, dY, dWeight, dBias });
+    }
+  });
+}
 
 Deno.test("rmsNormForward() takes more rows than an axis of workgroups holds", async () => {
   const rows = 65_537, columns = 1;

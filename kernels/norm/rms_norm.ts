@@ -1,17 +1,22 @@
 /** Root-mean-square norm (Zhang and Sennrich 2019, "Root Mean Square Layer Normalization"). */
+import type { FloatType } from "../host.ts";
 import { type Kernel, leastBytes, type Operand } from "../kernel.ts";
 import { columnScratch, columnSumPasses } from "./column_sums.ts";
 import * as reference from "./reference.ts";
-import { bindings, float, layOutRows, reduction, requireSizes, rowText, vectorPrelude } from "./rows.ts";
+import { type Storage, storage, type Stored } from "../storage.ts";
+import { float, layOutRows, reduction, requireSizes, rowText, vectorPrelude } from "./rows.ts";
 
-export interface RmsNormSizes {
+export interface RmsNormSizes extends Stored {
   readonly rows: number;
   readonly columns: number;
   /** Multiply by `1 + weight` (Gemma), so that a weight of zero is neutral. @default {false} */
   readonly unitOffset?: boolean;
+  /** @default {"f32"} */
+  readonly weightType?: FloatType;
 }
 
-const gain = (unitOffset: boolean) => unitOffset ? "(1f + weight[c])" : "weight[c]";
+const gain = (unitOffset: boolean, load: Storage["load"]) =>
+  unitOffset ? `(1f + ${load("weight", "c")})` : load("weight", "c");
 
 /**
  * `y = x / sqrt(mean(x²) + epsilon) · weight`, row by row.
@@ -32,13 +37,15 @@ const gain = (unitOffset: boolean) => unitOffset ? "(1f + weight[c])" : "weight[
  * ```
  */
 export function rmsNormForward(
-  { rows, columns, epsilon, unitOffset = false }: RmsNormSizes & { readonly epsilon: number },
+  { rows, columns, epsilon, unitOffset = false, type = "f32", weightType = "f32" }:
+    & RmsNormSizes
+    & { readonly epsilon: number },
 ): Kernel {
   requireSizes("norm.rms.forward", { rows, columns });
   const operands: readonly Operand[] = [
-    { name: "x", type: "f32", length: rows * columns, access: "read" },
-    { name: "weight", type: "f32", length: columns, access: "read" },
-    { name: "y", type: "f32", length: rows * columns, access: "write" },
+    { name: "x", type, length: rows * columns, access: "read" },
+    { name: "weight", type: weightType, length: columns, access: "read" },
+    { name: "y", type, length: rows * columns, access: "write" },
     { name: "inverse", type: "f32", length: rows, access: "write" },
   ];
   return {
@@ -48,16 +55,22 @@ export function rmsNormForward(
     reference: (views) => reference.rmsNormForward({ rows, columns, epsilon, unitOffset }, views),
     passes(traits) {
       const layout = layOutRows({ rows, columns, values: 1 }, traits);
-      const { open, first, again } = rowText(layout, { v: "x[base + c]" });
-      const code = `${vectorPrelude(layout.width)}
-${bindings(operands, { x: "V", weight: "V", y: "V" })}
+      const { directives, bindings, load, store } = storage(
+        traits,
+        operands,
+        { x: "V", weight: "V", y: "V" },
+        layout.width,
+      );
+      const { open, first, again } = rowText(layout, { v: load("x", "base + c") });
+      const code = `${directives}${vectorPrelude(layout.width)}
+${bindings}
 ${reduction(layout, { name: "rowSum" })}
 ${open}
   var squares = V();
   ${first("squares += v * v;")}
   let scale = inverseSqrt(rowSum(total(squares), lane) / ${float(columns)} + ${float(epsilon)});
   if (lane == 0u) { inverse[row] = scale; }
-  ${again(`y[base + c] = v * scale * ${gain(unitOffset)};`)}
+  ${again(store("y", "base + c", `v * scale * ${gain(unitOffset, load)}`))}
 }
 `;
       return [{ code, workgroups: layout.workgroups, operands: [0, 1, 2, 3] }];
@@ -72,14 +85,16 @@ ${open}
  *
  * @throws {RangeError} when a size is not a positive whole number
  */
-export function rmsNormBackward({ rows, columns, unitOffset = false }: RmsNormSizes): Kernel {
+export function rmsNormBackward(
+  { rows, columns, unitOffset = false, type = "f32", weightType = "f32" }: RmsNormSizes,
+): Kernel {
   requireSizes("norm.rms.backward", { rows, columns });
   const operands: readonly Operand[] = [
-    { name: "x", type: "f32", length: rows * columns, access: "read" },
-    { name: "weight", type: "f32", length: columns, access: "read" },
+    { name: "x", type, length: rows * columns, access: "read" },
+    { name: "weight", type: weightType, length: columns, access: "read" },
     { name: "inverse", type: "f32", length: rows, access: "read" },
-    { name: "dY", type: "f32", length: rows * columns, access: "read" },
-    { name: "dX", type: "f32", length: rows * columns, access: "write" },
+    { name: "dY", type, length: rows * columns, access: "read" },
+    { name: "dX", type, length: rows * columns, access: "write" },
   ];
   return {
     name: "norm.rms.backward",
@@ -88,17 +103,22 @@ export function rmsNormBackward({ rows, columns, unitOffset = false }: RmsNormSi
     reference: (views) => reference.rmsNormBackward({ rows, columns, unitOffset }, views),
     passes(traits) {
       const layout = layOutRows({ rows, columns, values: 2 }, traits);
-      const { open, first, again } = rowText(layout, { v: "x[base + c]", g: `dY[base + c] * ${gain(unitOffset)}` });
+      const elements = { x: "V", weight: "V", dY: "V", dX: "V" };
+      const { directives, bindings, load, store } = storage(traits, operands, elements, layout.width);
+      const { open, first, again } = rowText(layout, {
+        v: load("x", "base + c"),
+        g: `${load("dY", "base + c")} * ${gain(unitOffset, load)}`,
+      });
       // x·inverse before the sum and not inverse³ after it: the cube overflows for rows that are nearly zero.
-      const code = `${vectorPrelude(layout.width)}
-${bindings(operands, { x: "V", weight: "V", dY: "V", dX: "V" })}
+      const code = `${directives}${vectorPrelude(layout.width)}
+${bindings}
 ${reduction(layout, { name: "rowSum" })}
 ${open}
   let scale = inverse[row];
   var products = V();
   ${first("products += g * (v * scale);")}
   let back = rowSum(total(products), lane) / ${float(columns)};
-  ${again("dX[base + c] = scale * (g - v * scale * back);")}
+  ${again(store("dX", "base + c", "scale * (g - v * scale * back)"))}
 }
 `;
       return [{ code, workgroups: layout.workgroups, operands: [0, 1, 2, 3, 4] }];
@@ -115,22 +135,26 @@ ${open}
  * @throws {RangeError} when a size is not a positive whole number
  */
 export function rmsNormWeightGradient(
-  { rows, columns, accumulate }: { readonly rows: number; readonly columns: number; readonly accumulate: boolean },
+  { rows, columns, accumulate, type = "f32" }: Stored & {
+    readonly rows: number;
+    readonly columns: number;
+    readonly accumulate: boolean;
+  },
 ): Kernel {
   requireSizes("norm.rms.weightGradient", { rows, columns });
   const operands: readonly Operand[] = [
-    { name: "x", type: "f32", length: rows * columns, access: "read" },
+    { name: "x", type, length: rows * columns, access: "read" },
     { name: "inverse", type: "f32", length: rows, access: "read" },
-    { name: "dY", type: "f32", length: rows * columns, access: "read" },
+    { name: "dY", type, length: rows * columns, access: "read" },
     { name: "dWeight", type: "f32", length: columns, access: accumulate ? "update" : "write" },
     ...columnScratch(rows, columns, 1),
   ];
-  const terms = { dWeight: "dY[i] * (x[i] * inverse[row])" };
+  const terms = ({ load }: Storage) => ({ dWeight: `${load("dY", "i")} * (${load("x", "i")} * inverse[row])` });
   return {
     name: "norm.rms.weightGradient",
     operands,
     cost: { flops: 3 * rows * columns, bytes: leastBytes(operands) },
     reference: (views) => reference.rmsNormWeightGradient({ rows, columns, accumulate }, views),
-    passes: () => columnSumPasses({ rows, columns, accumulate, operands, terms, perRow: ["inverse"] }),
+    passes: (traits) => columnSumPasses(traits, { rows, columns, accumulate, operands, terms, perRow: ["inverse"] }),
   };
 }

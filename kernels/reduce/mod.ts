@@ -1,9 +1,11 @@
-/** Reductions in `f32`: sums over rows (bias gradients) and the squared norm (gradient clipping, finiteness). */
+/** Reductions, summed in `f32`: sums over rows (bias gradients) and the squared norm (gradient clipping, finiteness). */
 import { type Kernel, leastBytes, type Operand } from "../kernel.ts";
+import type { Stored } from "../storage.ts";
 import { columnSumReference, squaredNormReference } from "./reference.ts";
 import { columnSumPasses, columnSumPieces, normGroups, squaredNormPasses } from "./wgsl.ts";
 
-export interface ColumnSumOptions {
+/** `type` is that of x; the sums are `f32`. */
+export interface ColumnSumOptions extends Stored {
   readonly rows: number;
   readonly columns: number;
   /** Adds to y instead of overwriting it. @default {false} */
@@ -11,10 +13,10 @@ export interface ColumnSumOptions {
 }
 
 /** Operands x (rows, columns) (read) → y (columns) (write, or update when accumulating), partial (scratch). */
-export function columnSum({ rows, columns, accumulate = false }: ColumnSumOptions): Kernel {
+export function columnSum({ rows, columns, accumulate = false, type = "f32" }: ColumnSumOptions): Kernel {
   const { pieces } = columnSumPieces(rows);
   const operands: Operand[] = [
-    { name: "x", type: "f32", length: rows * columns, access: "read" },
+    { name: "x", type, length: rows * columns, access: "read" },
     { name: "y", type: "f32", length: columns, access: accumulate ? "update" : "write" },
   ];
   if (pieces > 1) operands.push({ name: "partial", type: "f32", length: pieces * columns, access: "scratch" });
@@ -23,7 +25,7 @@ export function columnSum({ rows, columns, accumulate = false }: ColumnSumOption
     operands,
     cost: { flops: rows * columns, bytes: leastBytes(operands) },
     reference: ([x, y]) => columnSumReference(x, y, rows, accumulate),
-    passes: (traits) => columnSumPasses(traits, rows, columns, accumulate),
+    passes: (traits) => columnSumPasses(traits, rows, columns, accumulate, type),
   };
 }
 
@@ -31,9 +33,9 @@ export function columnSum({ rows, columns, accumulate = false }: ColumnSumOption
  * Operands x (read) → out f32[1] (write), partial (scratch): the sum of squares, the same bits at every run. An infinity
  * or NaN anywhere makes the result not finite, and so does a sum beyond `f32`'s range.
  */
-export function squaredNorm({ length }: { readonly length: number }): Kernel {
+export function squaredNorm({ length, type = "f32" }: Stored & { readonly length: number }): Kernel {
   const operands: Operand[] = [
-    { name: "x", type: "f32", length, access: "read" },
+    { name: "x", type, length, access: "read" },
     { name: "out", type: "f32", length: 1, access: "write" },
     { name: "partial", type: "f32", length: normGroups(length), access: "scratch" },
   ];
@@ -42,6 +44,6 @@ export function squaredNorm({ length }: { readonly length: number }): Kernel {
     operands,
     cost: { flops: 2 * length, bytes: leastBytes(operands) },
     reference: ([x, out]) => squaredNormReference(x, out),
-    passes: () => squaredNormPasses(length),
+    passes: (traits) => squaredNormPasses(traits, length, type),
   };
 }

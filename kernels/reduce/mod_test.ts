@@ -1,14 +1,16 @@
 import { assertEquals } from "@std/assert";
-import { checkKernel, randomNormal } from "../testing.ts";
+import { checkKernel, floatTypes, halfTypes, randomNormal } from "../testing.ts";
 import { columnSum, squaredNorm } from "./mod.ts";
 
 for (const [rows, columns] of [[1, 1], [3, 7], [32, 12], [33, 5], [131, 65], [2100, 8], [70, 260]]) {
-  Deno.test(`columnSum() of ${rows} x ${columns} matches its reference, overwriting and accumulating`, async () => {
-    const x = randomNormal(rows * columns, 1).map((value) => value + 0.5);
-    await checkKernel(columnSum({ rows, columns }), { x }, { tolerance: 1e-6 });
-    const y = randomNormal(columns, 2);
-    await checkKernel(columnSum({ rows, columns, accumulate: true }), { x, y }, { tolerance: 1e-6 });
-  });
+  for (const type of floatTypes) {
+    Deno.test(`columnSum() of ${rows} x ${columns} ${type} matches its reference, accumulating or not`, async () => {
+      const x = randomNormal(rows * columns, 1).map((value) => value + 0.5);
+      await checkKernel(columnSum({ rows, columns, type }), { x }, { tolerance: 1e-6 });
+      const y = randomNormal(columns, 2);
+      await checkKernel(columnSum({ rows, columns, accumulate: true, type }), { x, y }, { tolerance: 1e-6 });
+    });
+  }
 }
 
 // 1,050,003 needs more than one round of 1,024 groups and ends in the middle of a vector.
@@ -21,13 +23,23 @@ for (const length of [1, 3, 4, 255, 1024, 1025, 4100, 1_050_003, 1_100_004]) {
   });
 }
 
+for (const type of halfTypes) {
+  Deno.test(`squaredNorm() of ${type} matches its reference`, async () => {
+    for (const length of [1, 3, 1025, 4100, 20_003]) {
+      await checkKernel(squaredNorm({ length, type }), { x: randomNormal(length, 3) }, { tolerance: 1e-6 });
+    }
+  });
+}
+
 for (const value of [Infinity, -Infinity, NaN]) {
   Deno.test(`squaredNorm() is not finite when one element is ${value}`, async () => {
     for (const length of [1027, 4096]) {
-      const x = randomNormal(length, 4);
-      x[length - 2] = value;
-      const { outputs } = await checkKernel(squaredNorm({ length }), { x });
-      assertEquals(Number.isFinite(outputs.out[0]), false);
+      for (const type of floatTypes) {
+        const x = randomNormal(length, 4);
+        x[length - 2] = value;
+        const { outputs } = await checkKernel(squaredNorm({ length, type }), { x });
+        assertEquals(Number.isFinite(outputs.out[0]), false);
+      }
     }
   });
 }

@@ -2,7 +2,9 @@
  * Text of the reductions. Both go in two passes through partial sums, since WebGPU has no float atomics and sums must
  * repeat bit for bit: every addition has its place.
  */
+import type { FloatType } from "../host.ts";
 import { type DeviceTraits, type Pass, spread } from "../kernel.ts";
+import { storage } from "../storage.ts";
 
 const threads = 256;
 /** Loads in flight a thread. Loops are not unrolled by the compiler (they carry a bound counter), so the text is. */
@@ -26,17 +28,30 @@ export function normGroups(length: number): number {
 }
 
 /** Pass 1: x → partial[group]. Pass 2: partial → out[0]. Operands x, out, partial. */
-export function squaredNormPasses(length: number): Pass[] {
+export function squaredNormPasses(traits: DeviceTraits, length: number, type: FloatType): Pass[] {
   const groups = normGroups(length);
-  const sum = (code: { items: number; element: string; square: string; source: string; target: string; n: number }) => {
+  const sum = (
+    code: {
+      items: number;
+      type: FloatType;
+      element: string;
+      square: string;
+      source: string;
+      target: string;
+      n: number;
+    },
+  ) => {
     const stride = code.n * threads;
-    return `@group(0) @binding(0) var<storage, read> ${code.source}: array<${code.element}>;
-@group(0) @binding(1) var<storage, read_write> ${code.target}: array<f32>;
+    const { directives, bindings, load } = storage(traits, [
+      { name: code.source, type: code.type, length, access: "read" },
+      { name: code.target, type: "f32", length: code.n, access: "write" },
+    ], { [code.source]: code.element });
+    return `${directives}${bindings}
 var<workgroup> shares: array<f32, ${threads}>;
 
 fn term(i: u32) -> f32 {
   if (i >= ${code.items}u) { return 0.0; }
-  let value = ${code.source}[i];
+  let value = ${load(code.source, "i")};
   return ${code.square};
 }
 
@@ -58,6 +73,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     {
       code: sum({
         items: vector ? length / 4 : length,
+        type,
         element: vector ? "vec4<f32>" : "f32",
         square: vector ? "dot(value, value)" : "value * value",
         source: "x",
@@ -68,7 +84,15 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
       operands: [0, 2],
     },
     {
-      code: sum({ items: groups, element: "f32", square: "value", source: "partial", target: "result", n: 1 }),
+      code: sum({
+        items: groups,
+        type: "f32",
+        element: "f32",
+        square: "value",
+        source: "partial",
+        target: "result",
+        n: 1,
+      }),
       workgroups: [1, 1, 1],
       operands: [2, 1],
     },
@@ -85,13 +109,19 @@ export function columnSumPieces(rows: number): { rowsEach: number; pieces: numbe
  * A thread sums one column (or four side by side) over a piece of the rows, neighbours in step so that loads are whole
  * lines. Pass 1: x → partial[piece, column]; pass 2 sums the pieces into y the same way. Few rows need one pass.
  */
-export function columnSumPasses(traits: DeviceTraits, rows: number, columns: number, accumulate: boolean): Pass[] {
+export function columnSumPasses(
+  traits: DeviceTraits,
+  rows: number,
+  columns: number,
+  accumulate: boolean,
+  type: FloatType,
+): Pass[] {
   const { rowsEach, pieces } = columnSumPieces(rows);
-  const direct = columnSumPass(traits, rows, rows, columns, accumulate);
+  const direct = columnSumPass(traits, rows, rows, columns, accumulate, type);
   if (pieces === 1) return [{ ...direct, operands: [0, 1] }];
   return [
-    { ...columnSumPass(traits, rows, rowsEach, columns, false), operands: [0, 2] },
-    { ...columnSumPass(traits, pieces, pieces, columns, accumulate), operands: [2, 1] },
+    { ...columnSumPass(traits, rows, rowsEach, columns, false, type), operands: [0, 2] },
+    { ...columnSumPass(traits, pieces, pieces, columns, accumulate, "f32"), operands: [2, 1] },
   ];
 }
 
@@ -102,6 +132,7 @@ function columnSumPass(
   rowsEach: number,
   columns: number,
   accumulate: boolean,
+  type: FloatType,
 ): Omit<Pass, "operands"> {
   const width = columns % 4 === 0 ? 4 : 1;
   const element = width === 4 ? "vec4<f32>" : "f32";
@@ -109,9 +140,12 @@ function columnSumPass(
   const items = across * Math.ceil(rows / rowsEach);
   const size = 64;
   const workgroups = spread(Math.ceil(items / size), traits.limits.maxComputeWorkgroupsPerDimension);
+  const { directives, bindings, load } = storage(traits, [
+    { name: "source", type, length: rows * columns, access: "read" },
+    { name: "sums", type: "f32", length: items * width, access: accumulate ? "update" : "write" },
+  ], { source: element, sums: element });
   return {
-    code: `@group(0) @binding(0) var<storage, read> source: array<${element}>;
-@group(0) @binding(1) var<storage, read_write> sums: array<${element}>;
+    code: `${directives}${bindings}
 
 @compute @workgroup_size(${size})
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
@@ -122,10 +156,10 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   let end = min(row + ${rowsEach}u, ${rows}u);
   ${repeat(unroll, (k) => `var total${k} = ${element}(0.0);\n  `)}
   for (; row + ${unroll - 1}u < end; row += ${unroll}u) {${
-      repeat(unroll, (k) => `\n    total${k} += source[(row + ${k}u) * ${across}u + column];`)
+      repeat(unroll, (k) => `\n    total${k} += ${load("source", `(row + ${k}u) * ${across}u + column`)};`)
     }
   }
-  for (; row < end; row += 1u) { total0 += source[row * ${across}u + column]; }
+  for (; row < end; row += 1u) { total0 += ${load("source", `row * ${across}u + column`)}; }
   let total = ${Array.from({ length: unroll }, (_, k) => `total${k}`).join(" + ")};
   sums[item] ${accumulate ? "+=" : "="} total;
 }

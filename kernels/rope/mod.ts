@@ -1,11 +1,12 @@
 /** Rotary position embedding (Su et al. 2021, "RoFormer"). */
 import { type Kernel, leastBytes, type Operand } from "../kernel.ts";
-import { bindings, itemText, requireSizes } from "../norm/rows.ts";
+import { itemText, requireSizes } from "../norm/rows.ts";
+import { storage, type Stored } from "../storage.ts";
 import * as reference from "./reference.ts";
 
 export { dynamicNtkBase, type RotaryTables, rotaryTables } from "./tables.ts";
 
-export interface RotateSizes {
+export interface RotateSizes extends Stored {
   readonly tokens: number;
   readonly heads: number;
   /** Even. */
@@ -38,52 +39,56 @@ export interface RotateSizes {
  * console.assert(y[0] === 0 && y[1] === 1);
  * ```
  */
-export function rotate({ tokens, heads, headDim, positionsLength, interleaved, inverse = false }: RotateSizes): Kernel {
+export function rotate(
+  { tokens, heads, headDim, positionsLength, interleaved, inverse = false, type = "f32" }: RotateSizes,
+): Kernel {
   requireSizes("rope.rotate", { tokens, heads, headDim, positionsLength });
   if (headDim % 2 !== 0) {
     throw new RangeError(`Cannot make rope.rotate: headDim must be even, current value is ${headDim}`);
   }
   const half = headDim / 2;
   const operands: readonly Operand[] = [
-    { name: "x", type: "f32", length: tokens * heads * headDim, access: "read" },
+    { name: "x", type, length: tokens * heads * headDim, access: "read" },
     { name: "positions", type: "u32", length: tokens, access: "read" },
     { name: "cosine", type: "f32", length: positionsLength * half, access: "read" },
     { name: "sine", type: "f32", length: positionsLength * half, access: "read" },
-    { name: "y", type: "f32", length: tokens * heads * headDim, access: "write" },
+    { name: "y", type, length: tokens * heads * headDim, access: "write" },
   ];
   return {
     name: inverse ? "rope.rotateBack" : "rope.rotate",
     operands,
     cost: { flops: 3 * tokens * heads * headDim, bytes: leastBytes(operands) },
     reference: (views) => reference.rotate({ tokens, heads, headDim, positionsLength, interleaved, inverse }, views),
-    passes() {
+    passes(traits) {
       // Pairs an invocation turns: four (two vec4) of split pairs, two (one vec4) of interleaved ones.
       const pairs = interleaved ? (half % 2 === 0 ? 2 : 1) : (half % 4 === 0 ? 4 : 1);
       const steps = half / pairs;
       const { open, workgroups } = itemText(tokens * heads * steps);
       const sign = inverse ? "-" : "";
+      const vector = (size: number) => size === 1 ? "f32" : `vec${size}f`;
+      const rowType = vector(interleaved && pairs === 2 ? 4 : pairs), tableType = vector(pairs);
+      const elements = { x: rowType, y: rowType, cosine: tableType, sine: tableType };
+      const { directives, bindings, load, store } = storage(traits, operands, elements);
       const body = interleaved
         ? (pairs === 2
           ? `
   let at = head * ${steps}u + step;
-  let v = x[at];
-  y[at] = v * cos.xxyy + vec4f(-v.y, v.x, -v.w, v.z) * sin.xxyy;`
+  let v = ${load("x", "at")};
+  ${store("y", "at", "v * cos.xxyy + vec4f(-v.y, v.x, -v.w, v.z) * sin.xxyy")}`
           : `
   let at = (head * ${half}u + step) * 2u;
-  let a = x[at];
-  let b = x[at + 1u];
-  y[at] = a * cos - b * sin;
-  y[at + 1u] = a * sin + b * cos;`)
+  let a = ${load("x", "at")};
+  let b = ${load("x", "at + 1u")};
+  ${store("y", "at", "a * cos - b * sin")}
+  ${store("y", "at + 1u", "a * sin + b * cos")}`)
         : `
   let at = head * ${2 * steps}u + step;
-  let a = x[at];
-  let b = x[at + ${steps}u];
-  y[at] = a * cos - b * sin;
-  y[at + ${steps}u] = a * sin + b * cos;`;
-      const vector = (size: number) => size === 1 ? "f32" : `vec${size}f`;
-      const rowType = vector(interleaved && pairs === 2 ? 4 : pairs), tableType = vector(pairs);
-      const code = `
-${bindings(operands, { x: rowType, y: rowType, cosine: tableType, sine: tableType })}
+  let a = ${load("x", "at")};
+  let b = ${load("x", `at + ${steps}u`)};
+  ${store("y", "at", "a * cos - b * sin")}
+  ${store("y", `at + ${steps}u`, "a * sin + b * cos")}`;
+      const code = `${directives}
+${bindings}
 ${open}
   let head = i / ${steps}u; // counted through all tokens
   let step = i % ${steps}u;

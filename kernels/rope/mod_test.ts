@@ -1,22 +1,24 @@
 import { assertAlmostEquals, assertThrows } from "@std/assert";
-import { checkGradient, checkKernel, randomNormal } from "../testing.ts";
+import { checkGradient, checkKernel, floatTypes, randomNormal } from "../testing.ts";
 import { rotaryTables, rotate } from "./mod.ts";
 
-Deno.test("rotate() matches its reference", async () => {
-  for (const headDim of [2, 4, 6, 8, 40]) {
-    for (const interleaved of [false, true]) {
-      for (const inverse of [false, true]) {
-        const tokens = 13, heads = 3, positionsLength = 9;
-        const positions = Array.from({ length: tokens }, (_, i) => (i * 5) % positionsLength);
-        await checkKernel(rotate({ tokens, heads, headDim, positionsLength, interleaved, inverse }), {
-          x: randomNormal(tokens * heads * headDim, 1),
-          positions,
-          ...rotaryTables({ headDim, base: 10_000, length: positionsLength }),
-        });
+for (const type of floatTypes) {
+  Deno.test(`rotate() matches its reference in ${type}`, async () => {
+    for (const headDim of [2, 4, 6, 8, 40]) {
+      for (const interleaved of [false, true]) {
+        for (const inverse of [false, true]) {
+          const tokens = 13, heads = 3, positionsLength = 9;
+          const positions = Array.from({ length: tokens }, (_, i) => (i * 5) % positionsLength);
+          await checkKernel(rotate({ tokens, heads, headDim, positionsLength, interleaved, inverse, type }), {
+            x: randomNormal(tokens * heads * headDim, 1),
+            positions,
+            ...rotaryTables({ headDim, base: 10_000, length: positionsLength }),
+          });
+        }
       }
     }
-  }
-});
+  });
+}
 
 Deno.test("rotate() takes the last row for positions past the tables", async () => {
   await checkKernel(rotate({ tokens: 2, heads: 1, headDim: 8, positionsLength: 3, interleaved: false }), {

@@ -1,9 +1,12 @@
 /** Rows of a matrix brought to length 1: the weight of a normalised head. */
+import type { FloatType } from "../host.ts";
 import { type Kernel, leastBytes, type Operand } from "../kernel.ts";
-import { bindings, float, layOutRows, reduction, requireSizes, rowText, vectorPrelude } from "../norm/rows.ts";
+import { float, layOutRows, reduction, requireSizes, rowText, vectorPrelude } from "../norm/rows.ts";
+import { storage, type Stored } from "../storage.ts";
 import * as reference from "./reference.ts";
 
-export interface RowNormalizeSizes {
+/** `type` is that of w and y; the gradients are a weight's, `f32`. */
+export interface RowNormalizeSizes extends Stored {
   readonly rows: number;
   readonly columns: number;
 }
@@ -23,11 +26,11 @@ export interface RowNormalizeSizes {
  * console.assert(Math.abs(y[0] - 0.6) < 1e-6 && Math.abs(inverse[0] - 0.2) < 1e-6);
  * ```
  */
-export function rowNormalizeForward({ rows, columns }: RowNormalizeSizes): Kernel {
+export function rowNormalizeForward({ rows, columns, type = "f32" }: RowNormalizeSizes): Kernel {
   requireSizes("rowNormalize.forward", { rows, columns });
   const operands: readonly Operand[] = [
-    { name: "w", type: "f32", length: rows * columns, access: "read" },
-    { name: "y", type: "f32", length: rows * columns, access: "write" },
+    { name: "w", type, length: rows * columns, access: "read" },
+    { name: "y", type, length: rows * columns, access: "write" },
     { name: "inverse", type: "f32", length: rows, access: "write" },
   ];
   return {
@@ -37,16 +40,17 @@ export function rowNormalizeForward({ rows, columns }: RowNormalizeSizes): Kerne
     reference: (views) => reference.rowNormalizeForward({ rows, columns }, views),
     passes(traits) {
       const layout = layOutRows({ rows, columns, values: 1 }, traits);
-      const { open, first, again } = rowText(layout, { v: "w[base + c]" });
-      const code = `${vectorPrelude(layout.width)}
-${bindings(operands, { w: "V", y: "V" })}
+      const { directives, bindings, load, store } = storage(traits, operands, { w: "V", y: "V" }, layout.width);
+      const { open, first, again } = rowText(layout, { v: load("w", "base + c") });
+      const code = `${directives}${vectorPrelude(layout.width)}
+${bindings}
 ${reduction(layout, { name: "rowSum" })}
 ${open}
   var squares = V();
   ${first("squares += v * v;")}
   let scale = 1f / max(sqrt(rowSum(total(squares), lane)), ${float(reference.smallestNorm)});
   if (lane == 0u) { inverse[row] = scale; }
-  ${again("y[base + c] = v * scale;")}
+  ${again(store("y", "base + c", "v * scale"))}
 }
 `;
       return [{ code, workgroups: layout.workgroups, operands: [0, 1, 2] }];
@@ -63,13 +67,17 @@ ${open}
  * @throws {RangeError} when a size is not a positive whole number
  */
 export function rowNormalizeBackward(
-  { rows, columns, accumulate }: RowNormalizeSizes & { readonly accumulate: boolean },
+  { rows, columns, accumulate, type = "f32", gradientType = "f32" }: RowNormalizeSizes & {
+    readonly accumulate: boolean;
+    /** Of dY. @default {"f32"} */
+    readonly gradientType?: FloatType;
+  },
 ): Kernel {
   requireSizes("rowNormalize.backward", { rows, columns });
   const operands: readonly Operand[] = [
-    { name: "y", type: "f32", length: rows * columns, access: "read" },
+    { name: "y", type, length: rows * columns, access: "read" },
     { name: "inverse", type: "f32", length: rows, access: "read" },
-    { name: "dY", type: "f32", length: rows * columns, access: "read" },
+    { name: "dY", type: gradientType, length: rows * columns, access: "read" },
     { name: "dW", type: "f32", length: rows * columns, access: accumulate ? "update" : "write" },
   ];
   return {
@@ -79,9 +87,10 @@ export function rowNormalizeBackward(
     reference: (views) => reference.rowNormalizeBackward({ rows, columns, accumulate }, views),
     passes(traits) {
       const layout = layOutRows({ rows, columns, values: 2 }, traits);
-      const { open, first, again } = rowText(layout, { v: "y[base + c]", g: "dY[base + c]" });
-      const code = `${vectorPrelude(layout.width)}
-${bindings(operands, { y: "V", dY: "V", dW: "V" })}
+      const { directives, bindings, load } = storage(traits, operands, { y: "V", dY: "V", dW: "V" }, layout.width);
+      const { open, first, again } = rowText(layout, { v: load("y", "base + c"), g: load("dY", "base + c") });
+      const code = `${directives}${vectorPrelude(layout.width)}
+${bindings}
 ${reduction(layout, { name: "rowSum" })}
 ${open}
   var products = V();

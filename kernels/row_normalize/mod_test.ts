@@ -1,22 +1,25 @@
 import { assertEquals } from "@std/assert";
-import { checkGradient, checkKernel, randomNormal } from "../testing.ts";
+import { checkGradient, checkKernel, floatTypes, randomNormal } from "../testing.ts";
 import { rowNormalizeBackward, rowNormalizeForward } from "./mod.ts";
 
 for (const software of [true, false]) {
-  Deno.test(`rowNormalize kernels match their references, software ${software}`, async () => {
-    for (const [rows, columns] of [[1, 1], [1, 5], [7, 1], [33, 20], [2, 1111]]) {
-      const w = randomNormal(rows * columns, 1),
-        dY = randomNormal(rows * columns, 2),
-        dW = randomNormal(rows * columns, 3);
-      const options = { traits: { software }, tolerance: 1e-5 };
-      const { expected } = await checkKernel(rowNormalizeForward({ rows, columns }), { w }, options);
-      const { y, inverse } = expected;
-      for (const accumulate of [false, true]) {
-        const kernel = rowNormalizeBackward({ rows, columns, accumulate });
-        await checkKernel(kernel, { y, inverse, dY, ...(accumulate && { dW }) }, options);
+  for (const type of floatTypes) {
+    Deno.test(`rowNormalize kernels match their references in ${type}, software ${software}`, async () => {
+      for (const [rows, columns] of [[1, 1], [1, 5], [7, 1], [33, 20], [2, 1111]]) {
+        const w = randomNormal(rows * columns, 1),
+          dY = randomNormal(rows * columns, 2),
+          dW = randomNormal(rows * columns, 3);
+        const options = { traits: { software }, tolerance: 1e-5 };
+        const { expected } = await checkKernel(rowNormalizeForward({ rows, columns, type }), { w }, options);
+        const { y, inverse } = expected;
+        for (const accumulate of [false, true]) {
+          const gradientType = accumulate ? type : "f32";
+          const kernel = rowNormalizeBackward({ rows, columns, accumulate, type, gradientType });
+          await checkKernel(kernel, { y, inverse, dY, ...(accumulate && { dW }) }, options);
+        }
       }
-    }
-  });
+    });
+  }
 
   Deno.test(`rowNormalize kernels match their references below the smallest norm, software ${software}`, async () => {
     const rows = 2, columns = 8, options = { traits: { software } };

@@ -1,6 +1,8 @@
-/** AdamW in one pass over parameters, gradients and both moments, all `f32`. */
+/** AdamW in one pass over parameters, gradients and both moments. Parameters and moments are `f32` whatever the model is. */
+import type { FloatType, HalfType } from "../host.ts";
 import { type Kernel, leastBytes, type Operand } from "../kernel.ts";
 import { elementwisePass } from "../elementwise/wgsl.ts";
+import type { Storage } from "../storage.ts";
 import { adamwReference } from "./reference.ts";
 
 /** What varies from step to step. */
@@ -37,37 +39,49 @@ export function adamwScalars(options: AdamwScalars): Float32Array<ArrayBuffer> {
   return Float32Array.of(lr, beta1, beta2, eps, weightDecay, correction(beta1), correction(beta2), gradientScale);
 }
 
+export interface AdamwOptions {
+  readonly length: number;
+  /** @default {"f32"} */
+  readonly gradientType?: FloatType;
+  /** Type that the model computes on: the step ends by writing the new parameters in it too. @default none */
+  readonly modelType?: HalfType;
+}
+
 /**
  * Operands parameters (update), gradients (read), firstMoment (update), secondMoment (update), scalars f32[8] (read,
- * from `adamwScalars`):
+ * from `adamwScalars`) and, with `modelType`, model (write), the parameters rounded to it:
  *
  * ```text
  * g = gradientScale gradients
  * m = beta1 m + (1 - beta1) g          v = beta2 v + (1 - beta2) g²
- * p = (1 - lr weightDecay) p - lr / biasCorrection1 * m / (√v / √biasCorrection2 + eps)
+ * p = (1 - lr weightDecay) p - lr / biasCorrection1 * m / (√v / √biasCorrection2 + eps)          model = p
  * ```
  */
-export function adamw({ length }: { readonly length: number }): Kernel {
+export function adamw({ length, gradientType = "f32", modelType }: AdamwOptions): Kernel {
   const operands: Operand[] = [
     { name: "parameters", type: "f32", length, access: "update" },
-    { name: "gradients", type: "f32", length, access: "read" },
+    { name: "gradients", type: gradientType, length, access: "read" },
     { name: "firstMoment", type: "f32", length, access: "update" },
     { name: "secondMoment", type: "f32", length, access: "update" },
     { name: "scalars", type: "f32", length: 8, access: "read" },
+    ...(modelType ? [{ name: "model", type: modelType, length, access: "write" } as const] : []),
   ];
   return {
     name: "adamw",
     operands,
     cost: { flops: 14 * length, bytes: leastBytes(operands) },
-    reference: ([p, g, m, v, scalars]) => adamwReference(p, g, m, v, scalars),
-    passes: (traits) => [elementwisePass(traits, operands, body, ["scalars"])],
+    reference: ([p, g, m, v, scalars, model]) => adamwReference(p, g, m, v, scalars, model),
+    passes: (traits) => [elementwisePass(traits, operands, body(modelType !== undefined), ["scalars"])],
   };
 }
 
-const body = `let g = gradients[i] * scalars[7];
+const body = (copies: boolean) => ({ load, store }: Storage) =>
+  `let g = ${load("gradients", "i")} * scalars[7];
   let m = scalars[1] * firstMoment[i] + (1.0 - scalars[1]) * g;
   let v = scalars[2] * secondMoment[i] + (1.0 - scalars[2]) * g * g;
   firstMoment[i] = m;
   secondMoment[i] = v;
   let denominator = sqrt(v) / sqrt(scalars[6]) + scalars[3];
-  parameters[i] = parameters[i] * (1.0 - scalars[0] * scalars[4]) - scalars[0] / scalars[5] * (m / denominator);`;
+  ${copies ? "let p" : "parameters[i]"} = ` +
+  `parameters[i] * (1.0 - scalars[0] * scalars[4]) - scalars[0] / scalars[5] * (m / denominator);` +
+  (copies ? `\n  parameters[i] = p;\n  ${store("model", "i", "p")}` : "");

@@ -1,5 +1,6 @@
-import { assertAlmostEquals, assertThrows } from "@std/assert";
-import { checkKernel, randomNormal, randomUniform } from "../testing.ts";
+import { assertAlmostEquals, assertEquals, assertThrows } from "@std/assert";
+import { checkKernel, floatTypes, halfTypes, randomNormal, randomUniform } from "../testing.ts";
+import { decode, encode } from "../host.ts";
 import { adamw, adamwScalars } from "./mod.ts";
 
 const settings = { lr: 1e-3, beta1: 0.9, beta2: 0.95, eps: 1e-8, weightDecay: 0.01, step: 3, gradientScale: 0.37 };
@@ -13,6 +14,23 @@ for (const length of [1, 5, 8, 256, 1027, 4100]) {
       secondMoment: randomUniform(length, 4),
       scalars: adamwScalars(settings),
     }, { tolerance: 2e-6 });
+  });
+}
+
+for (const modelType of halfTypes) {
+  Deno.test(`adamw() leaves a copy in ${modelType} of the parameters it wrote, whatever the gradients' type`, async () => {
+    for (const length of [1, 8, 1027]) {
+      for (const gradientType of floatTypes) {
+        const { outputs } = await checkKernel(adamw({ length, gradientType, modelType }), {
+          parameters: randomNormal(length, 1),
+          gradients: randomNormal(length, 2),
+          firstMoment: randomNormal(length, 3),
+          secondMoment: randomUniform(length, 4),
+          scalars: adamwScalars(settings),
+        }, { tolerance: 2e-6 });
+        assertEquals(outputs.model, decode(modelType, encode(modelType, outputs.parameters)));
+      }
+    }
   });
 }
 

@@ -2,7 +2,8 @@
  * The CPU backend: every kernel's `reference`, on plain memory. Slow on purpose: it is the oracle of the others, and it
  * trains where no adapter can be had.
  */
-import type { DeviceTraits, ElementType, HostArray } from "../../../kernels/kernel.ts";
+import { runReference } from "../../../kernels/host.ts";
+import type { DeviceTraits } from "../../../kernels/kernel.ts";
 import type { Backend, Command, CommandList, DeviceBuffer, Range, ReadTicket } from "../backend.ts";
 import { Ledger } from "../ledger.ts";
 
@@ -28,20 +29,6 @@ export const hostTraits: DeviceTraits = {
   },
 };
 
-/** A typed view of device memory as a kernel's reference takes it. */
-function hostView(memory: ArrayBuffer, offset: number, type: ElementType, length: number): HostArray {
-  switch (type) {
-    case "f32":
-      return new Float32Array(memory, offset, length);
-    case "u32":
-      return new Uint32Array(memory, offset, length);
-    case "i32":
-      return new Int32Array(memory, offset, length);
-    default:
-      throw new TypeError(`the cpu backend computes on f32, u32 and i32 operands only, got ${type}`);
-  }
-}
-
 /** Opens the CPU backend. It holds memory only; disposing drops it. */
 export function openCpuBackend(): Backend {
   const ledger = new Ledger<CpuBuffer>("cpu", hostTraits);
@@ -51,11 +38,7 @@ export function openCpuBackend(): Backend {
     switch (command.kind) {
       case "dispatch": {
         const { kernel, ranges } = command;
-        kernel.reference(
-          kernel.operands.map(({ type, length }, i) =>
-            hostView((ranges[i].buffer as CpuBuffer).memory, ranges[i].offset, type, length)
-          ),
-        );
+        runReference(kernel, ranges.map(({ buffer, offset }) => ({ memory: (buffer as CpuBuffer).memory, offset })));
         return;
       }
       case "copy":
@@ -95,18 +78,7 @@ export function openCpuBackend(): Backend {
     },
     // deno-lint-ignore require-await -- errors must reject, as they do on the GPU
     async prepare(commands): Promise<CommandList> {
-      for (const command of commands) {
-        ledger.checkCommand(command);
-        if (command.kind !== "dispatch") continue;
-        for (const { name, type } of command.kernel.operands) {
-          if (type === "f16" || type === "bf16") {
-            throw new TypeError(
-              `Cannot prepare ${command.kernel.name}: operand ${name} is ${type}, and the cpu backend computes ` +
-                `in f32; use --backend webgpu or float32 parameters`,
-            );
-          }
-        }
-      }
+      for (const command of commands) ledger.checkCommand(command);
       return { commands: [...commands] };
     },
     submit(list) {

@@ -1,5 +1,6 @@
 /** `troupe bench`: what this machine reaches. It reports, and judges no time. */
 import { openBackend } from "../backend/open.ts";
+import { benchComm, commChild } from "./bench_comm.ts";
 import { benchKernels, otherRuns } from "./bench_kernels.ts";
 import { type BenchLine, reportDevice } from "./bench_line.ts";
 import { benchStartup, startupChild } from "./bench_startup.ts";
@@ -7,7 +8,7 @@ import { benchStep } from "./bench_step.ts";
 import { ArgumentError, createParser, type ParsedArguments } from "./parser.ts";
 import { recordFromArguments, say, type Verb } from "./verb.ts";
 
-const summary = "measure steps, kernels and start-up, as JSON lines";
+const summary = "measure steps, kernels, start-up and communication, as JSON lines";
 
 const description = `${summary}
 
@@ -22,10 +23,11 @@ Standard output carries one line of JSON a figure: {"bench", "figure", "value", 
   kernels   every kernel of the run, and of small models with what it has not: checked against its reference, then GFLOP/s or GB/s, with
             the least operations and bytes that it needs (attention as if over one segment)
   startup   from the start of the process to the end of the first step
+  comm      all-reduce between 2 and between 4 processes of this host, 1 KiB to --mebibytes, beside a bare ring
 
 Times are never judged. The exit code is 1 where a kernel does not agree with its reference.`;
 
-const benches = ["all", "step", "kernels", "startup"] as const;
+const benches = ["all", "step", "kernels", "startup", "comm"] as const;
 
 interface BenchArguments extends ParsedArguments {
   readonly what: typeof benches[number];
@@ -34,6 +36,7 @@ interface BenchArguments extends ParsedArguments {
   readonly backend: "webgpu" | "cpu" | undefined;
   readonly steps: number;
   readonly repeats: number;
+  readonly mebibytes: number;
   readonly json: boolean;
   readonly help: boolean;
   readonly child: boolean;
@@ -41,7 +44,7 @@ interface BenchArguments extends ParsedArguments {
 
 const makeParser = () =>
   createParser<BenchArguments>()
-    .addArgument("what", { nargs: "?", default: "all", help: "step, kernels, startup or all (all if left out)" })
+    .addArgument("what", { nargs: "?", default: "all", help: "step, kernels, startup, comm or all (all if left out)" })
     .addArgument("--config", { help: "Run record, a YAML file; the demo's if left out" })
     .addArgument("--set", { repeat: true, help: "Change a field of the record: section.field=value" })
     .addArgument("--backend", {
@@ -49,7 +52,12 @@ const makeParser = () =>
       help: "What computes; same as --set runtime.backend=…",
     })
     .addArgument("--steps", { type: "int", default: 20, help: "Steps to measure, and as many split passes" })
-    .addArgument("--repeats", { type: "int", default: 3, help: "Timings of each kernel, and starts of the program" })
+    .addArgument("--repeats", {
+      type: "int",
+      default: 3,
+      help: "Timings of each kernel and size, and starts of the program",
+    })
+    .addArgument("--mebibytes", { type: "int", default: 64, help: "Largest message of comm, in MiB" })
     .addArgument("--json", { type: "flag", help: "Accepted: standard output carries JSON lines anyway" })
     // The program's own: one start, measured from outside.
     .addArgument("--child", { type: "flag", verbs: [] });
@@ -63,14 +71,15 @@ export const bench: Verb = {
       console.log(parser.help("bench", description));
       return 0;
     }
-    const { what, steps, repeats } = parsed;
+    const { what, steps, repeats, mebibytes } = parsed;
     if (!benches.includes(what)) throw new ArgumentError(`"${what}" is not one of ${benches.join(", ")}`);
-    for (const [name, value] of Object.entries({ steps, repeats })) {
+    for (const [name, value] of Object.entries({ steps, repeats, mebibytes })) {
       if (value < 1) throw new ArgumentError(`--${name}: ${value} is not above 0`);
     }
     const recordArguments = { ...parsed, nproc: undefined, seed: 0, resume: false };
     if (parsed.child) {
-      await startupChild(recordArguments);
+      if (what === "comm") await commChild();
+      else await startupChild(recordArguments);
       return 0;
     }
 
@@ -86,7 +95,11 @@ export const bench: Verb = {
       ];
       await benchStartup(words, { repeats, report });
     }
-    if (what === "startup") return 0;
+    if (wanted("comm")) {
+      say(`All-reduce between processes of this host, up to ${mebibytes} MiB`);
+      await benchComm({ ranks: [2, 4], largest: mebibytes * 2 ** 20, repeats, report });
+    }
+    if (what === "startup" || what === "comm") return 0;
 
     using backend = await openBackend(config.runtime.backend, { provider: config.runtime.webgpu });
     reportDevice(backend, report);

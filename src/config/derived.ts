@@ -45,6 +45,7 @@ export const derivedValues: Readonly<Record<string, DerivedValue>> = {
   },
   "model.checkpoint": unless((c) => familyDefaults(c.model_type).checkpoint),
   "model.qk_interleaved": unless((c) => c.model.adapt_hf === null ? false : !c.model.adapt_hf),
+  "model.use_swiglu": unless((c) => c.model_type !== "GEMMA"),
   "model.embedding_init_std": unless((c) => init(c).embedding),
   "model.attn_wqkv_init_std": unless((c) => init(c).wqkv),
   "model.attn_other_init_std": unless(output),

@@ -37,7 +37,14 @@ const families: Readonly<Record<string, FamilyDefaults>> = {
 export const knownModelTypes: readonly string[] = Object.keys(families);
 
 /** The model types that Troupe trains without a plugin. */
-export const workingModelTypes: readonly string[] = ["INTERNLM", "INTERNLM2", "INTERNLM2_PUBLIC", "LLAMA2"];
+export const workingModelTypes: readonly string[] = [
+  "INTERNLM",
+  "INTERNLM2",
+  "INTERNLM2_PUBLIC",
+  "LLAMA2",
+  "QWEN2",
+  "GEMMA",
+];
 
 /** Defaults of a model type; one that a plugin brings gets INTERNLM2's. */
 export function familyDefaults(modelType: string): FamilyDefaults {

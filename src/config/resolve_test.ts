@@ -174,7 +174,7 @@ Deno.test("resolveConfig() refuses what the user asks for and is not built, neve
     "model.num_experts: 2 is refused: Troupe does not do this yet; 1 works",
   );
   assertStringIncludes(problemOf({ model: { dtype: "torch.bfloat16" } }), `"bfloat16" is refused`);
-  assertStringIncludes(problemOf({ model_type: "GEMMA" }), "INTERNLM2");
+  assertStringIncludes(problemOf({ model_type: "BAICHUAN2" }), "INTERNLM2");
   assertStringIncludes(problemOf({ runtime: { nproc: 2 } }), "runtime.nproc: 2 is refused");
   assertStringIncludes(
     problemOf({ ckpt: { enable_save_ckpt: true, checkpoint_every: 1, save_ckpt_folder: "boto3:s3://a.b/c" } }),
@@ -238,6 +238,9 @@ Deno.test("resolveConfig() checks the rules between fields", () => {
   broken({ model: { hidden_size: 12 } }, "model.hidden_size");
   broken({ model_type: "INTERNLM", model: { num_kv_attention_heads: 2 } }, "model.num_kv_attention_heads");
   broken({ model_type: "INTERNLM", model: { no_bias: true } }, "model.no_bias");
+  broken({ model_type: "LLAMA2", model: { qkv_bias: true } }, "model.qkv_bias");
+  broken({ model: { head_dim: 7 } }, "model.head_dim");
+  broken({ model: { add_unit_offset: true, norm_type: "layernorm" } }, "model.add_unit_offset");
   broken({ model: { use_dynamic_ntk_rope: true } }, "model.use_dynamic_ntk_rope");
   broken({ model: { adapt_hf: true, qk_interleaved: true } }, "model.qk_interleaved");
   broken({ model: { num_chunks: 2 }, parallel: { pipeline: 2 } }, "parallel.pipeline.interleaved_overlap");

@@ -27,16 +27,19 @@ export const rules: readonly Rule[] = [
     fail("model_type", `no model is named "${model_type}"; ${meant} would do, or a model from runtime.plugins`);
   },
   function headsDivideHidden({ model }, fail) {
-    const { hidden_size: hidden, num_attention_heads: heads } = model;
-    if (hidden % heads === 0) return;
+    const { hidden_size: hidden, num_attention_heads: heads, head_dim } = model;
+    if (head_dim !== null || hidden % heads === 0) return;
     fail(
       "model.num_attention_heads",
       `${heads} does not divide hidden_size ${hidden}; ${divisorsAround(hidden, heads)}`,
     );
   },
   function headsAreEvenlyWide({ model }, fail) {
-    const { hidden_size: hidden, num_attention_heads: heads } = model;
-    if (hidden % heads !== 0 || (hidden / heads) % 2 === 0) return;
+    const { hidden_size: hidden, num_attention_heads: heads, head_dim } = model;
+    if (head_dim !== null && head_dim % 2 !== 0) {
+      fail("model.head_dim", `${head_dim} is odd, and rotary embedding turns pairs; ${head_dim + 1} would work`);
+    }
+    if (head_dim !== null || hidden % heads !== 0 || (hidden / heads) % 2 === 0) return;
     fail(
       "model.hidden_size",
       `${hidden} gives heads of odd width ${hidden / heads}, which rotary embedding cannot pair; ` +
@@ -70,6 +73,18 @@ export const rules: readonly Rule[] = [
   function dynamicNtkIsMultiHead({ model, model_type }, fail) {
     if (!model.use_dynamic_ntk_rope || familyDefaults(model_type).multiHead) return;
     fail("model.use_dynamic_ntk_rope", `true is not to be had with ${model_type}; false works, or model_type INTERNLM`);
+  },
+  function biasesApartAreQwens({ model, model_type }, fail, { modelTypes }) {
+    const builtIn = knownModelTypes.includes(model_type) || modelTypes === undefined;
+    if (model_type === "QWEN2" || !builtIn) return;
+    for (const field of ["qkv_bias", "o_bias"] as const) {
+      if (model[field] === null) continue;
+      fail(`model.${field}`, `${model[field]} means nothing to ${model_type}; model.no_bias rules its biases`);
+    }
+  },
+  function unitOffsetIsRms({ model }, fail) {
+    if (!model.add_unit_offset || model.norm_type === "rmsnorm") return;
+    fail("model.add_unit_offset", `true is not to be had with norm_type ${model.norm_type}; rmsnorm would work`);
   },
   function interleavingIsSaidOnce({ model }, fail) {
     if (model.adapt_hf === null || model.adapt_hf !== model.qk_interleaved) return;

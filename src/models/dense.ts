@@ -4,7 +4,16 @@ import { type DecoderSettings, roundedFfnSize } from "../nn/settings.ts";
 import { replicated, type ShardingPlan, split } from "../parallel/layout.ts";
 import type { ModelSection, TensorMapping } from "./family.ts";
 
-export function denseSettings(section: ModelSection): DecoderSettings {
+/** Which projections have biases: q, k and v together, and attention's output. */
+export interface Biases {
+  readonly qkv: boolean;
+  readonly output: boolean;
+}
+
+/** The families in which one switch rules all of them. */
+export const biasesOf = (section: ModelSection): Biases => ({ qkv: !section.no_bias, output: !section.no_bias });
+
+export function denseSettings(section: ModelSection, bias: Biases = biasesOf(section)): DecoderSettings {
   const draw = (std: number): Initialization =>
     section.init_type === "uniform" ? { kind: "uniform", bound: Math.sqrt(3 * std) } : { kind: "normal", std };
   const scaled = (std: number) => (layer: number) =>
@@ -14,16 +23,18 @@ export function denseSettings(section: ModelSection): DecoderSettings {
     hiddenSize: section.hidden_size,
     heads: section.num_attention_heads,
     kvHeads: section.num_kv_attention_heads,
-    headDim: section.hidden_size / section.num_attention_heads,
+    headDim: denseSizes(section).headDim,
     vocabSize: section.vocab_size,
     ffnSize: roundedFfnSize(section.hidden_size, section.mlp_ratio, section.multiple_of),
     norm: {
       kind: section.norm_type === "layernorm" ? "layernorm" : "rmsnorm",
       epsilon: section.layer_norm_epsilon,
-      unitOffset: false,
+      unitOffset: section.add_unit_offset,
     },
-    activation: "silu",
-    bias: { qkv: !section.no_bias, output: !section.no_bias },
+    activation: section.use_swiglu ? "silu" : section.gelu_approximate === "tanh" ? "gelu_tanh" : "gelu",
+    bias,
+    embeddingScale: 1,
+    tiedHead: section.tie_word_embeddings,
     rope: { base: section.rope_base, interleaved: section.qk_interleaved },
     embedGradScale: section.embed_grad_scale,
     normHead: section.norm_head,
@@ -59,7 +70,7 @@ export const denseSharding: ShardingPlan = {
 /** Sizes that weight formats speak of. */
 export function denseSizes(section: ModelSection) {
   const { hidden_size: hidden, num_attention_heads: heads, num_kv_attention_heads: kvHeads } = section;
-  const headDim = hidden / heads;
+  const headDim = section.head_dim ?? hidden / heads;
   return {
     hidden,
     headDim,
@@ -103,6 +114,7 @@ export function denseTensors(
   section: ModelSection,
   names: DenseNames,
   qkv: (prefix: string, canonical: string) => readonly TensorMapping[],
+  bias: Biases = biasesOf(section),
 ): TensorMapping[] {
   const { hidden, qRows, ffn, vocab } = denseSizes(section);
   const norm = (name: string, parameter: string) => [
@@ -116,9 +128,9 @@ export function denseTensors(
     return [
       ...qkv(prefix, canonical),
       dense(names.attentionOutput, "attention.o", [hidden, qRows]),
-      ...(section.no_bias
-        ? []
-        : [whole(`${prefix}.${names.attentionOutput}.bias`, `${canonical}.attention.o.bias`, [hidden])]),
+      ...(bias.output
+        ? [whole(`${prefix}.${names.attentionOutput}.bias`, `${canonical}.attention.o.bias`, [hidden])]
+        : []),
       ...norm(`${prefix}.${names.attentionNorm}`, `${canonical}.attention_norm`),
       ...norm(`${prefix}.${names.ffnNorm}`, `${canonical}.ffn_norm`),
       dense(names.gate, "ffn.gate", [ffn, hidden]),
@@ -130,19 +142,23 @@ export function denseTensors(
     whole(names.embedding, "embedding.weight", [vocab, hidden]),
     ...layers.flat(),
     ...norm(names.norm, "norm"),
-    whole(names.head, "head.weight", [vocab, hidden]),
+    ...(section.tie_word_embeddings ? [] : [whole(names.head, "head.weight", [vocab, hidden])]),
   ];
 }
 
 /** Query, key and value as three tensors, with biases where the section has them. */
-export function separateQkv(section: ModelSection, names: { q: string; k: string; v: string }) {
+export function separateQkv(
+  section: ModelSection,
+  names: { q: string; k: string; v: string },
+  bias: Biases = biasesOf(section),
+) {
   const { hidden, qRows, kvRows } = denseSizes(section);
   return (prefix: string, canonical: string): TensorMapping[] =>
     (["q", "k", "v"] as const).flatMap((part) => {
       const rows = part === "q" ? qRows : kvRows, parameter = `${canonical}.attention.${part}`;
       return [
         whole(`${prefix}.${names[part]}.weight`, `${parameter}.weight`, [rows, hidden]),
-        ...(section.no_bias ? [] : [whole(`${prefix}.${names[part]}.bias`, `${parameter}.bias`, [rows])]),
+        ...(bias.qkv ? [whole(`${prefix}.${names[part]}.bias`, `${parameter}.bias`, [rows])] : []),
       ];
     });
 }
@@ -182,11 +198,23 @@ function number(config: Json, name: string, fallback?: number): number {
   return value;
 }
 
+/** What a Llama-shaped family may have that Llama itself does not. */
+export interface LlamaVariant {
+  /** Activations that it may name; the first is what is written. */
+  readonly activations?: readonly string[];
+  /** Heads may be wider or narrower than hidden_size / heads. */
+  readonly freeHeadDim?: boolean;
+  readonly tiedHead?: boolean;
+}
+
 /** The `model` section of a Llama-shaped `config.json`. */
-export function sectionFromLlamaConfig(config: Json): Record<string, unknown> {
+export function sectionFromLlamaConfig(
+  config: Json,
+  { activations = ["silu"], freeHeadDim = false, tiedHead = false }: LlamaVariant = {},
+): Record<string, unknown> {
   const hidden = number(config, "hidden_size"), heads = number(config, "num_attention_heads");
   const headDim = number(config, "head_dim", hidden / heads);
-  if (headDim * heads !== hidden) {
+  if (headDim * heads !== hidden && !freeHeadDim) {
     throw new RangeError(
       `Cannot read config.json: head_dim is ${headDim}, hidden_size / num_attention_heads = ${
         hidden / heads
@@ -194,16 +222,18 @@ export function sectionFromLlamaConfig(config: Json): Record<string, unknown> {
     );
   }
   const rope = (config.rope_parameters ?? {}) as Json, scaling = (config.rope_scaling ?? {}) as Json;
-  const standard: readonly (readonly [string, unknown, unknown])[] = [
-    ["tie_word_embeddings", config.tie_word_embeddings, false],
-    ["mlp_bias", config.mlp_bias, false],
-    ["hidden_act", config.hidden_act, "silu"],
-    ["rotary type", rope.rope_type ?? scaling.rope_type ?? scaling.type, "default"],
+  const standard: readonly (readonly [string, unknown, readonly unknown[]])[] = [
+    ["tie_word_embeddings", config.tie_word_embeddings, [tiedHead]],
+    ["mlp_bias", config.mlp_bias, [false]],
+    ["hidden_act", config.hidden_activation ?? config.hidden_act, activations],
+    ["rotary type", rope.rope_type ?? scaling.rope_type ?? scaling.type, ["default"]],
+    ["use_sliding_window", config.use_sliding_window, [false]],
   ];
   for (const [name, value, needed] of standard) {
-    if (value === undefined || value === null || value === needed) continue;
+    if (value === undefined || value === null || needed.includes(value)) continue;
     throw new RangeError(
-      `Cannot read config.json: ${name} is ${JSON.stringify(value)}, ${JSON.stringify(needed)} is needed`,
+      `Cannot read config.json: ${name} is ${JSON.stringify(value)}, ` +
+        `${needed.map((one) => JSON.stringify(one)).join(" or ")} is needed`,
     );
   }
   return {
@@ -229,12 +259,16 @@ export function sectionFromLlamaConfig(config: Json): Record<string, unknown> {
  *
  * @throws {RangeError} for a choice that such a file cannot express
  */
-export function llamaConfigFromSection(section: ModelSection): Record<string, unknown> {
+export function llamaConfigFromSection(
+  section: ModelSection,
+  { tiedHead = false, activations = ["silu"] }: LlamaVariant = {},
+): Record<string, unknown> {
   const needed: Partial<ModelSection> = {
     norm_type: "rmsnorm",
     norm_head: false,
     qk_interleaved: false,
     use_dynamic_ntk_rope: false,
+    tie_word_embeddings: tiedHead,
   };
   for (const [name, value] of Object.entries(needed)) {
     const seen = section[name as keyof ModelSection];
@@ -253,12 +287,12 @@ export function llamaConfigFromSection(section: ModelSection): Record<string, un
     num_attention_heads: section.num_attention_heads,
     num_key_value_heads: section.num_kv_attention_heads,
     head_dim: headDim,
-    hidden_act: "silu",
+    hidden_act: activations[0],
     max_position_embeddings: section.max_position_embeddings,
     rms_norm_eps: section.layer_norm_epsilon,
     rope_theta: section.rope_base,
     rope_parameters: { rope_theta: section.rope_base, rope_type: "default" },
-    tie_word_embeddings: false,
+    tie_word_embeddings: tiedHead,
     torch_dtype: "float32",
   };
 }

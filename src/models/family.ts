@@ -17,6 +17,15 @@ export interface ModelSection {
   readonly no_bias: boolean;
   readonly embed_grad_scale: number;
   readonly norm_head: boolean;
+  /** Width of a head; null for hidden_size / num_attention_heads. */
+  readonly head_dim: number | null;
+  /** Biases of q, k, v and of attention's output, for the families that choose them apart from `no_bias`. */
+  readonly qkv_bias: boolean | null;
+  readonly o_bias: boolean | null;
+  readonly add_unit_offset: boolean;
+  readonly use_swiglu: boolean;
+  readonly gelu_approximate: string;
+  readonly tie_word_embeddings: boolean;
   readonly qk_interleaved: boolean;
   readonly rope_base: number;
   readonly use_dynamic_ntk_rope: boolean;

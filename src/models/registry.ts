@@ -1,8 +1,10 @@
 /** Model families by the name that `model_type` gives. */
 import type { ModelFamily } from "./family.ts";
+import { gemma } from "./gemma/mod.ts";
 import { internlm } from "./internlm/mod.ts";
 import { internlm2 } from "./internlm2/mod.ts";
 import { llama2 } from "./llama2/mod.ts";
+import { qwen2 } from "./qwen2/mod.ts";
 
 const families = new Map<string, ModelFamily>();
 
@@ -52,6 +54,8 @@ export function registerModelInitializer(): void {
   registerModule("INTERNLM2", internlm2);
   registerModule("INTERNLM2_PUBLIC", internlm2);
   registerModule("LLAMA2", llama2);
+  registerModule("QWEN2", qwen2);
+  registerModule("GEMMA", gemma);
 }
 
 registerModelInitializer();

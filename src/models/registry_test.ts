@@ -26,6 +26,11 @@ const record = (model_type: string, model: Record<string, unknown> = {}) =>
     ckpt: { enable_save_ckpt: false },
   });
 
+/** What the published models of a family have and its record does not by itself. */
+const asPublished: Record<string, Record<string, unknown>> = {
+  GEMMA: { add_unit_offset: true, tie_word_embeddings: true, gelu_approximate: "tanh", head_dim: 8 },
+};
+
 /** Every family with each choice that changes its tensors. */
 const variants = moduleNames().flatMap((name) =>
   name === "INTERNLM"
@@ -35,7 +40,8 @@ const variants = moduleNames().flatMap((name) =>
       no_bias: true,
       norm_type: "layernorm",
     }]
-      .map((model) => record(name, model))
+      .filter((model) => !(name === "GEMMA" && "norm_type" in model)) // its norm is RMS by its nature
+      .map((model) => record(name, { ...asPublished[name], ...model }))
 );
 
 Deno.test("registerModule() keeps the first family of a name", () => {
@@ -56,6 +62,8 @@ Deno.test("modelTypeOf() tells the family from config.json", () => {
   assertEquals(modelTypeOf({ ...llama, num_key_value_heads: 4, attention_bias: true }), "INTERNLM");
   assertEquals(modelTypeOf({ model_type: "internlm" }), "INTERNLM");
   assertEquals(modelTypeOf({ model_type: "internlm2" }), "INTERNLM2");
+  assertEquals(modelTypeOf({ model_type: "qwen2" }), "QWEN2");
+  assertEquals(modelTypeOf({ model_type: "gemma" }), "GEMMA");
   assertThrows(() => modelTypeOf({ model_type: "mamba" }), RangeError, 'no family reads model_type "mamba"');
 });
 

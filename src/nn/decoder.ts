@@ -19,6 +19,7 @@ import {
   rmsNorm,
   rotate,
   rowNormalize,
+  scale,
 } from "../graph/operators.ts";
 import { declareRotaryTables, type ModelInputs } from "./inputs.ts";
 import type { DecoderSettings } from "./settings.ts";
@@ -33,12 +34,13 @@ export function decoder(graph: Graph, inputs: ModelInputs, settings: DecoderSett
   const tables = { positions: inputs.positions, ...declareRotaryTables(graph, settings, tokens) };
 
   const table = graph.parameter("embedding.weight", [vocabSize, hiddenSize], initialization.embedding);
-  let stream = embedding(inputs.ids, table, { gradientScale: settings.embedGradScale }); // [T, H]
+  const embedded = embedding(inputs.ids, table, { gradientScale: settings.embedGradScale }); // [T, H]
+  let stream = settings.embeddingScale === 1 ? embedded : scale(embedded, settings.embeddingScale);
   for (let layer = 0; layer < settings.numLayers; layer++) {
     stream = graph.inLayer(layer, () => block(graph, stream, inputs, tables, layer, settings));
   }
   const output = normalize(graph, stream, "norm", settings);
-  const head = graph.parameter("head.weight", [vocabSize, hiddenSize], initialization.head);
+  const head = settings.tiedHead ? table : graph.parameter("head.weight", [vocabSize, hiddenSize], initialization.head);
   return linear(output, settings.normHead ? rowNormalize(head) : head, {
     weightGradientScale: settings.embedGradScale,
   });

@@ -19,6 +19,10 @@ export interface DecoderSettings {
     /** Present: the base grows with the longest segment of a batch beyond this many positions. */
     readonly dynamicBeyond?: number;
   };
+  /** Factor on the embedding's output. */
+  readonly embeddingScale: number;
+  /** The head's weight is the embedding table. */
+  readonly tiedHead: boolean;
   /** Factor on the gradients of the embedding table and of the head. */
   readonly embedGradScale: number;
   /** Rows of the head's weight are scaled to length one before use. */

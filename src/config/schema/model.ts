@@ -91,7 +91,17 @@ export const modelSchema = z.strictObject({
   mlp_layer_fusion: works(bool().default(false), "Hold gate and up projections as one matrix; results are the same.", {
     notice: notFused,
   }),
-  use_swiglu: refused(bool().default(true), "Gate of the feed-forward part: SiLU (true) or exact GELU (false)."),
+  use_swiglu: works(bool(), "Gate of the feed-forward part: SiLU (true) or GELU (false).", {
+    derived: "true; false for GEMMA",
+  }),
+  gelu_approximate: works(
+    z.enum(["none", "tanh"]).default("none"),
+    "With use_swiglu false: GELU exact, or by the hyperbolic tangent as in Gemma's own weights (Troupe's own field).",
+  ),
+  tie_word_embeddings: works(
+    bool().default(false),
+    "The output head is the embedding table (Troupe's own field; GEMMA's published weights are so).",
+  ),
   attn_drop_rate: refused(float({ min: 0, max: 1 }).default(0), "Dropout on attention probabilities."),
   drop_rate: works(float({ min: 0, max: 1 }).default(0), "Dropout on the stream: block input and attention output."),
   max_position_embeddings: works(int({ min: 1 }).default(2048), "Length beyond which dynamic NTK stretches positions."),
@@ -127,13 +137,13 @@ export const modelSchema = z.strictObject({
   out_head_init_std: works(std(), "Initial deviation of the output head.", perFamily("0.0052")),
   norm_head: works(bool().default(false), "Scale each row of the output head to length one."),
   is_reward: refused(bool().default(false), "A reward model's head: one number instead of logits."),
-  head_dim: refused(
-    int({ min: 1 }).nullable().default(null),
+  head_dim: works(
+    int({ min: 2 }).nullable().default(null),
     "Width of a head where it is not hidden_size / heads (GEMMA).",
   ),
-  add_unit_offset: refused(bool().default(false), "Normalisation multiplies by 1 + weight (GEMMA)."),
-  qkv_bias: refused(bool().nullable().default(null), "Biases of q, k and v (QWEN2 and Mixtral families)."),
-  o_bias: refused(bool().nullable().default(null), "Bias of attention's output projection (same families)."),
+  add_unit_offset: works(bool().default(false), "RMS normalisation multiplies by 1 + weight (GEMMA)."),
+  qkv_bias: works(bool().nullable().default(null), "Biases of q, k and v, in QWEN2; null is true."),
+  o_bias: works(bool().nullable().default(null), "Bias of attention's output projection, in QWEN2; null is false."),
   mlp_bias: refused(bool().nullable().default(null), "Biases in the feed-forward part (same families)."),
   use_sliding_window: refused(bool().default(false), "Attention sees only the newest keys."),
   sliding_window: refused(int({ min: 1 }).nullable().default(null), "How many keys that is.", {

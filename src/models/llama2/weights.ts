@@ -21,6 +21,24 @@ export const llamaNames: DenseNames = {
   down: "mlp.down_proj",
 };
 
+export const llamaQkv = { q: "self_attn.q_proj", k: "self_attn.k_proj", v: "self_attn.v_proj" } as const;
+
+/** InternEvo's names, which its families with separate query, key and value share but for the embedding. */
+export const internEvoNames: DenseNames = {
+  embedding: "tok_embeddings.weight",
+  head: "output.weight",
+  norm: "norm",
+  layer: "layers",
+  attentionNorm: "attention_norm",
+  ffnNorm: "ffn_norm",
+  attentionOutput: "attention.wo",
+  gate: "feed_forward.w1",
+  up: "feed_forward.w3",
+  down: "feed_forward.w2",
+};
+
+export const internEvoQkv = { q: "attention.wq", k: "attention.wk", v: "attention.wv" } as const;
+
 export const huggingFace: HuggingFaceFormat = {
   matches: (config) => config.model_type === "llama",
   toSection: sectionFromLlamaConfig,
@@ -35,22 +53,10 @@ export const huggingFace: HuggingFaceFormat = {
     denseTensors(
       section,
       llamaNames,
-      separateQkv(section, { q: "self_attn.q_proj", k: "self_attn.k_proj", v: "self_attn.v_proj" }),
+      separateQkv(section, llamaQkv),
     ),
 };
 
 export const internEvo: WeightFormat = {
-  tensors: (section) =>
-    denseTensors(section, {
-      embedding: "tok_embeddings.weight",
-      head: "output.weight",
-      norm: "norm",
-      layer: "layers",
-      attentionNorm: "attention_norm",
-      ffnNorm: "ffn_norm",
-      attentionOutput: "attention.wo",
-      gate: "feed_forward.w1",
-      up: "feed_forward.w3",
-      down: "feed_forward.w2",
-    }, separateQkv(section, { q: "attention.wq", k: "attention.wk", v: "attention.wv" })),
+  tensors: (section) => denseTensors(section, internEvoNames, separateQkv(section, internEvoQkv)),
 };

@@ -103,9 +103,3 @@ export function leastBytes(operands: readonly Operand[]): number {
   }
   return bytes;
 }
-
-/** Element type as WGSL spells it in a storage array. */
-export function wgslType(type: ElementType): string {
-  if (type === "bf16") return "u32"; // pairs packed in a word
-  return type;
-}

@@ -7,7 +7,6 @@
  * Small data takes the fewest steps: recursive doubling, binomial trees.
  */
 import { maxBodyBytes, type Reduction } from "../transport/frame.ts";
-import { eagerBytes } from "../transport/link.ts";
 import { accumulate, type Elements, narrow, part, widen } from "./elements.ts";
 
 /** One collective on one rank: its place among the others, and messages to them by place. */
@@ -145,7 +144,10 @@ async function asFloat32(data: Elements, work: (sum: Float32Array) => Promise<vo
   narrow(sum, data);
 }
 
-const isSmall = (data: Elements) => data.length * 4 <= eagerBytes;
+/** Up to this size the number of steps counts, above it the bytes. */
+const smallBytes = 64 << 10;
+
+const isSmall = (data: Elements) => data.length * 4 <= smallBytes;
 
 /** Every rank gets the sum. */
 export async function allReduce(round: Round, data: Elements, reduction: Reduction): Promise<void> {
@@ -168,7 +170,7 @@ export async function reduceScatter(
 
 /** Every rank gets all parts; its own is in place. */
 export async function allGather(round: Round, data: Elements, bounds: readonly number[]): Promise<void> {
-  if (data.byteLength <= eagerBytes) await directAllGather(round, data, bounds);
+  if (data.byteLength <= smallBytes) await directAllGather(round, data, bounds);
   else await ringAllGather(round, data, bounds, 0);
 }
 

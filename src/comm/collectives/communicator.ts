@@ -13,9 +13,9 @@ import * as algorithms from "./algorithms.ts";
 import { bytesOf, type Elements, typeOf } from "./elements.ts";
 
 export interface CommunicatorOptions {
-  /** After how long without a byte the others are asked where they are. @default {3000} */
+  /** After how long the others of a group are asked where they are, again and again. @default {2000} */
   readonly patienceMs?: number;
-  /** How long a rank may take to answer; one that does not is gone, and all abort. @default {1000} */
+  /** How long a rank may neither answer nor move a byte; one that does is gone, and all abort. @default {2500} */
   readonly answerMs?: number;
   /** After how long without a byte a collective is given up, though all ranks answer. @default {600_000} */
   readonly timeoutMs?: number;
@@ -93,7 +93,7 @@ interface Lane {
  * ```
  */
 export function createCommunicator(transport: Transport, options: CommunicatorOptions = {}): Communicator {
-  const { patienceMs = 3000, answerMs = 1000, timeoutMs = 600_000, onLate } = options, { rank } = transport;
+  const { patienceMs = 2000, answerMs = 2500, timeoutMs = 600_000, onLate } = options, { rank } = transport;
   const lanes = new Map<number, Lane>(), groups = new Map<number, Group>();
   let latest = "nothing yet";
   transport.answer = (): Status => ({
@@ -114,42 +114,41 @@ export function createCommunicator(transport: Transport, options: CommunicatorOp
   /** Who is missing, in words, and whether someone does not answer at all. */
   const whoIsMissing = async (lane: Lane, what: string, sequence: number) => {
     const others = lane.ranks.filter((other) => other !== rank);
-    const answers = await Promise.all(
-      others.map(async (other) => ({ other, status: await transport.ask(other, answerMs) })),
-    );
+    const answers = await Promise.all(others.map(async (other) => {
+      const before = transport.bytesMoved(other), status = await transport.ask(other, answerMs);
+      // On a slow link the answer stands in line behind data.
+      return { other, status, moves: transport.bytesMoved(other) > before };
+    }));
     let silent = false;
-    const told = answers.flatMap(({ other, status }) => {
+    const told = answers.flatMap(({ other, status, moves }) => {
+      if (moves) return [];
       if (!status) {
         silent = true;
-        const heard = transport.lastHeard(other);
-        return [`rank ${other} does not answer, its last was ${heard ? describeTag(heard) : "nothing yet"}`];
+        const heard = [transport.heard(), ...answers.map(({ status }) => status?.heard)]
+          .flatMap((each) => each?.[other] ?? [])
+          .sort((a, b) => Number(b.group === lane.id) - Number(a.group === lane.id) || b.sequence - a.sequence);
+        return [`rank ${other} does not answer, its last was ${heard[0]?.text ?? "nothing yet"}`];
       }
       const begun = (status.groups[lane.id] ?? 0) > sequence;
       return begun ? [] : [`rank ${other} is not there yet, its last was ${status.status}`];
     });
     const who = told.length > 0 ? told.join("; ") : "all ranks are there, and no byte moves";
-    return { silent, report: `Rank ${rank} waits in ${what}: ${who}` };
+    return { silent, someone: told.length > 0, report: `Rank ${rank} waits in ${what}: ${who}` };
   };
 
   /** Looks after a collective for as long as it takes. */
   const watch = (lane: Lane, what: string, sequence: number) => {
-    let timer: ReturnType<typeof setTimeout> | undefined,
-      over = false,
-      quietMs = 0,
-      seen = transport.bytesReceived(),
-      told = false;
+    let timer: ReturnType<typeof setTimeout> | undefined, over = false, told = false;
+    let seen = transport.bytesMoved(), movedAt = performance.now();
     const look = async () => {
-      const now = transport.bytesReceived();
-      quietMs = now === seen ? quietMs + patienceMs : 0;
-      seen = now;
-      if (quietMs > 0) {
-        const { silent, report } = await whoIsMissing(lane, what, sequence);
-        if (over) return;
-        if (silent || quietMs >= timeoutMs) return transport.abort(report);
-        if (!told) onLate?.(report);
-        told = true;
-      }
-      if (!over) timer = setTimeout(look, patienceMs);
+      const { silent, someone, report } = await whoIsMissing(lane, what, sequence);
+      if (over) return;
+      const now = transport.bytesMoved();
+      if (now !== seen) [seen, movedAt] = [now, performance.now()];
+      if (silent || performance.now() - movedAt >= timeoutMs) return transport.abort(report);
+      if (someone && !told) onLate?.(report);
+      told ||= someone;
+      timer = setTimeout(look, patienceMs);
     };
     timer = setTimeout(look, patienceMs);
     return {

@@ -14,7 +14,9 @@ export interface FrameStream {
 }
 
 /** Bodies up to this size travel in one write with their header, at the cost of a copy. */
-const joinBytes = 64 << 10;
+const joinBytes = 128 << 10;
+/** Reads of at least this size go straight to their place. */
+const directBytes = 32 << 10;
 
 /** Bytes of a connection, with what was read beyond the need kept for the next read. */
 export class BufferedReader {
@@ -39,7 +41,7 @@ export class BufferedReader {
         continue;
       }
       // What is large is read into its place, what is small into the buffer.
-      const direct = into.length - filled >= joinBytes;
+      const direct = into.length - filled >= directBytes;
       const count = await this.#connection.read(direct ? into.subarray(filled) : this.#buffer);
       if (count === null) {
         if (filled === 0) return false;

@@ -22,7 +22,7 @@ export interface Sink {
 }
 
 /** Messages up to this size are sent unasked. */
-export const eagerBytes = 64 << 10;
+export const eagerBytes = 256 << 10;
 /** What a receiver keeps of messages it has not asked for, before it stops reading. */
 const maxEarlyBytes = 16 << 20;
 const maxReadies = 1 << 16;
@@ -72,8 +72,8 @@ export interface LinkOptions {
 export class Link {
   /** The last thing of a collective that the other rank sent. */
   lastHeard: Tag | undefined;
-  /** Of messages; control frames do not count. */
-  bytesReceived = 0;
+  /** Bytes of messages, both ways; control frames do not count. */
+  bytesMoved = 0;
   /** Resolves when nothing comes any more. */
   readonly ended: Promise<void>;
 
@@ -103,6 +103,7 @@ export class Link {
     for (let offset = 0; offset < body.length; offset += maxBodyBytes) {
       const piece = body.subarray(offset, offset + maxBodyBytes);
       await this.#write({ kind: "data", tag, bodyBytes: piece.length, messageBytes: body.length }, piece);
+      this.bytesMoved += piece.length;
     }
   }
 
@@ -246,7 +247,7 @@ export class Link {
       return onControl(JSON.parse(new TextDecoder().decode(body)));
     }
     this.lastHeard = tag;
-    this.bytesReceived += bodyBytes;
+    this.bytesMoved += bodyBytes;
     if (kind === "ready") {
       const sender = this.#waiting.take(group);
       if (sender) {

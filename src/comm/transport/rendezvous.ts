@@ -234,7 +234,7 @@ export async function joinWorld(
 ): Promise<Transport> {
   const { token, world, fingerprint = "", encrypt = false, timeoutMs = 60_000, onRefused } = options;
   const wanted = new Set((peers ?? Array.from({ length: world }, (_, i) => i)).filter((peer) => peer !== rank));
-  const streams = new Map<number, FrameStream>();
+  const streams = new Map<number, FrameStream>(), unnamed = new Set<FrameStream>();
   const { promise: all, resolve: allThere } = Promise.withResolvers<void>();
   const admitted = (peer: number, stream: FrameStream) => {
     streams.set(peer, stream);
@@ -247,6 +247,7 @@ export async function joinWorld(
     encrypt,
     onRefused,
     onStream: async (stream) => {
+      unnamed.add(stream);
       try {
         const said = await within(handshakeMs, () => closeQuietly(stream), () => hear(stream, helloSchema));
         const peer = said?.rank;
@@ -257,6 +258,8 @@ export async function joinWorld(
       } catch (error) {
         closeQuietly(stream);
         onRefused?.((error as Error).message);
+      } finally {
+        unnamed.delete(stream);
       }
     },
   });
@@ -291,6 +294,7 @@ export async function joinWorld(
   } finally {
     if (atRoot) closeQuietly(atRoot);
     await gate.close();
+    for (const stream of unnamed) closeQuietly(stream);
   }
   return createTransport({ rank, world, streams });
 }

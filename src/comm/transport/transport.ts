@@ -1,6 +1,6 @@
 /** One rank's links to its peers, and what concerns them all: aborts, questions, the end. */
 import { z } from "zod";
-import type { Tag } from "./frame.ts";
+import { describeTag, type Tag } from "./frame.ts";
 import type { FrameStream } from "./frame_stream.ts";
 import { CommunicationError, Link, type Sink } from "./link.ts";
 
@@ -8,7 +8,13 @@ const controlSchema = z.discriminatedUnion("kind", [
   z.object({ kind: z.literal("abort"), reason: z.string() }),
   z.object({ kind: z.literal("bye") }),
   z.object({ kind: z.literal("ask"), id: z.number() }),
-  z.object({ kind: z.literal("status"), id: z.number(), status: z.string(), groups: z.record(z.string(), z.number()) }),
+  z.object({
+    kind: z.literal("status"),
+    id: z.number(),
+    status: z.string(),
+    groups: z.record(z.string(), z.number()),
+    heard: z.record(z.string(), z.object({ text: z.string(), group: z.number(), sequence: z.number() })),
+  }),
 ]);
 
 /** Where a rank is. */
@@ -19,19 +25,31 @@ export interface Status {
   readonly groups: Readonly<Record<string, number>>;
 }
 
+/** What a rank last heard of another, within a collective. */
+export interface Heard {
+  readonly text: string;
+  readonly group: number;
+  readonly sequence: number;
+}
+
+export interface Answer extends Status {
+  /** What the answering rank last heard of each of its peers: one that is silent may have spoken to others. */
+  readonly heard: Readonly<Record<string, Heard>>;
+}
+
 export interface Transport {
   readonly rank: number;
   readonly world: number;
   send(to: number, tag: Tag, body: Uint8Array): Promise<void>;
   receive(from: number, tag: Tag, bytes: number, sink: Sink): Promise<void>;
   /** Asks a peer where it is; nothing if it does not answer in time, which a living one does at once. */
-  ask(peer: number, timeoutMs: number): Promise<Status | undefined>;
+  ask(peer: number, timeoutMs: number): Promise<Answer | undefined>;
   /** What peers that ask are told. */
   answer: () => Status;
-  /** The last thing of a collective that a peer sent. */
-  lastHeard(peer: number): Tag | undefined;
-  /** Grows with every piece of a message that arrives. */
-  bytesReceived(): number;
+  /** What was last heard of each peer that has spoken in a collective. */
+  heard(): Record<string, Heard>;
+  /** Grows with every piece of a message that moves, either way, to or from one peer or any. */
+  bytesMoved(peer?: number): number;
   /** Ends all communication here and, by way of every link, everywhere. The first reason stands. */
   abort(reason: string): void;
   /** Aborted by this rank or another, or broken. */
@@ -46,7 +64,7 @@ export function createTransport(
 ): Transport {
   let failure: CommunicationError | undefined, closing = false, nextId = 0;
   const { promise: aborted, resolve: tellAborted } = Promise.withResolvers<CommunicationError>();
-  const asked = new Map<number, (status: Status) => void>(), left = new Map<number, () => void>();
+  const asked = new Map<number, (status: Answer) => void>(), left = new Map<number, () => void>();
 
   const abort = (reason: string): void => {
     if (failure || closing) return;
@@ -67,7 +85,12 @@ export function createTransport(
         links.get(peer)!.farewell();
         return left.get(peer)!();
       case "ask":
-        links.get(peer)!.control({ kind: "status", id: message.id, ...transport.answer() }).catch(() => {});
+        links.get(peer)!.control({
+          kind: "status",
+          id: message.id,
+          ...transport.answer(),
+          heard: transport.heard(),
+        }).catch(() => {});
         return;
       case "status":
         asked.get(message.id)?.(message);
@@ -95,7 +118,7 @@ export function createTransport(
     send: (to, tag, body) => linkTo(to).send(tag, body),
     receive: (from, tag, bytes, sink) => linkTo(from).receive(tag, bytes, sink),
     async ask(peer, timeoutMs) {
-      const id = nextId++, { promise, resolve } = Promise.withResolvers<Status | undefined>();
+      const id = nextId++, { promise, resolve } = Promise.withResolvers<Answer | undefined>();
       const timer = setTimeout(() => resolve(undefined), timeoutMs);
       asked.set(id, resolve);
       linkTo(peer).control({ kind: "ask", id }).catch(() => resolve(undefined));
@@ -107,8 +130,16 @@ export function createTransport(
       }
     },
     answer: () => ({ status: "nothing yet", groups: {} }),
-    lastHeard: (peer) => linkTo(peer).lastHeard,
-    bytesReceived: () => [...links.values()].reduce((sum, link) => sum + link.bytesReceived, 0),
+    heard: () =>
+      Object.fromEntries(
+        [...links].flatMap(([peer, { lastHeard: tag }]) =>
+          tag ? [[peer, { text: describeTag(tag), group: tag.group, sequence: tag.sequence }]] : []
+        ),
+      ),
+    bytesMoved: (peer) =>
+      peer === undefined
+        ? [...links.values()].reduce((sum, link) => sum + link.bytesMoved, 0)
+        : linkTo(peer).bytesMoved,
     abort,
     aborted,
     async close(timeoutMs = 2000) {

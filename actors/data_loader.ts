@@ -69,43 +69,61 @@ export interface DataLoaderOptions {
 }
 
 interface State {
-  readonly loader: TrainLoader;
-  readonly begin: DataPosition;
+  readonly loader: TrainLoader | undefined;
+  readonly begin: DataPosition | undefined;
   readonly ready: Batch[];
+  /** What is wrong with the data. It would be wrong again next time. */
+  fault: string | undefined;
 }
 
-/** @throws where the data cannot be read: the actor ends with the sentence that says why. */
+/** Bad data is answered, with a refusal in one sentence; a disk that fails is a crash. */
 export const dataLoader = ({ data, position, dataRank, dataWorldSize }: DataLoaderOptions) =>
   actor({
     protocol: dataLoaderProtocol,
     internal: { fill: {} },
     initial(context): State {
-      const loader = createTrainLoader(data, { dataRank, dataWorldSize, onNotice: (line) => context.log(line) });
-      if (position) loader.load({ ...loader.state(), ...position });
-      context.sendSelf({ kind: "fill" });
-      return { loader, begin: loader.state(), ready: [] };
+      try {
+        const loader = createTrainLoader(data, { dataRank, dataWorldSize, onNotice: (line) => context.log(line) });
+        if (position) loader.load({ ...loader.state(), ...position });
+        context.sendSelf({ kind: "fill" });
+        return { loader, begin: loader.state(), ready: [], fault: undefined };
+      } catch (error) {
+        return { loader: undefined, begin: undefined, ready: [], fault: (error as Error).message };
+      }
     },
     async handle(state, message, context) {
-      const { loader, ready } = state;
+      const { loader, begin, ready } = state;
       switch (message.kind) {
         case "describe":
-          message.reply({
-            rows: loader.rows,
-            batchesPerEpoch: loader.batchesPerEpoch,
-            types: [...loader.datasetTypes],
-            begin: state.begin,
-          });
+          if (!loader || !begin) message.reply.refuse(state.fault!);
+          else {
+            const { rows, batchesPerEpoch, datasetTypes } = loader;
+            message.reply({ rows, batchesPerEpoch, types: [...datasetTypes], begin });
+          }
           break;
         case "next":
-          message.reply(ready.shift() ?? await loader.next());
+          if (ready.length === 0) await fill(state);
+          if (ready.length === 0) message.reply.refuse(state.fault!);
+          else message.reply(ready.shift()!);
           context.sendSelf({ kind: "fill" });
           break;
         case "fill":
-          if (ready.length >= readAhead) break;
-          ready.push(await loader.next());
+          if (ready.length >= readAhead || state.fault !== undefined) break;
+          await fill(state);
           context.sendSelf({ kind: "fill" });
       }
       return state;
     },
-    stopped: ({ loader }) => loader.close(),
+    stopped: ({ loader }) => loader?.close(),
   });
+
+/** Reads one more batch, or learns what is wrong with it. */
+async function fill(state: State): Promise<void> {
+  if (state.fault !== undefined) return;
+  try {
+    state.ready.push(await state.loader!.next());
+  } catch (error) {
+    if (!(error instanceof SyntaxError || error instanceof RangeError || error instanceof TypeError)) throw error;
+    state.fault = error.message;
+  }
+}

@@ -30,8 +30,10 @@ import { phases, type Progress } from "./progress.ts";
 import {
   actor,
   type ActorSpec,
+  AskError,
   type Context,
   type Message,
+  plainReason,
   protocol,
   type Ref,
   refTo,
@@ -39,8 +41,10 @@ import {
 } from "./runtime/mod.ts";
 
 const trainedSchema = z.object({
-  outcome: z.enum(["finished", "stopped"]),
+  outcome: z.enum(["finished", "stopped", "failed"]),
   step: z.number(),
+  /** What is wrong with the data, where that ended it. */
+  problem: z.string().optional(),
   /** Why the last checkpoint could not be written, where one was due. */
   unsaved: z.string().optional(),
 });
@@ -133,7 +137,7 @@ export const rank = (options: RankOptions) =>
           try {
             state.ready = await initialise(options, message, context);
           } catch (error) {
-            message.reply.refuse((error as Error).message);
+            message.reply.refuse(plainReason(error));
             break;
           }
           const { backend, loaded, session: { trainer: { model, stepCount } } } = state.ready;
@@ -191,7 +195,8 @@ async function initialise(
     "loader",
     loader({ data: config.data, dataRank: 0, dataWorldSize: 1, ...(position ? { position } : {}) }),
   );
-  await context.started(loaderRef); // its error is the sentence that says what is wrong with the data
+  await context.started(loaderRef);
+  // Its refusal is the sentence that says what is wrong with the data.
   const { types, begin } = await context.ask(loaderRef, { kind: "describe" }, { timeoutMs: 60_000 });
   const backend = await open(config.runtime.backend).catch((error: Error) => {
     if (!cpuFallback) throw error;
@@ -250,15 +255,31 @@ async function advance(state: State, ready: Ready, context: Own, progress: Progr
     return state.reply!({ outcome, step: trainer.stepCount, ...(unsaved ? { unsaved } : {}) });
   }
 
+  // Starting again would not help; what was learned is kept.
+  const failOnData = async (problem: string) => {
+    const { unsaved } = await save(ready, context, { force: true });
+    state.reply!({ outcome: "failed", step: trainer.stepCount, problem, ...(unsaved ? { unsaved } : {}) });
+  };
+
   reportMemory(ready);
   progress?.enter(phases.data, trainer.stepCount);
-  const batch: Batch = await context.ask(loader, { kind: "next" }, { timeoutMs: Infinity });
+  const batch = await nextBatch(loader, context);
+  if ("problem" in batch) return await failOnData(batch.problem);
+  const before = ready.position;
   ready.position = batch.after;
   if (batch.skipped) {
     monitor.send({ kind: "notice", text: `Skip batch count:\`${batch.batchCount}\`...` });
   } else {
     progress?.enter(phases.step, trainer.stepCount);
-    const { record, loss, gradNorm, learningRate, tokensPerSecond, success } = await session.step(batch);
+    const report = await session.step(batch).catch((error) => {
+      if (error instanceof RangeError) return { problem: error.message }; // a batch that no model of this shape can take
+      throw error;
+    });
+    if ("problem" in report) {
+      ready.position = before;
+      return await failOnData(report.problem);
+    }
+    const { record, loss, gradNorm, learningRate, tokensPerSecond, success } = report;
     monitor.send({
       kind: "step",
       step: trainer.stepCount,
@@ -283,6 +304,19 @@ async function advance(state: State, ready: Ready, context: Own, progress: Progr
     if (stop) state.stopping = true;
   }
   context.sendSelf({ kind: "advance" });
+}
+
+/** @throws where the loader ended; what is wrong with the data is answered. */
+async function nextBatch(
+  loader: Ref<typeof dataLoaderProtocol>,
+  context: Own,
+): Promise<Batch | { readonly problem: string }> {
+  try {
+    return await context.ask(loader, { kind: "next" }, { timeoutMs: Infinity });
+  } catch (error) {
+    if (error instanceof AskError && error.failure === "refused") return { problem: plainReason(error) };
+    throw error;
+  }
 }
 
 /** In the log file, of the first batches and then of every so many: what was planned, and what is in use. */
@@ -339,9 +373,9 @@ async function save(
     ready.lastSaved = { step, snapshot };
     return { stop };
   } catch (error) {
-    const { message } = error as Error;
-    monitor.send({ kind: "alert", text: `Checkpoint of step ${step} was not saved: ${message}` });
-    return { unsaved: message, stop };
+    const reason = plainReason(error);
+    monitor.send({ kind: "alert", text: `Checkpoint of step ${step} was not saved: ${reason}` });
+    return { unsaved: reason, stop };
   }
 }
 

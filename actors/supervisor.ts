@@ -12,6 +12,7 @@
 import { z } from "zod";
 import { createStopFile } from "../src/checkpoint/mod.ts";
 import type { ResolvedConfig } from "../src/config/mod.ts";
+import { formatBytes } from "../src/observe/format.ts";
 import { loadPlanOf } from "../src/train/load.ts";
 import type { checkpointManagerProtocol } from "./checkpoint_manager.ts";
 import type { monitorProtocol } from "./monitor.ts";
@@ -22,6 +23,7 @@ import {
   AskError,
   type Context,
   describeReason,
+  plainReason,
   protocol,
   type Reason,
   reasonSchema,
@@ -138,11 +140,15 @@ export const supervisor = (options: SupervisorOptions) =>
           await finish(state, { outcome: "failed", step: state.step, reason: message.reason }, context);
           break;
         case "trained": {
-          const { outcome, step, unsaved } = message.result;
+          const { outcome, step, problem, unsaved } = message.result;
+          const reasons = [
+            ...(problem ? [`After step ${step}: ${problem}`] : []),
+            ...(unsaved ? [`The last checkpoint could not be written: ${unsaved}`] : []),
+          ];
           await finish(state, {
             outcome: unsaved ? "failed" : outcome,
             step,
-            ...(unsaved ? { reason: `The last checkpoint could not be written: ${unsaved}` } : {}),
+            ...(reasons.length > 0 ? { reason: reasons.join("\n") } : {}),
           }, context);
           break;
         }
@@ -221,9 +227,14 @@ async function gather(state: State, options: SupervisorOptions, context: Own): P
   state.beat = state.killed = undefined;
   // After a failure the run goes on from what it saved itself, even if it was told to begin from elsewhere.
   const { resume, load } = loadPlanOf(config), ofRun = resume ? null : runFolder;
-  const newest = config.ckpt.enable_save_ckpt && (resume || attempt > 1)
-    ? await context.ask(checkpoints, { kind: "newest", ofRun }, { timeoutMs: Infinity })
-    : null;
+  let newest: { directory: string; step: number } | null = null;
+  try {
+    if (config.ckpt.enable_save_ckpt && (resume || attempt > 1)) {
+      newest = await context.ask(checkpoints, { kind: "newest", ofRun }, { timeoutMs: Infinity });
+    }
+  } catch (error) {
+    return await finish(state, { outcome: "failed", step: state.step, reason: plainReason(error) }, context);
+  }
   if (newest && resume && load && attempt === 1) {
     monitor.send({
       kind: "notice",
@@ -245,7 +256,7 @@ async function gather(state: State, options: SupervisorOptions, context: Own): P
     ({ step, batch, loaded, parameters, memory, device, software, rows }) => {
       const from = newest ? `from step ${step} (${newest.directory})` : loaded && `with ${loaded}`;
       const known = `${parameters.toLocaleString("en")} parameters, ${rows.toLocaleString("en")} rows of data, ` +
-        `${Math.round(memory.total! / 2 ** 20)} MiB planned on ${device}${software ? " (no GPU: this is slow)" : ""}`;
+        `${formatBytes(memory.total!)} planned on ${device}${software ? " (no GPU: this is slow)" : ""}`;
       const text = attempt > 1
         ? `Rank 0 is back and goes on ${from ?? "from the beginning, as nothing was saved yet"}`
         : `${config.JOB_NAME}: ${newest ? `resumed ${from}` : loaded ? `begins ${from}` : "new run"}; ${known}`;
@@ -254,7 +265,7 @@ async function gather(state: State, options: SupervisorOptions, context: Own): P
     (error) => {
       // Anything but a refusal is the rank's end, which arrives by the watch.
       if (error instanceof AskError && error.failure === "refused") {
-        context.sendSelf({ kind: "refused", attempt, reason: error.message });
+        context.sendSelf({ kind: "refused", attempt, reason: plainReason(error) });
       }
     },
   );
@@ -278,41 +289,45 @@ async function recover(
   context: Own,
 ): Promise<void> {
   const { config: { runtime: { max_restarts, restart_window_s } }, monitor } = options;
-  const text = `Rank 0 ${state.killed ?? howItEnded(reason)}`, now = context.now();
+  const now = context.now();
   state.step = await stepsDone(options, context);
-  const when = state.phase === "initialise" ? "while starting" : `with ${state.step} steps done`;
+  const when = state.phase === "initialise"
+    ? "while starting"
+    : `with ${state.step} step${state.step === 1 ? "" : "s"} done`;
+  const text = state.killed ? `Rank 0 ${state.killed}` : howItEnded(reason, when);
   const fail = (why: string) => finish(state, { outcome: "failed", step: state.step, reason: why }, context);
-  if (state.stopping) return await fail(`${text} while stopping and saving; the newest checkpoint stands`);
+  if (state.stopping) return await fail(`While stopping and saving: ${text}; the newest checkpoint stands`);
   state.phase = "recover";
   state.rank = undefined;
   const { lastFailure } = state;
   if (reason.kind === "crashed" && lastFailure?.text === text && lastFailure.step === state.step) {
-    return await fail(`${text}, twice ${when}: starting again does not help`);
+    return await fail(`${text} (this came twice, so starting again does not help)`);
   }
   state.lastFailure = { text, step: state.step };
   state.restarts = [...state.restarts.filter((at) => at > now - restart_window_s * second), now];
   const budget = `${max_restarts} within ${restart_window_s} s`;
   if (state.restarts.length > max_restarts) {
     return await fail(
-      `${text}, and its restarts are used up: runtime.max_restarts allows ${budget}; the same command goes on`,
+      `${text} (its restarts are used up: runtime.max_restarts allows ${budget}; the same command goes on)`,
     );
   }
-  monitor.send({
-    kind: "alert",
-    text: `${text} ${when}; starting it again (restart ${state.restarts.length}, of ${budget})`,
-  });
+  const again = `starting it again (restart ${state.restarts.length}, of ${budget})`;
+  monitor.send({ kind: "alert", text: `${text}; ${again}` });
   context.sendSelf({ kind: "gather" });
 }
 
-/** The end of a rank in words that go on from its name. */
-function howItEnded(reason: Reason): string {
+/** @param when it ended, in words */
+function howItEnded(reason: Reason, when: string): string {
   switch (reason.kind) {
     case "killed":
-      return `was killed by ${reason.signal}`;
+      return `Rank 0 was killed by ${reason.signal} ${when}`;
     case "lost":
-      return `was lost (${reason.detail})`;
+      return `Rank 0 was lost ${when} (${reason.detail})`;
+    case "crashed":
+      // The sentence says what the error's name would.
+      return `Rank 0 crashed ${when}: ${reason.error.replace(/^(\w*Error|NotFound): /, "")}`;
     default:
-      return describeReason(reason);
+      return `Rank 0 ${describeReason(reason)} ${when}`;
   }
 }
 

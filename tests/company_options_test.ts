@@ -193,7 +193,11 @@ Deno.test("the log file has notices, alerts, step records and memory, with time 
     const words = lines.map((line) => line.slice(line.indexOf("\t") + 1).replace(/ .*? -- /, " "));
     const matching = (pattern: RegExp) => words.filter((line) => pattern.test(line));
     assertEquals(matching(/^INFO tiny: new run/).length, 1);
-    assertEquals(matching(/^WARNING Rank 0 crashed: .*the device is gone/).length, 1, words.join("\n"));
+    assertEquals(
+      matching(/^WARNING Rank 0 crashed with 1 step done: .*the device is gone/).length,
+      1,
+      words.join("\n"),
+    );
     // The step before the crash is there twice, as it was done twice.
     assertEquals(matching(/^INFO tflops=\S+ step=/).map((line) => Number(/ step=(\d+) /.exec(line)![1])), [
       0,

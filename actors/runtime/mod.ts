@@ -58,7 +58,7 @@ export {
   type Reply,
   type Request,
 } from "./protocol.ts";
-export { AskError, type AskFailure, describeReason, Ended, type Reason, reasonSchema } from "./reason.ts";
+export { AskError, type AskFailure, describeReason, Ended, plainReason, type Reason, reasonSchema } from "./reason.ts";
 export { type AskOptions, type Cancel, type Ref, refTo } from "./ref.ts";
 export { type Remote, remote, type RemoteOptions } from "./remote.ts";
 export {

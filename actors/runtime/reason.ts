@@ -51,10 +51,19 @@ export class Ended extends Error {
 
 export type AskFailure = "timeout" | "stopped" | "invalid" | "refused" | "lost";
 
-/** An ask that got no answer; `failure` says which way, the message names the actor and the request. */
+/**
+ * An ask that got no answer; `failure` says which way, the message names the actor and the request. `reason` is the
+ * sentence of a refusal as the actor gave it, for people who know neither.
+ */
 export class AskError extends Error {
   override name = "AskError";
-  constructor(readonly failure: AskFailure, message: string) {
+  constructor(readonly failure: AskFailure, message: string, readonly reason?: string) {
     super(message);
   }
+}
+
+/** What to tell people of an error: of a refusal, the sentence that the actor gave. */
+export function plainReason(error: unknown): string {
+  if (error instanceof AskError) return error.reason ?? error.message;
+  return error instanceof Error ? error.message : String(error);
 }

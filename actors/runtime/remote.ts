@@ -44,6 +44,7 @@ const wire = z.discriminatedUnion("type", [
     id: z.int(),
     failure: z.enum(["timeout", "stopped", "invalid", "refused", "lost"]),
     text: z.string(),
+    reason: z.string().optional(),
   }),
   z.object({ type: z.literal("watch"), to: address, id: z.int() }),
   z.object({ type: z.literal("unwatch"), id: z.int() }),
@@ -146,7 +147,8 @@ export function remote(runtime: Runtime, channel: Channel, options: RemoteOption
           transmit({ type: "failed", id, failure: "invalid", text: `ask failed: ${(error as Error).message}` });
         }
       },
-      reject: ({ failure, message }) => transmit({ type: "failed", id, failure, text: message }),
+      reject: ({ failure, message, reason }) =>
+        transmit({ type: "failed", id, failure, text: message, ...(reason === undefined ? {} : { reason }) }),
     };
   }
 
@@ -163,7 +165,7 @@ export function remote(runtime: Runtime, channel: Channel, options: RemoteOption
         const asker = asks.get(message.id);
         asks.delete(message.id);
         if (message.type === "reply") asker?.resolve(withRefs(message.value));
-        else asker?.reject(new AskError(message.failure, message.text));
+        else asker?.reject(new AskError(message.failure, message.text, message.reason));
         return;
       }
       case "watch": {

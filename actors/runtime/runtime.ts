@@ -318,7 +318,7 @@ export class Cell implements Target, Busy {
     return Object.assign(reply, {
       refuse: (reason: string) => {
         once();
-        answerer.reject(new AskError("refused", `ask "${kind}" to "${this.name}" refused: ${reason}`));
+        answerer.reject(new AskError("refused", `ask "${kind}" to "${this.name}" refused: ${reason}`, reason));
       },
     });
   }

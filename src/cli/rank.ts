@@ -44,6 +44,8 @@ export const rank: Verb = {
     // A signal to the whole process group, such as Ctrl-C; what follows is the root's to say.
     for (const signal of ["SIGINT", "SIGTERM"] as const) Deno.addSignalListener(signal, () => {});
     const progress = new Progress();
+    // How this one ended is the root's to say.
+    const quiet = Deno.env.has("TROUPE_DEBUG") ? {} : { log: () => {}, onDeadLetter: () => {} };
     return await serve((_parent, runtime) => {
       joinRoot(runtime, progress).catch((error) => {
         console.error(`rank: ${error.message}`);
@@ -57,6 +59,6 @@ export const rank: Verb = {
         },
         progress,
       });
-    });
+    }, quiet);
   },
 };

@@ -172,7 +172,7 @@ async function runCompany(config: ResolvedConfig, run: RunFolder, options: Compa
     noteProcesses(run, []);
     if (lossPlot) say(`\n${lossPlot}\n`);
     say(outcome.outcome === "failed" ? `troupe train: ${words}` : words);
-    say(`Records: ${run.metrics}${lossPlot ? `, curve: ${run.lossPlot}` : ""}`);
+    if (outcome.step > 0) say(`Records: ${run.metrics}${lossPlot ? `, curve: ${run.lossPlot}` : ""}`);
     return outcome.outcome === "failed" ? 1 : outcome.unsaved ? stoppedAtOnce : 0;
   } finally {
     await runtime.stop();
@@ -185,8 +185,12 @@ const stoppedAtOnce = 130;
 /** Leaves the run's process ids in `ranks.json`, for people and tools that look for them. Whole at every moment. */
 function noteProcesses({ path }: RunFolder, ranks: readonly { rank: number; pid: number; attempt: number }[]): void {
   const file = `${path}/ranks.json`;
-  Deno.writeTextFileSync(`${file}.new`, JSON.stringify({ root: Deno.pid, ranks }) + "\n");
-  Deno.renameSync(`${file}.new`, file);
+  try {
+    Deno.writeTextFileSync(`${file}.new`, JSON.stringify({ root: Deno.pid, ranks }) + "\n");
+    Deno.renameSync(`${file}.new`, file);
+  } catch {
+    // A full disk: a note is no reason to end a run.
+  }
 }
 
 function lastWords({ outcome, step, unsaved }: Outcome, folders: readonly string[], resumes: boolean): string {

@@ -44,19 +44,23 @@ export class Session implements Disposable {
   readonly #metric: AccPerplex;
   readonly #tgs = new TgsStatistic();
   readonly #started = performance.now();
-  #validation: readonly ValidationLoader[] | undefined;
 
   private constructor(
     readonly config: ResolvedConfig,
     readonly trainer: Trainer,
     readonly options: SessionOptions,
+    readonly validation: readonly ValidationLoader[],
   ) {
     this.#metric = new AccPerplex(options.datasetTypes ? { typeNames: options.datasetTypes } : {});
   }
 
+  /** @throws where model or validation data cannot be had: now, rather than at the first evaluation */
   static async open(config: ResolvedConfig, options: SessionOptions): Promise<Session> {
+    const { onNotice } = options, shard = { dataRank: 0, dataWorldSize: 1, ...(onNotice ? { onNotice } : {}) };
+    const validation = config.data.valid_every > 0 ? createValidationLoaders(config.data, shard) : [];
     const model = await initializeModel(config, options);
-    return new Session(config, initializeTrainer({ model, optimizer: await initializeOptimizer(model) }), options);
+    const trainer = initializeTrainer({ model, optimizer: await initializeOptimizer(model) });
+    return new Session(config, trainer, options, validation);
   }
 
   /**
@@ -138,12 +142,7 @@ export class Session implements Disposable {
    * @param onBatch called before each batch
    */
   async evaluate(onBatch?: () => void): Promise<{ record: StepRecord; loss: number }[]> {
-    this.#validation ??= createValidationLoaders(this.config.data, {
-      dataRank: 0,
-      dataWorldSize: 1,
-      ...(this.options.onNotice ? { onNotice: this.options.onNotice } : {}),
-    });
-    const results = await evaluateSets(this.trainer, this.#validation, onBatch);
+    const results = await evaluateSets(this.trainer, this.validation, onBatch);
     return results.map(({ name, loss, acc, perplexity }) => ({
       loss,
       record: validationRecord(name, { stepCount: this.trainer.stepCount, loss, acc, perplexity }),

@@ -124,7 +124,7 @@ export async function commChild(): Promise<void> {
     };
 
     const few = new Float32Array(16);
-    const [trip, small] = await compare(200, () => bareRoundTrip(ring, rank), () => group.allReduce(few));
+    const [trip, small] = await compare(1000, () => bareRoundTrip(ring, rank), () => group.allReduce(few));
     print({
       bench: "comm",
       figure: "small_all_reduce",

@@ -40,7 +40,7 @@ const makeParser = () =>
     .addArgument("--set", { repeat: true, help: "Change a field of the record: section.field=value" })
     .addArgument("--batch", { type: "int", default: 0, help: "Number of the batch, from 0 at the run's begin" })
     .addArgument("--row", { type: "int", help: "Number of the row within the batch; all rows if left out" })
-    .addArgument("--tokenizer", { help: "A tokenizer.json to show text with, instead of data.tokenizer_path" })
+    .addArgument("--tokenizer", { help: "A tokenizer to show text with, instead of data.tokenizer_path" })
     .addArgument("--chars", { type: "int", default: 100, help: "Characters of each segment's text; 0 shows all" })
     .addArgument("--json", { type: "flag", help: "Standard output carries JSON lines: the data set, then each row" });
 

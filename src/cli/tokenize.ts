@@ -37,7 +37,9 @@ interface TokenizeArguments extends ParsedArguments {
 const makeParser = () =>
   createParser<TokenizeArguments>()
     .addArgument("inputs", { nargs: "*", help: "Text files (.txt, .jsonl) and folders of them" })
-    .addArgument("--tokenizer", { help: "The tokenizer.json: read, or made first with --train_bpe" })
+    .addArgument("--tokenizer", {
+      help: "tokenizer.json, a SentencePiece model or tiktoken's ranks; or made first with --train_bpe",
+    })
     .addArgument("--train_bpe", { type: "int", help: "Make the tokenizer first: a byte-level BPE of N entries" })
     .addArgument("--out", { help: "Folder of the data set; left out, with --train_bpe: only the tokenizer is made" })
     .addArgument("--name", { default: "data", help: "Name of the files" })
@@ -100,7 +102,9 @@ export const tokenize: Verb = {
       throw new ArgumentError("no text was named; .txt or .jsonl files, or folders of them, work");
     }
     if (tokenizer === undefined) {
-      throw new ArgumentError("--tokenizer is missing: a tokenizer.json, made first with --train_bpe 4096 if need be");
+      throw new ArgumentError(
+        "--tokenizer is missing: a tokenizer.json or tokenizer.model, made first with --train_bpe 4096 if need be",
+      );
     }
     if (outDir === undefined && trainBpe === undefined) {
       throw new ArgumentError("nothing to do: --out FOLDER makes a data set, --train_bpe 4096 a tokenizer");

@@ -106,7 +106,7 @@ export async function tokenizeFiles(options: TokenizeOptions): Promise<TokenizeS
   const tokenizer = typeof options.tokenizer === "string" ? loadTokenizer(options.tokenizer) : options.tokenizer;
   for (const [wanted, id, label] of [[bos, tokenizer.bosId, "bos"], [eos, tokenizer.eosId, "eos"]] as const) {
     if (wanted && id === undefined) {
-      throw new RangeError(`The tokenizer ${tokenizer.path} has no ${label} token; --no-${label} would work`);
+      throw new RangeError(`The tokenizer ${tokenizer.path} has no ${label} token; --no_${label} would work`);
     }
   }
   const pathOf = (split: string) => join(outDir, split, subset, name + ".bin");
@@ -221,7 +221,7 @@ export async function runTokenize(
   if (outDir === undefined) {
     if (trainedEntries === undefined) {
       throw new RangeError(
-        "Nothing to do: name a place for the data set (--out), or train a tokenizer (--train-bpe 4096)",
+        "Nothing to do: name a place for the data set (--out), or train a tokenizer (--train_bpe 4096)",
       );
     }
     return { trainedEntries };

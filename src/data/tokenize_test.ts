@@ -170,7 +170,7 @@ Deno.test("tokenizeFiles() reads JSON lines and splits off validation documents"
     await fails({ inputs: [join(folder, "none.txt")] }, "none.txt is missing");
     await fails({ inputs: [tokenizer] }, "neither .txt nor .jsonl");
     await fails({ validationFraction: 1e-9 }, "would be empty");
-    await fails({ tokenizer: join(folder, "none.json") }, "--train-bpe");
+    await fails({ tokenizer: join(folder, "none.json") }, "--train_bpe");
     Deno.writeTextFileSync(join(folder, "bad.jsonl"), '{"body": "x"}\n{"body": ');
     await fails({ inputs: [join(folder, "bad.jsonl")] }, "bad.jsonl, line 2: not a JSON object");
     Deno.writeFileSync(join(folder, "bad.txt"), Uint8Array.of(65, 0xff, 66));

@@ -1,6 +1,14 @@
-/** Tokenizers in Hugging Face's `tokenizer.json` form. */
+/** Tokenizers: Hugging Face's `tokenizer.json`, SentencePiece models, tiktoken's ranks. */
 import { Tokenizer as HuggingFaceTokenizer } from "@huggingface/tokenizers";
 import { dirname, join } from "node:path";
+import {
+  cutNormalised,
+  parseSentencePiece,
+  sentencePieceDecoder,
+  sentencePieceDefinition,
+  sentencePieceNormalizer,
+} from "./sentencepiece.ts";
+import { looksLikeTiktoken, parseTiktoken, tiktokenDefinition, tiktokenFamily } from "./tiktoken.ts";
 
 export interface Tokenizer {
   readonly path: string;
@@ -22,20 +30,22 @@ interface TokenizerConfig {
   eos_token?: string | { content?: string } | null;
 }
 
-function readJson(path: string, what: string): unknown {
-  let text: string;
+function readBytes(path: string, what: string): Uint8Array {
   try {
-    text = Deno.readTextFileSync(path);
+    return Deno.readFileSync(path);
   } catch (error) {
     if (error instanceof Deno.errors.NotFound || error instanceof Deno.errors.NotADirectory) {
       throw new Deno.errors.NotFound(
-        `${what} ${path} is missing. A Hugging Face folder has one, and \`troupe tokenize --train-bpe 4096\` makes one`,
+        `${what} ${path} is missing. A Hugging Face folder has one, and \`troupe tokenize --train_bpe 4096\` makes one`,
       );
     }
     throw error;
   }
+}
+
+function parseJson(bytes: Uint8Array, path: string, what: string): unknown {
   try {
-    return JSON.parse(text);
+    return JSON.parse(new TextDecoder().decode(bytes));
   } catch (error) {
     throw new SyntaxError(`${what} ${path} is not JSON: ${(error as Error).message}`);
   }
@@ -58,38 +68,69 @@ function isFile(path: string): boolean {
   }
 }
 
+/** A tokenizer's file in a folder: the first of these names. */
+function fileIn(folder: string): string {
+  const names = ["tokenizer.json", "tokenizer.model"].map((name) => join(folder, name));
+  return names.find(isFile) ?? names[0]!;
+}
+
 /**
- * Loads `path`, a `tokenizer.json` or a folder that holds one. A `tokenizer_config.json` beside it names bos and eos;
- * else they are `<s>` and `</s>` where the vocabulary has them. Throws `Deno.errors.NotFound` when the file is missing and
+ * Loads `path`, or what a folder holds as `tokenizer.json` or else `tokenizer.model`. The content tells what it is: a
+ * `tokenizer.json`, a SentencePiece model, or tiktoken's ranks. Throws `Deno.errors.NotFound` when the file is missing and
  * `SyntaxError` when it is not a tokenizer.
  */
 export function loadTokenizer(path: string): Tokenizer {
-  const file = isDirectory(path) ? join(path, "tokenizer.json") : path;
-  const definition = readJson(file, "The tokenizer");
-  const configPath = join(dirname(file), "tokenizer_config.json");
-  const config = isFile(configPath) ? readJson(configPath, "The tokenizer's settings") as TokenizerConfig : {};
+  const file = isDirectory(path) ? fileIn(path) : path;
+  const bytes = readBytes(file, "The tokenizer");
+  const head = new TextDecoder().decode(bytes.subarray(0, 512));
+  if (looksLikeTiktoken(head)) return fromTiktoken(file, bytes);
+  // The first piece of a model: field 1, its length, and in it field 1, a text.
+  if (bytes[0] === 10 && bytes[2] === 10) return fromSentencePiece(file, bytes);
+  return fromJson(file, parseJson(bytes, file, "The tokenizer"));
+}
+
+/** Throws `SyntaxError` naming the file where the library cannot use the definition. */
+function useDefinition(file: string, what: string, define: () => object, config: object = {}): HuggingFaceTokenizer {
+  try {
+    const tokenizer = new HuggingFaceTokenizer(define(), config);
+    tokenizer.encode("A", { add_special_tokens: false });
+    return tokenizer;
+  } catch (error) {
+    throw new SyntaxError(`The tokenizer ${file} cannot be used (${what}): ${(error as Error).message}`);
+  }
+}
+
+/**
+ * A `tokenizer_config.json` beside the file names bos and eos; else they are `<s>` and `</s>` where the vocabulary has
+ * them.
+ */
+function fromJson(file: string, definition: unknown): Tokenizer {
+  const configPath = join(dirname(file), "tokenizer_config.json"), settings = "The tokenizer's settings";
+  const config: TokenizerConfig = isFile(configPath)
+    ? parseJson(readBytes(configPath, settings), configPath, settings) as TokenizerConfig
+    : {};
   const model = (definition as { model?: { type?: unknown; vocab?: unknown } } | null)?.model;
   if (typeof model !== "object" || model === null || typeof model.vocab !== "object") {
     throw new SyntaxError(`The tokenizer ${file} has no model with a vocabulary: it is not in tokenizer.json form`);
   }
-  let tokenizer: HuggingFaceTokenizer;
-  try {
-    tokenizer = new HuggingFaceTokenizer(definition as object, config);
-    tokenizer.encode("A", { add_special_tokens: false });
-  } catch (error) {
-    throw new SyntaxError(`The tokenizer ${file} cannot be used (model ${model.type}): ${(error as Error).message}`);
-  }
-  let vocabSize = 0;
-  for (const id of tokenizer.get_vocab(true).values()) vocabSize = Math.max(vocabSize, id + 1);
+  const tokenizer = useDefinition(file, `model ${model.type}`, () => definition as object, config);
   const special = (setting: TokenizerConfig["bos_token"], fallback: string) => {
     const name = typeof setting === "string" ? setting : setting?.content ?? fallback;
     return tokenizer.token_to_id(name);
   };
   return {
-    path: file,
-    vocabSize,
+    ...fromLibrary(file, tokenizer),
     bosId: special(config.bos_token, "<s>"),
     eosId: special(config.eos_token, "</s>"),
+  };
+}
+
+function fromLibrary(file: string, tokenizer: HuggingFaceTokenizer): Omit<Tokenizer, "bosId" | "eosId"> {
+  let vocabSize = 0;
+  for (const id of tokenizer.get_vocab(true).values()) vocabSize = Math.max(vocabSize, id + 1);
+  return {
+    path: file,
+    vocabSize,
     encode: (text) => tokenizer.encode(text, { add_special_tokens: false }).ids,
     decode: (ids) =>
       ids.length === 0
@@ -97,5 +138,42 @@ export function loadTokenizer(path: string): Tokenizer {
         : tokenizer.decode(Array.from(ids), { skip_special_tokens: true, clean_up_tokenization_spaces: false }),
     idOf: (token) => tokenizer.token_to_id(token),
     tokenOf: (id) => tokenizer.id_to_token(id),
+  };
+}
+
+function fromTiktoken(file: string, bytes: Uint8Array): Tokenizer {
+  let bos: number | undefined, eos: number | undefined;
+  const tokenizer = useDefinition(file, "tiktoken's ranks", () => {
+    const ranks = parseTiktoken(new TextDecoder().decode(bytes)), family = tiktokenFamily(ranks.size);
+    [bos, eos] = [family.bos, family.eos].map((name) => name === undefined ? undefined : family.special[name]);
+    return tiktokenDefinition(ranks, family);
+  });
+  return { ...fromLibrary(file, tokenizer), bosId: bos, eosId: eos };
+}
+
+function fromSentencePiece(file: string, bytes: Uint8Array): Tokenizer {
+  let model!: ReturnType<typeof parseSentencePiece>, normalize!: (text: string) => string;
+  const tokenizer = useDefinition(file, "a SentencePiece model", () => {
+    model = parseSentencePiece(bytes);
+    normalize = sentencePieceNormalizer(model);
+    return sentencePieceDefinition(model);
+  });
+  const ids = new Map(model.pieces.map(({ text }, id) => [text, id]));
+  return {
+    path: file,
+    vocabSize: model.pieces.length,
+    bosId: model.bosId,
+    eosId: model.eosId,
+    encode(text) {
+      const ids: number[] = [];
+      for (const part of cutNormalised(normalize(text))) {
+        if (part === "") continue;
+        for (const id of tokenizer.encode(part, { add_special_tokens: false }).ids) ids.push(id);
+      }
+      return ids;
+    },
+    decode: sentencePieceDecoder(model),
+    idOf: (token) => ids.get(token),
+    tokenOf: (id) => model.pieces[id]?.text,
   };
 }

@@ -160,6 +160,19 @@ Deno.test("groups of one world work at the same time, each in its own order", as
   });
 });
 
+Deno.test("a rank far ahead is held up, and the late one gets all it was sent", async () => {
+  const messages = 120, bytes = 256 << 10; // more than a receiver keeps unasked
+  await onAllRanks(await tcpWorld(2), async (communicator, rank) => {
+    const group = communicator.group("data", [0, 1]), { transport } = communicator;
+    while (rank === 1 && transport.bytesMoved() < 15 << 20) await new Promise((resolve) => setTimeout(resolve));
+    for (let i = 0; i < messages; i++) {
+      const data = new Uint8Array(bytes).fill(rank === 0 ? i : 255);
+      await group.broadcast(data, 0);
+      assertEquals([data[0], data[bytes - 1]], [i, i]);
+    }
+  });
+});
+
 for (const [what, length] of [["small", 10], ["large", 400_000]] as const) {
   Deno.test(`ranks that disagree on a ${what} collective are both named, and all ranks hear of it`, async () => {
     await onAllRanks(await tcpWorld(3), async (communicator, rank) => {

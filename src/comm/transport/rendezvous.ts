@@ -64,6 +64,18 @@ const closeQuietly = (connection: { close(): void }) => {
 const maxStrangers = 64;
 const handshakeMs = 5000;
 
+function listen(hostname: string, port: number): Deno.TcpListener {
+  try {
+    return Deno.listen({ hostname, port });
+  } catch (cause) {
+    const { message } = cause as Error;
+    throw new CommunicationError(
+      `Cannot listen on ${hostname}:${port}: ${message}; an address of this host, and port 0 or a free one, would work`,
+      { cause },
+    );
+  }
+}
+
 interface Gate {
   readonly address: Deno.NetAddr;
   /** Stops listening; connections that are through stay. */
@@ -83,7 +95,7 @@ function openGate({ hostname, port = 0, token, encrypt, onStream, onRefused }: {
   onStream: (stream: FrameStream) => void;
   onRefused?: ((reason: string) => void) | undefined;
 }): Gate {
-  const listener = Deno.listen({ hostname, port });
+  const listener = listen(hostname, port);
   const strangers = new Set<Deno.TcpConn>(), work = new Set<Promise<void>>();
   const admit = async (connection: Deno.TcpConn) => {
     strangers.add(connection);

@@ -1,4 +1,4 @@
-import { assert, assertEquals, assertRejects, assertStringIncludes } from "@std/assert";
+import { assert, assertEquals, assertRejects, assertStringIncludes, assertThrows } from "@std/assert";
 import { hostname, onAllRanks, tcpWorld } from "../_testing.ts";
 import { HandshakeError } from "../handshake.ts";
 import { encryptedFrames } from "./encryption.ts";
@@ -158,6 +158,16 @@ Deno.test("joinWorld() says where nobody listens", async () => {
     () => joinWorld({ rank: 0, world: 1, root: { hostname, port }, hostname, token }),
     CommunicationError,
     `Cannot reach ${hostname}:${port}`,
+  );
+});
+
+Deno.test("openRendezvous() says which port is taken", () => {
+  using listener = Deno.listen({ hostname, port: 0 });
+  const { port } = listener.addr;
+  assertThrows(
+    () => openRendezvous({ hostname, port, token, world: 1 }),
+    CommunicationError,
+    `Cannot listen on ${hostname}:${port}`,
   );
 });
 

@@ -5,19 +5,21 @@
 import { createCommunicator } from "./collectives/communicator.ts";
 import { joinWorld } from "./transport/rendezvous.ts";
 
-const [rank, world, port, rounds] = Deno.args.map(Number) as [number, number, number, number];
-const hostname = "127.0.0.1";
-const transport = await joinWorld({ rank, world, token: "secret", root: { hostname, port }, hostname });
-const communicator = createCommunicator(transport, { patienceMs: 300, answerMs: 300 });
-const group = communicator.group("data", Array.from({ length: world }, (_, i) => i));
-try {
-  for (let round = 0; round < rounds; round++) {
-    const data = new Float32Array(100_000).fill(rank + round);
-    await group.allReduce(data);
-    console.log(JSON.stringify({ round, sum: data[99_999] }));
+if (import.meta.main) {
+  const [rank, world, port, rounds] = Deno.args.map(Number) as [number, number, number, number];
+  const hostname = "127.0.0.1";
+  const transport = await joinWorld({ rank, world, token: "secret", root: { hostname, port }, hostname });
+  const communicator = createCommunicator(transport, { patienceMs: 300, answerMs: 300 });
+  const group = communicator.group("data", Array.from({ length: world }, (_, i) => i));
+  try {
+    for (let round = 0; round < rounds; round++) {
+      const data = new Float32Array(100_000).fill(rank + round);
+      await group.allReduce(data);
+      console.log(JSON.stringify({ round, sum: data[99_999] }));
+    }
+    console.log(JSON.stringify({ end: "finished" }));
+  } catch (error) {
+    console.log(JSON.stringify({ end: (error as Error).message }));
   }
-  console.log(JSON.stringify({ end: "finished" }));
-} catch (error) {
-  console.log(JSON.stringify({ end: (error as Error).message }));
+  await transport.close(200);
 }
-await transport.close(200);

@@ -10,6 +10,8 @@ const description = `${summary}
 
   troupe tokenize --tokenizer tokenizer.json --out data book.txt articles.jsonl notes/
   troupe tokenize --tokenizer tokenizer.json --train_bpe 4096 --out data --validation 0.05 notes/
+  troupe tokenize --tokenizer tokenizer.model --out data --field content web-0.parquet web-1.jsonl.zst
+  troupe tokenize --tokenizer tokenizer.model --out data --validation 0.1 --instruct alpaca.json
 
 Written: OUT/train/SUBSET/NAME.bin and NAME.bin.meta, and with --validation the same under OUT/valid/. OUT/train and
 OUT/valid are what data.train_folder and data.valid_folder of a run record name.`;
@@ -27,6 +29,7 @@ interface TokenizeArguments extends ParsedArguments {
   readonly no_eos: boolean;
   readonly split: "paragraph" | "file";
   readonly field: string;
+  readonly instruct: boolean;
   readonly min_chars: number | undefined;
   readonly max_chars: number | undefined;
   readonly overwrite: boolean;
@@ -36,7 +39,10 @@ interface TokenizeArguments extends ParsedArguments {
 
 const makeParser = () =>
   createParser<TokenizeArguments>()
-    .addArgument("inputs", { nargs: "*", help: "Text files (.txt, .jsonl) and folders of them" })
+    .addArgument("inputs", {
+      nargs: "*",
+      help: "Files (.txt and .jsonl, also .gz and .zst; .parquet) and folders of them",
+    })
     .addArgument("--tokenizer", {
       help: "tokenizer.json, a SentencePiece model or tiktoken's ranks; or made first with --train_bpe",
     })
@@ -57,7 +63,14 @@ const makeParser = () =>
       default: "paragraph",
       help: "What a document of a .txt file is: text between blank lines, or the whole file",
     })
-    .addArgument("--field", { default: "text", help: "The field of a .jsonl file's objects that holds the text" })
+    .addArgument("--field", {
+      default: "text",
+      help: "The field of JSON lines, or the Parquet column, that holds the text",
+    })
+    .addArgument("--instruct", {
+      type: "flag",
+      help: "Instruction data: JSON with instruction, input, output; prompts become context, which is never a target",
+    })
     .addArgument("--min_chars", { type: "int", help: "Join neighbouring paragraphs until they have N characters" })
     .addArgument("--max_chars", {
       type: "int",
@@ -116,6 +129,12 @@ export const tokenize: Verb = {
       if (value !== undefined && value < 1) throw new ArgumentError(`--${name}: ${value} is not above 0`);
     }
 
+    if (parsed.instruct && (min_chars !== undefined || max_chars !== undefined)) {
+      throw new ArgumentError(
+        "--instruct: instructions are not joined or cut; without --min_chars and --max_chars works",
+      );
+    }
+
     const line = Deno.stderr.isTerminal() ? liveLine(Deno.stderr) : undefined;
     let result;
     try {
@@ -130,6 +149,7 @@ export const tokenize: Verb = {
         seed: parsed.seed,
         split: parsed.split,
         field: parsed.field,
+        instruct: parsed.instruct,
         overwrite,
         ...(trainBpe !== undefined && { trainBpe }),
         ...(outDir !== undefined && { outDir }),

@@ -1,5 +1,9 @@
 /** Documents from text files, read piece by piece: a file may be larger than memory. */
 import { basename, join } from "node:path";
+import { readContent } from "./stream/decompress.ts";
+import { readRange } from "./stream/read_range.ts";
+import { type RowFile, rowFileKind } from "./stream/row_file.ts";
+import { readParquetRows } from "./stream/parquet_rows.ts";
 
 export interface DocumentOptions {
   /**
@@ -8,7 +12,7 @@ export interface DocumentOptions {
    * @default {"paragraph"}
    */
   readonly split?: "paragraph" | "file";
-  /** The field of a `.jsonl` file's objects that holds the text. @default {"text"} */
+  /** The field of a JSON line's object, or the Parquet column, that holds the text. @default {"text"} */
   readonly field?: string;
   /** Neighbouring paragraphs of a file are joined until they have this many characters. @default {0} */
   readonly minChars?: number;
@@ -24,12 +28,31 @@ export interface Document {
   readonly bytesRead: number;
 }
 
+/** A file to tokenize. */
+export type TextFile = Omit<RowFile, "name">;
+
+/** Which files are read: all kinds of text, or those that hold instructions. */
+export interface TextFileKinds {
+  /** What is read where a folder is named. */
+  readonly inFolders: RegExp;
+  readonly named: RegExp;
+  /** For messages. */
+  readonly words: string;
+}
+
+const textFileKinds: TextFileKinds = {
+  inFolders: /\.((txt|jsonl|ndjson)(\.gz|\.zst)?|parquet)$/,
+  named: /\.((txt|jsonl|ndjson)(\.gz|\.zst)?|parquet)$/,
+  words: ".txt nor .jsonl nor .parquet, with .gz or .zst after the first two",
+};
+
 /**
- * The files that `inputs` name, folders replaced by the `.txt` and `.jsonl` files directly in them, sorted. Throws
+ * The files that `inputs` name, folders replaced by the files of the right kinds directly in them, sorted. Throws
  * `Deno.errors.NotFound` for what is missing and `RangeError` for files of another kind.
  */
-export function listTextFiles(inputs: readonly string[]): { path: string; bytes: number }[] {
-  const files: { path: string; bytes: number }[] = [];
+export function listTextFiles(inputs: readonly string[], kinds: TextFileKinds = textFileKinds): TextFile[] {
+  const files: TextFile[] = [];
+  const add = (path: string, bytes: number) => files.push({ path, bytes, ...rowFileKind(path)! });
   for (const input of inputs) {
     let info: Deno.FileInfo;
     try {
@@ -39,25 +62,19 @@ export function listTextFiles(inputs: readonly string[]): { path: string; bytes:
       throw error;
     }
     if (info.isDirectory) {
-      const names = [...Deno.readDirSync(input)].map(({ name }) => name).filter((name) => /\.(txt|jsonl)$/.test(name));
-      if (names.length === 0) throw new RangeError(`The folder ${input} holds no .txt or .jsonl files`);
-      for (const name of names.sort()) {
-        files.push({ path: join(input, name), bytes: Deno.statSync(join(input, name)).size });
-      }
-    } else if (/\.(txt|jsonl)$/.test(input)) files.push({ path: input, bytes: info.size });
-    else throw new RangeError(`${input} is neither .txt nor .jsonl: ${basename(input)} cannot be read as text`);
+      const names = [...Deno.readDirSync(input)].map(({ name }) => name).filter((name) => kinds.inFolders.test(name));
+      if (names.length === 0) throw new RangeError(`The folder ${input} holds neither ${kinds.words}`);
+      for (const name of names.sort()) add(join(input, name), Deno.statSync(join(input, name)).size);
+    } else if (kinds.named.test(input)) add(input, info.size);
+    else throw new RangeError(`${input} is neither ${kinds.words}: ${basename(input)} cannot be read`);
   }
-  if (files.length === 0) {
-    throw new RangeError("No text was named: .txt or .jsonl files, or folders of them, would work");
-  }
+  if (files.length === 0) throw new RangeError("No text was named: files, or folders of them, would work");
   return files;
 }
 
 /** Lines without their ends, with the bytes read so far. Throws `SyntaxError` on bytes that are not UTF-8. */
-async function* readLines(path: string): AsyncGenerator<{ line: string; bytesRead: number }> {
-  using file = await Deno.open(path, { read: true });
-  const decoder = new TextDecoder("utf-8", { fatal: true });
-  const buffer = new Uint8Array(1 << 18);
+export async function* readLines(file: TextFile): AsyncGenerator<{ line: string; bytesRead: number }> {
+  const { path } = file, decoder = new TextDecoder("utf-8", { fatal: true });
   let bytesRead = 0;
   let rest = "";
   const decode = (bytes?: Uint8Array) => {
@@ -67,11 +84,13 @@ async function* readLines(path: string): AsyncGenerator<{ line: string; bytesRea
       throw new SyntaxError(`${path} is not UTF-8 text (near byte ${bytesRead})`);
     }
   };
-  for (;;) {
-    const count = await file.read(buffer);
-    if (count === null) break;
-    bytesRead += count;
-    const lines = (rest + decode(buffer.subarray(0, count))).split("\n");
+  const read: typeof readRange = async (...range) => {
+    const bytes = await readRange(...range);
+    bytesRead = range[1] + bytes.length;
+    return bytes;
+  };
+  for await (const piece of readContent(file, read)) {
+    const lines = (rest + decode(piece)).split("\n");
     rest = lines.pop()!;
     for (const line of lines) yield { line: line.replace(/\r$/, ""), bytesRead };
   }
@@ -80,15 +99,23 @@ async function* readLines(path: string): AsyncGenerator<{ line: string; bytesRea
 }
 
 /** Documents as the files have them. */
-async function* rawDocuments(path: string, options: DocumentOptions): AsyncGenerator<Document> {
-  const field = options.field ?? "text";
+async function* rawDocuments(file: TextFile, options: DocumentOptions): AsyncGenerator<Document> {
+  const field = options.field ?? "text", { path } = file;
+  if (file.format === "parquet") {
+    const place = { content: field, from: { row: 0, byte: 0 }, read: readRange };
+    for await (const row of readParquetRows({ ...file, name: path }, place)) {
+      if (row.problem !== undefined) throw new SyntaxError(row.problem);
+      yield { text: row.text, path, bytesRead: 0 }; // columns lie apart: how much is read says nothing
+    }
+    return;
+  }
   let lines: string[] = [];
   let number = 0;
   let bytes = 0;
-  for await (const { line, bytesRead } of readLines(path)) {
+  for await (const { line, bytesRead } of readLines(file)) {
     number++;
     bytes = bytesRead;
-    if (path.endsWith(".jsonl")) {
+    if (file.format === "json") {
       if (line.trim() === "") continue;
       let record: unknown;
       try {
@@ -131,17 +158,17 @@ function cut(text: string, maxChars: number): string[] {
 
 /** All documents of the files, in order; white space at both ends is dropped, and so are empty documents. */
 export async function* readDocuments(
-  files: readonly { readonly path: string }[],
+  files: readonly TextFile[],
   options: DocumentOptions = {},
 ): AsyncGenerator<Document> {
   const { minChars = 0, maxChars = Infinity } = options;
-  for (const { path } of files) {
-    const join = path.endsWith(".txt") && minChars > 0;
+  for (const file of files) {
+    const { path } = file, join = file.format === "text" && minChars > 0;
     let bytesRead = 0;
     /** A document that waits, since what is left at the end of the file may be too short to stand alone. */
     let ready = "";
     let held = "";
-    for await (const document of rawDocuments(path, options)) {
+    for await (const document of rawDocuments(file, options)) {
       bytesRead = document.bytesRead;
       const text = document.text.trim();
       if (text === "") continue;

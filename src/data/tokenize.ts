@@ -2,13 +2,21 @@
 import { dirname, join } from "node:path";
 import { createBpeTrainer } from "./bpe_training.ts";
 import { type DocumentOptions, listTextFiles, readDocuments } from "./documents.ts";
+import { type Instruction, instructionFileKinds, readInstructions } from "./instructions.ts";
 import { RandomState } from "./mt19937.ts";
 import { createTokenFile, refuseExisting, type TokenFileWriter } from "./token_file_writer.ts";
 import { loadTokenizer, type Tokenizer } from "./tokenizer.ts";
 
 export interface TokenizeOptions extends DocumentOptions {
-  /** `.txt` and `.jsonl` files, and folders of them. */
+  /** Files of text, JSON lines and Parquet, and folders of them. */
   readonly inputs: readonly string[];
+  /**
+   * The inputs are instruction data: JSON with instruction, input and output. Prompts, bos included, are written as
+   * negative ids: context, never targets.
+   *
+   * @default {false}
+   */
+  readonly instruct?: boolean;
   /** The tokenizer, or its path. */
   readonly tokenizer: Tokenizer | string;
   /** Written: `outDir/train/SUBSET/NAME.bin` and `.meta`, and with a `validationFraction` the same under `outDir/valid/`. */
@@ -71,7 +79,7 @@ function tally(writer: TokenFileWriter, vocabSize: number) {
   return {
     write(tokens: readonly number[]) {
       writer.write(tokens);
-      for (const token of tokens) counts[token]++;
+      for (const token of tokens) counts[Math.abs(token)]++;
       const bucket = Math.floor(Math.log2(Math.max(1, tokens.length)));
       for (let i = lengthHistogram.length; i <= bucket; i++) lengthHistogram.push(0);
       lengthHistogram[bucket]++;
@@ -91,6 +99,17 @@ function tally(writer: TokenFileWriter, vocabSize: number) {
   };
 }
 
+type Inputs = Pick<TokenizeOptions, "inputs" | "instruct"> & DocumentOptions;
+
+/** What there is to tokenize: documents, or prompts and answers. */
+function openInputs(options: Inputs) {
+  const files = listTextFiles(options.inputs, options.instruct ? instructionFileKinds : undefined);
+  const documents: AsyncIterable<Omit<Instruction, "prompt"> & { readonly prompt?: string }> = options.instruct
+    ? readInstructions(files)
+    : readDocuments(files, options);
+  return { files, documents, totalBytes: files.reduce((sum, { bytes }) => sum + bytes, 0) };
+}
+
 /**
  * Tokenizes text files. Throws, leaving no output, when an input, the tokenizer or a wanted bos or eos token is missing,
  * when text is not UTF-8 or a line not JSON, when output exists, or when a set would be empty.
@@ -102,7 +121,7 @@ export async function tokenizeFiles(options: TokenizeOptions): Promise<TokenizeS
   if (!(validationFraction >= 0 && validationFraction < 1)) {
     throw new RangeError(`The validation fraction must be at least 0 and below 1; got ${validationFraction}`);
   }
-  const files = listTextFiles(options.inputs);
+  const { files, documents: read, totalBytes } = openInputs(options);
   const tokenizer = typeof options.tokenizer === "string" ? loadTokenizer(options.tokenizer) : options.tokenizer;
   for (const [wanted, id, label] of [[bos, tokenizer.bosId, "bos"], [eos, tokenizer.eosId, "eos"]] as const) {
     if (wanted && id === undefined) {
@@ -119,7 +138,6 @@ export async function tokenizeFiles(options: TokenizeOptions): Promise<TokenizeS
   });
 
   const random = new RandomState(options.seed ?? 0);
-  const totalBytes = files.reduce((sum, { bytes }) => sum + bytes, 0);
   const before = new Map<string, number>();
   let bytesBefore = 0;
   for (const { path, bytes } of files) {
@@ -128,10 +146,10 @@ export async function tokenizeFiles(options: TokenizeOptions): Promise<TokenizeS
   }
   let documents = 0;
   let tokens = 0;
-  for await (const { text, path, bytesRead } of readDocuments(files, options)) {
-    const ids = tokenizer.encode(text);
-    if (bos) ids.unshift(tokenizer.bosId!);
-    if (eos) ids.push(tokenizer.eosId!);
+  for await (const { prompt, text, path, bytesRead } of read) {
+    const context = prompt === undefined ? [] : tokenizer.encode(prompt).map((id) => -id);
+    if (bos) context.unshift(prompt === undefined ? tokenizer.bosId! : -tokenizer.bosId!);
+    const ids = context.concat(tokenizer.encode(text), eos ? [tokenizer.eosId!] : []);
     const set = sets.length > 1 && random.randomSample() < validationFraction ? sets[1] : sets[0];
     set.tally.write(ids);
     tokens += ids.length;
@@ -167,20 +185,19 @@ export async function tokenizeFiles(options: TokenizeOptions): Promise<TokenizeS
 export async function trainTokenizer(
   options:
     & {
-      readonly inputs: readonly string[];
       readonly vocabSize: number;
       readonly path: string;
       readonly overwrite?: boolean;
       readonly onProgress?: (progress: TokenizeProgress) => void;
     }
-    & DocumentOptions,
+    & Inputs,
 ): Promise<number> {
   refuseExisting([options.path], options.overwrite ?? false);
-  const files = listTextFiles(options.inputs);
-  const totalBytes = files.reduce((sum, { bytes }) => sum + bytes, 0);
+  const { documents: read, totalBytes } = openInputs(options);
   const trainer = createBpeTrainer();
   let documents = 0;
-  for await (const { text } of readDocuments(files, options)) {
+  for await (const { prompt, text } of read) {
+    if (prompt !== undefined) trainer.add(prompt);
     trainer.add(text);
     documents++;
   }
@@ -234,7 +251,8 @@ export async function runTokenize(
 export function formatTokenizeSummary(summary: TokenizeSummary): string {
   const count = (value: number) => value.toLocaleString("en-US");
   const lines = [
-    `${count(summary.bytes)} bytes of text in ${summary.seconds.toFixed(1)} s, vocabulary ${count(summary.vocabSize)}`,
+    `${count(summary.bytes)} bytes of input in ${summary.seconds.toFixed(1)} s ` +
+    `(${(summary.bytes / 1e6 / summary.seconds).toFixed(2)} MB/s), vocabulary ${count(summary.vocabSize)}`,
   ];
   for (const set of summary.valid ? [summary.train, summary.valid] : [summary.train]) {
     lines.push(

@@ -1,8 +1,10 @@
 import { assert, assertEquals, assertRejects, assertStringIncludes, assertThrows } from "@std/assert";
 import { join } from "node:path";
 import { byteAlphabet, createBpeTrainer } from "./bpe_training.ts";
-import { readDocuments } from "./documents.ts";
+import { listTextFiles, readDocuments } from "./documents.ts";
+import { alpacaPrompt } from "./instructions.ts";
 import { RandomState } from "./mt19937.ts";
+import { jsonLines, parquetFixture, parquetTexts, writeFiles } from "./stream/_testing.ts";
 import { closeTokenFiles, openTokenFile } from "./token_file.ts";
 import { runTokenize, tokenizeFiles } from "./tokenize.ts";
 import { loadTokenizer } from "./tokenizer.ts";
@@ -119,13 +121,15 @@ Deno.test("readDocuments() joins short paragraphs and cuts long documents, losin
     const paragraphs = Array.from({ length: 40 }, (_, i) => `Paragraph ${i} says so. `.repeat(1 + i % 7).trim());
     Deno.writeTextFileSync(path, paragraphs.join("\r\n \r\n") + "\r\n");
     const documents: string[] = [];
-    for await (const { text } of readDocuments([{ path }], { minChars: 150, maxChars: 200 })) documents.push(text);
+    for await (const { text } of readDocuments(listTextFiles([path]), { minChars: 150, maxChars: 200 })) {
+      documents.push(text);
+    }
     const flat = (texts: string[]) => texts.join(" ").replace(/\s+/g, " ");
     assertEquals(flat(documents), flat(paragraphs));
     for (const text of documents) assert(text.length >= 75 && text.length <= 300, `${text.length}`);
 
     const whole: string[] = [];
-    for await (const { text } of readDocuments([{ path }], { split: "file" })) whole.push(text);
+    for await (const { text } of readDocuments(listTextFiles([path]), { split: "file" })) whole.push(text);
     assertEquals(whole.length, 1);
   }));
 
@@ -204,4 +208,88 @@ Deno.test("loadTokenizer() takes bos and eos from the settings beside it", () =>
     Deno.writeTextFileSync(join(folder, "tokenizer_config.json"), JSON.stringify(settings));
     const { bosId, eosId } = loadTokenizer(folder);
     assertEquals([bosId, eosId], [2, 1]);
+  }));
+
+const demoTokenizer = new URL("../../configs/demo/tokenizer.json", import.meta.url).pathname;
+
+/** Signed tokens of all samples of a written file. */
+function samplesOf(path: string): number[][] {
+  const file = openTokenFile(path);
+  return Array.from(file.lengths, (_, i) => [...file.read(i)]);
+}
+
+Deno.test("tokenizeFiles() makes the same of text in any form, compressed or not", () =>
+  inScratch(async (folder) => {
+    const texts = ["One.", "Two: ñ 日本.", "Three."], outputs: number[][][] = [];
+    writeFiles(folder, {
+      "a.txt": texts.join("\n\n"),
+      "b.txt.gz": texts.join("\n\n"),
+      "c.jsonl": jsonLines(texts),
+      "d.jsonl.zst": jsonLines(texts),
+      "e.ndjson.gz": jsonLines(texts),
+      "folder/tokenizer.json": "{}",
+      "folder/f.jsonl.gz": jsonLines(texts),
+    });
+    for (const name of ["a.txt", "b.txt.gz", "c.jsonl", "d.jsonl.zst", "e.ndjson.gz", "folder"]) {
+      const options = { inputs: [join(folder, name)], tokenizer: demoTokenizer, outDir: folder, name };
+      outputs.push(samplesOf((await tokenizeFiles(options)).train.path));
+    }
+    assertEquals(outputs, outputs.map(() => outputs[0]!));
+    assertEquals(outputs[0]!.length, 3);
+  }));
+
+Deno.test("tokenizeFiles() reads a column of Parquet, and names a row without text", () =>
+  inScratch(async (folder) => {
+    writeFiles(folder, { "a.parquet": parquetFixture("snappy"), "b.txt": parquetTexts.join("\n\n") });
+    const options = { tokenizer: demoTokenizer, outDir: folder };
+    const fails = async (field: string, what: string) => {
+      const run = () => tokenizeFiles({ ...options, inputs: [join(folder, "a.parquet")], field });
+      assertStringIncludes((await assertRejects(run, SyntaxError)).message, what);
+    };
+    await fails("text", 'a.parquet has no column "text"');
+    await fails("content", 'a.parquet, row 7: no text in the column "content", but null');
+    const documents: string[] = [];
+    const firstRows = async () => {
+      const files = listTextFiles([join(folder, "a.parquet")]);
+      for await (const { text } of readDocuments(files, { field: "content" })) documents.push(text);
+    };
+    await assertRejects(firstRows, SyntaxError);
+    assert(documents.length > 0 && documents.every((text, i) => text === parquetTexts[i]));
+  }));
+
+Deno.test("tokenizeFiles() masks the prompts of instructions, and only them", () =>
+  inScratch(async (folder) => {
+    const list = [
+      { instruction: "Name the sea.", input: "", output: "The sea." },
+      { instruction: "Who?", input: "a captain", output: "The captain." },
+      { instruction: "No input.", output: "Right." },
+    ];
+    writeFiles(folder, {
+      "list.json": JSON.stringify(list, null, 2),
+      "lines.jsonl.gz": list.map((record) => JSON.stringify(record)).join("\n"),
+    });
+    const tokenizer = loadTokenizer(demoTokenizer), { bosId, eosId } = tokenizer;
+    const expected = list.map(({ instruction, input = "", output }) => [
+      -bosId!,
+      ...tokenizer.encode(alpacaPrompt(instruction, input)).map((id) => -id),
+      ...tokenizer.encode(output),
+      eosId!,
+    ]);
+    for (const name of ["list.json", "lines.jsonl.gz"]) {
+      const options = { inputs: [join(folder, name)], tokenizer, outDir: folder, name, instruct: true };
+      const { train } = await tokenizeFiles(options);
+      assertEquals(samplesOf(train.path), expected);
+      assertEquals(train.documents, 3);
+      assert(train.unigramEntropy > 0);
+    }
+    assertStringIncludes(alpacaPrompt("Who?", "a captain"), "paired with an input");
+    const fails = async (content: string, what: string) => {
+      writeFiles(folder, { "bad.json": content });
+      const options = { inputs: [join(folder, "bad.json")], tokenizer, outDir: folder, instruct: true };
+      assertStringIncludes((await assertRejects(() => tokenizeFiles(options), Error)).message, what);
+    };
+    await fails('[{"instruction": "x"}]', 'bad.json, entry 0: no text in the field "output" (fields: instruction)');
+    await fails('[{"instruction": ', "bad.json: not JSON");
+    await fails('{"instruction": 3}\n', 'bad.json, line 1: no text in the field "instruction"');
+    await fails("[]", "would be empty");
   }));

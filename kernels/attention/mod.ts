@@ -109,7 +109,7 @@ function formFor({ headDim }: AttentionShape, traits: DeviceTraits): BlockForm {
     const form = subgroupBlocks(headDim, traits);
     if (form.localRows * form.quads <= mostSums) return form;
   }
-  return workgroupBlocks(headDim);
+  return workgroupBlocks(headDim, traits);
 }
 
 function shapeOf(kernel: string, options: AttentionOptions): AttentionShape {

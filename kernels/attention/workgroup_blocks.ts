@@ -1,104 +1,168 @@
 /**
  * The form for GPUs: 128 invocations in a grid of 16 x 8 share a block of 64 rows and 32 columns. Operands pass through
- * workgroup memory a slice at a time, so that a head of any size fits the 16 KiB that every device has; the tile of
- * weights goes there once it is known. Lines are padded to five `vec4f`, which keeps neighbours in different banks.
+ * workgroup memory a slice at a time, the next slice on its way while one is used, so that a head of any size fits the
+ * 16 KiB that every device has; the tile of weights goes there once it is known. Lines are padded by a `vec4f`, and
+ * weights stored at places that change with the row, which keeps neighbours in different banks.
  *
- * An H100 reaches 9 to 13 TFLOP/s forward, 10 to 12 backward (4,096 tokens in one segment, heads of 64 to 256).
+ * An H200 reaches 26 TFLOP/s forward and backward (4 segments of 2,048 tokens, 16 heads of 64). What limits it is waiting
+ * at barriers: rows of 8 for each invocation read less and reach half, with fewer invocations to wait for.
  */
+import type { DeviceTraits } from "../kernel.ts";
 import { upTo } from "../matmul/text.ts";
 import type { BlockForm } from "./block_form.ts";
 
-const rows = 64, columns = 32, threads = 128;
-/** Invocations along the columns, and `vec4f` of a padded line of four. */
-const across = 8, line = 5;
-const stageLength = (rows + columns) * line;
+const rows = 64, columns = 32, localRows = 4;
+/** Invocations along the columns and along the rows. */
+const across = 8, down = rows / localRows, threads = across * down;
 
-export function workgroupBlocks(headDim: number): BlockForm {
+export function workgroupBlocks(headDim: number, { limits, software }: DeviceTraits): BlockForm {
+  // `vec4f` of the head dimension that are staged at once: more mean fewer barriers, and 22 KiB in all.
+  const slice = limits.maxComputeWorkgroupStorageSize >= 24 << 10 ? 8 : 4;
+  const line = slice + 1;
+  const stageLength = (rows + columns) * line;
   const headQuads = Math.ceil(headDim / 4);
   const quads = Math.ceil(headQuads / across), width = quads * across;
-  const productQuads = Math.ceil(headQuads / 4) * 4;
+  const productQuads = Math.ceil(headQuads / slice) * slice;
   /** Columns staged at once are four times this: a divisor of 8. */
   const together = [8, 4, 2, 1].find((count) => count * 4 * width <= stageLength)!;
+  const own = upTo(localRows);
 
-  const stage = (count: number, body: (index: string) => string) =>
-    upTo(Math.ceil(count / threads)).map((round) => {
-      const text = `{ let i = ${round * threads}u + local; ${body("i")} }`;
-      return (round + 1) * threads <= count ? text : `if (${round * threads}u + local < ${count}u) ${text}`;
-    }).join("\n      ");
+  /** Text that brings `count` `vec4f` to `stage` in two parts: into registers, and from there to their places. */
+  const stage = (names: string, count: number, value: (index: string) => string, place: (index: string) => string) => {
+    const rounds = upTo(Math.ceil(count / threads)).map((round) => ({
+      name: `${names}${round}`,
+      index: `(${round * threads}u + local)`,
+      whole: (round + 1) * threads <= count,
+    }));
+    return {
+      load: rounds.map(({ name, index, whole }) =>
+        `let ${name} = ${value(whole ? index : `min(${index}, ${count - 1}u)`)};`
+      ).join("\n    "),
+      store: rounds.map(({ name, index, whole }) =>
+        `${whole ? "" : `if (${index} < ${count}u) `}{ stage[${place(index)}] = ${name}; }`
+      ).join("\n    "),
+    };
+  };
+  /**
+   * Steps that each read what was staged for them. Where they are few they are unrolled, and the next one's operands are
+   * asked for before a step begins; many would make a text that takes minutes to compile.
+   */
+  const steps = (
+    count: number,
+    step: (part: string) => { load: string; store: string; compute: string },
+    alongside = "",
+  ) => {
+    if (software || count > 2) {
+      const { load, store, compute } = step("part");
+      return `
+    workgroupBarrier();
+    ${alongside}
+    for (var part = 0u; part < ${count}u; part++) {
+    ${load}
+    workgroupBarrier();
+    ${store}
+    workgroupBarrier();
+    ${compute}
+    }`;
+    }
+    const parts = upTo(count).map((part) => step(`${part}u`));
+    // Names of a step are its own: blocks would end before the next one stores.
+    const own = (text: string, part: number) => text.replaceAll("staged", `staged${part}_`);
+    return `
+    {
+    ${own(parts[0]!.load, 0)}${
+      parts.map(({ store, compute }, part) => `
+    workgroupBarrier();
+    ${part === 0 ? alongside : ""}
+    ${own(store, part)}
+    workgroupBarrier();
+    ${parts[part + 1] ? own(parts[part + 1]!.load, part + 1) : ""}
+    ${compute}`).join("")
+    }
+    }`;
+  };
 
   return {
     rows,
     columns,
-    localRows: 4,
+    localRows,
     quads,
     paddedQuads: [productQuads, width],
     prelude: "",
+    // Not `dot`, which compilers end with an addition of its own.
     declarations: `
+fn along(r: vec4f, c: vec4f, sum: f32) -> f32 {
+  return fma(r.w, c.w, fma(r.z, c.z, fma(r.y, c.y, fma(r.x, c.x, sum))));
+}
 var<workgroup> stage: array<vec4f, ${stageLength}>;
 var<workgroup> weights: array<vec4f, ${rows * columns / 4}>;`,
     open: `
 @compute @workgroup_size(${threads})
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) local: u32) {
   let tx = local % ${across}u;
-  let ty = local / ${across}u;`,
-    row: (i) => `(firstRow + ty * 4u + ${i}u)`,
+  let ty = local / ${across}u;
+  let turn = ty % 8u;`,
+    row: (i) => `(firstRow + ty + ${i * down}u)`,
     heldColumns: "(vec4u(firstColumn + tx) + vec4u(0u, 8u, 16u, 24u))",
     quad: (j) => `(${j * across}u + tx)`,
     product: (name, row, column) => `
-    ${upTo(4).map((i) => `var ${name}${i} = vec4f();`).join(" ")}
-    for (var quad = 0u; quad < ${productQuads}u; quad += 4u) {
-      workgroupBarrier();
+    ${own.map((i) => `var ${name}${i} = vec4f();`).join(" ")}
+    ${
+      steps(productQuads / slice, (part) => {
+        const quad = (i: string) => `${part} * ${slice}u + ${i} % ${slice}u`;
+        const place = (i: string) => `${i} / ${slice}u * ${line}u + ${i} % ${slice}u`;
+        const left = stage("stagedRow", rows * slice, (i) => row(`firstRow + ${i} / ${slice}u`, quad(i)), place);
+        const right = stage(
+          "stagedColumn",
+          columns * slice,
+          (i) => column(`firstColumn + ${i} / ${slice}u`, quad(i)),
+          (i) => `${rows * line}u + ${place(i)}`,
+        );
+        const compute = upTo(slice).map((p) =>
+          `{ ${upTo(4).map((c) => `let c${c} = stage[${(rows + c * across) * line + p}u + tx * ${line}u];`).join(" ")}
       ${
-      stage(rows * 4, (i) =>
-        `stage[${i} / 4u * ${line}u + ${i} % 4u] = ${row(`firstRow + ${i} / 4u`, `quad + ${i} % 4u`)};`)
-    }
-      ${
-      stage(columns * 4, (i) =>
-        `stage[${rows * line}u + ${i} / 4u * ${line}u + ${i} % 4u] = ${
-          column(`firstColumn + ${i} / 4u`, `quad + ${i} % 4u`)
-        };`)
-    }
-      workgroupBarrier();
-      ${
-      upTo(4).map((p) =>
-        `{ ${upTo(4).map((c) => `let c${c} = stage[${(rows + c * across) * line + p}u + tx * ${line}u];`).join(" ")}
-      ${
-          upTo(4).map((i) =>
-            `{ let r = stage[(ty * 4u + ${i}u) * ${line}u + ${p}u]; ` +
-            `${name}${i} += vec4f(${upTo(4).map((c) => `dot(r, c${c})`).join(", ")}); }`
-          ).join("\n      ")
-        } }`
-      ).join("\n      ")
-    }
+            own.map((i) =>
+              `{ let r = stage[ty * ${line}u + ${i * down * line + p}u]; ` +
+              `${name}${i} = vec4f(${upTo(4).map((c) => `along(r, c${c}, ${name}${i}[${c}])`).join(", ")}); }`
+            ).join("\n      ")
+          } }`
+        ).join("\n      ");
+        return { load: `${left.load}\n    ${right.load}`, store: `${left.store}\n    ${right.store}`, compute };
+      })
     }`,
     // A tile's vec4f holds the columns u, u + 8, u + 16, u + 24: columns are staged in that order.
-    weigh: (sum, name, column) => `
-    workgroupBarrier();
-    ${upTo(4).map((i) => `weights[(ty * 4u + ${i}u) * ${across}u + tx] = ${name}${i};`).join(" ")}
-    for (var first = 0u; first < ${across}u; first += ${together}u) {
-      workgroupBarrier();
+    weigh: (sum, name, column) =>
+      steps(
+        across / together,
+        (part) => {
+          const first = `${part} * ${together}u`;
+          const held = stage(
+            "stagedColumn",
+            together * 4 * width,
+            (i) =>
+              column(`firstColumn + ${first} + ${i} / ${4 * width}u + ${i} / ${width}u % 4u * 8u`, `${i} % ${width}u`),
+            (i) => i,
+          );
+          const compute = upTo(together).map((u) =>
+            `{ let place = ty * ${across}u + ((${first} + ${u}u) ^ turn); ${
+              own.map((i) => `let w${i} = weights[place + ${i * down * across}u];`).join(" ")
+            }
       ${
-      stage(together * 4 * width, (i) =>
-        `let t = ${i} / ${width}u; stage[${i}] = ${
-          column("firstColumn + first + t / 4u + t % 4u * 8u", `${i} % ${width}u`)
-        };`)
-    }
-      workgroupBarrier();
-      ${
-      upTo(together).map((u) =>
-        `{ ${upTo(4).map((i) => `let w${i} = weights[(ty * 4u + ${i}u) * ${across}u + first + ${u}u];`).join(" ")}
-      ${
-          upTo(4).map((c) =>
-            `{ ${upTo(quads).map((j) => `let c${j} = stage[${(u * 4 + c) * width + j * across}u + tx];`).join(" ")} ${
-              upTo(4).flatMap((i) =>
-                upTo(quads).map((j) => `${sum}${i}_${j} = fma(vec4f(w${i}[${c}]), c${j}, ${sum}${i}_${j});`)
-              ).join(" ")
+              upTo(4).map((c) =>
+                `{ ${
+                  upTo(quads).map((j) => `let c${j} = stage[${(u * 4 + c) * width + j * across}u + tx];`).join(" ")
+                } ${
+                  own.flatMap((i) =>
+                    upTo(quads).map((j) => `${sum}${i}_${j} = fma(vec4f(w${i}[${c}]), c${j}, ${sum}${i}_${j});`)
+                  ).join(" ")
+                } }`
+              ).join("\n      ")
             } }`
-          ).join("\n      ")
-        } }`
-      ).join("\n      ")
-    }
-    }`,
+          ).join("\n      ");
+          return { ...held, compute };
+        },
+        own.map((i) => `weights[(ty + ${i * down}u) * ${across}u + (tx ^ turn)] = ${name}${i};`).join(" "),
+      ),
     merge(name, values, operation) {
       const terms = upTo(across).map((u) => `stage[ty * ${across}u + ${u}u]`);
       const merged = operation === "max" ? terms.reduce((a, b) => `max(${a}, ${b})`) : terms.join(" + ");
@@ -107,7 +171,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lo
     stage[local] = vec4f(${values.join(", ")});
     workgroupBarrier();
     let ${name} = ${merged};
-    ${upTo(4).map((i) => `let ${name}${i} = ${name}[${i}];`).join(" ")}`;
+    ${own.map((i) => `let ${name}${i} = ${name}[${i}];`).join(" ")}`;
     },
   };
 }

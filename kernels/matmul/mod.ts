@@ -4,7 +4,7 @@ import { requireSizes } from "../norm/rows.ts";
 import * as reference from "./reference.ts";
 import { matmulOperands, type MatmulOptions, type MatmulShape } from "./shape.ts";
 import { subgroupBroadcastPasses } from "./subgroup_broadcast.ts";
-import { tilingOf, workgroupTilePasses } from "./workgroup_tiles.ts";
+import { tilingFor, tilingOf, workgroupTilePasses } from "./workgroup_tiles.ts";
 
 export type { MatmulOptions } from "./shape.ts";
 
@@ -55,5 +55,5 @@ export function matmul(options: MatmulOptions): Kernel {
 function passesFor(shape: MatmulShape, operands: readonly Operand[], traits: DeviceTraits): Pass[] {
   const { software, subgroupSize } = traits;
   if (software && subgroupSize >= 4 && subgroupSize <= 64) return subgroupBroadcastPasses(shape, operands, traits);
-  return workgroupTilePasses(shape, operands);
+  return workgroupTilePasses(shape, operands, tilingFor(shape, traits));
 }

@@ -222,7 +222,11 @@ export const monitor = ({ folder, totalSteps, title, json, tensorboard, display,
             message.reply({});
             break;
           }
-          Deno.writeTextFileSync(folder.lossPlot, lossPlotSvg(points, { title }));
+          try {
+            Deno.writeTextFileSync(folder.lossPlot, lossPlotSvg(points, { title }));
+          } catch (error) {
+            alert(`Cannot write ${folder.lossPlot}: ${(error as Error).message}`); // no reason to lose the rest
+          }
           message.reply({ lossPlot: renderLossPlot(points, { width: Math.min(display.columns, 78), height: 14 }) });
         }
       }

@@ -210,7 +210,15 @@ async function initialise(
   let loaded: string | undefined;
   try {
     if (saved) {
-      session.restore(saved, content);
+      try {
+        session.restore(saved, content);
+      } catch (error) {
+        if (checkpoint === null) throw error;
+        const otherwise = "another ckpt.save_ckpt_folder, or ckpt.auto_resume: false, begins a new run";
+        throw new Error(
+          `${(error as Error).message}. To go on, the record must be the one it was saved by; ${otherwise}`,
+        );
+      }
       recordDifferences(saved, config).forEach(notice);
       if (checkpoint === null) loaded = `${describeContent(content)} of step ${saved.step} (${saved.directory})`;
     } else if (load) loaded = loadHuggingFace(session.trainer.model, load.path);

@@ -142,7 +142,7 @@ export const supervisor = (options: SupervisorOptions) =>
         case "trained": {
           const { outcome, step, problem, unsaved } = message.result;
           const reasons = [
-            ...(problem ? [`After step ${step}: ${problem}`] : []),
+            ...(problem ? [step > 0 ? `After step ${step}: ${problem}` : problem] : []),
             ...(unsaved ? [`The last checkpoint could not be written: ${unsaved}`] : []),
           ];
           await finish(state, {

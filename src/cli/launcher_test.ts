@@ -90,7 +90,7 @@ Deno.test("troupe refuses what is no verb", () =>
     await program("deno", `exec '${realDeno}' "$@"`);
     for (const verb of ["shw", "-x", "sho.", "a b"]) {
       const { code, stderr } = await start([verb]);
-      assertEquals([code, stderr], [1, `troupe: there is no verb "${verb}"; ./troupe help lists them\n`]);
+      assertEquals([code, stderr], [2, `troupe: there is no verb "${verb}"; ./troupe help lists them\n`]);
     }
   }));
 

@@ -48,6 +48,7 @@ export const rank: Verb = {
     const quiet = Deno.env.has("TROUPE_DEBUG") ? {} : { log: () => {}, onDeadLetter: () => {} };
     return await serve((_parent, runtime) => {
       joinRoot(runtime, progress).catch((error) => {
+        if ((error as AskError).failure === "stopped") return; // before it had joined
         console.error(`rank: ${error.message}`);
         Deno.exit(1);
       });

@@ -15,6 +15,7 @@ import { ArgumentError, type DefaultArguments, getDefaultParser } from "./parser
 import { controlVariables } from "./rank.ts";
 import { selfCommand } from "./self.ts";
 import { recordFromArguments, say, type Verb } from "./verb.ts";
+import { requireWritable } from "./writable.ts";
 
 const summary = "train the model of a run record (configs/demo.yaml when none is named)";
 
@@ -54,12 +55,19 @@ export const train: Verb = {
       return 0;
     }
     refuseManyRanks(parsed);
+    if (!(parsed.port >= 0 && parsed.port <= 65535)) {
+      throw new ArgumentError(`--port: ${parsed.port} is no port; a number from 1024 to 65535 would work`);
+    }
     const config = await recordFromArguments(parsed);
     const { ckpt } = config;
     const pathOf = (folder: string | null) => folder ? parseStoragePath(folder).path : undefined;
     const folder = ckpt.enable_save_ckpt ? pathOf(ckpt.save_ckpt_folder) : undefined;
     const snapshots = folder && ckpt.oss_snapshot_freq ? pathOf(ckpt.snapshot_ckpt_folder) : undefined;
     const run = chooseRunFolder(config, [folder, snapshots].filter((path) => path !== undefined));
+    const { run_dir } = config.runtime;
+    requireWritable("runtime.run_dir", run.path.startsWith(`${run_dir}/`) ? run_dir : run.path);
+    if (folder) requireWritable("ckpt.save_ckpt_folder", folder);
+    if (snapshots) requireWritable("ckpt.snapshot_ckpt_folder", snapshots);
     makeRunFolder(run);
     return await runCompany(config, run, {
       checkpoints: folder,

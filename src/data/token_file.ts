@@ -191,7 +191,7 @@ export class TokenFile implements SampleSource {
       const ended = newline < 0 ? " (the line has no end: the file seems cut off)" : "";
       throw new SyntaxError(
         `${this.path}: bad JSON at byte ${start + Number(within ?? stoppedAt)}, in the sample that begins at byte ` +
-          `${start}${ended}`,
+          `${start}${ended}; does ${this.path}.meta belong to this file?`,
       );
     }
     const tokens = (parsed as { tokens?: unknown } | null)?.tokens;

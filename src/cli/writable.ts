@@ -1,0 +1,32 @@
+/** Folders of a record that must be writable: found out before work begins, not when its first result is lost. */
+import { resolve } from "node:path";
+import { fileError } from "../checkpoint/durable.ts";
+import { programForm } from "./self.ts";
+
+/**
+ * Makes the folder where it is missing, and makes sure that files can be put there.
+ *
+ * @param field of the record that names it, for the message
+ * @throws {Error} saying what to type, where this program or the system forbids it
+ *
+ * @example
+ * ```ts
+ * import { requireWritable } from "./writable.ts";
+ * requireWritable("ckpt.save_ckpt_folder", Deno.makeTempDirSync() + "/checkpoints");
+ * ```
+ */
+export function requireWritable(field: string, path: string): void {
+  const folder = resolve(path);
+  if (Deno.permissions.querySync({ name: "write", path: folder }).state !== "granted") {
+    const otherwise = programForm === "compiled" ? "" : `; TROUPE_WRITE=,${folder} before the command allows this one`;
+    throw new Error(`Cannot write to ${field} ${path}: only ${Deno.cwd()} may be written to${otherwise}`);
+  }
+  const probe = `${folder}/.writable-${crypto.randomUUID()}`;
+  try {
+    Deno.mkdirSync(folder, { recursive: true });
+    Deno.writeTextFileSync(probe, "", { createNew: true });
+    Deno.removeSync(probe);
+  } catch (error) {
+    throw fileError(`write to ${field}`, path, error);
+  }
+}

@@ -14,20 +14,24 @@ export async function* readParquetRows(
 ): AsyncGenerator<Row> {
   const { path, bytes } = file;
   let failed: unknown; // an error of reading is not one of the content
+  const slice = async (start: number, end = bytes): Promise<ArrayBuffer> => {
+    if (!(start >= 0 && end <= bytes && start <= end)) throw new RangeError(`bytes ${start} to ${end} of ${bytes}`);
+    try {
+      const piece = await read(path, start, end - start);
+      if (piece.length < end - start) throw new SyntaxError(`${path} shrank while it was read: it had ${bytes} bytes`);
+      return piece.length === piece.buffer.byteLength ? piece.buffer : piece.slice().buffer;
+    } catch (error) {
+      failed = error;
+      throw error;
+    }
+  };
   const buffer: AsyncBuffer = {
     byteLength: bytes,
-    async slice(start, end = bytes) {
-      if (!(start >= 0 && end <= bytes && start <= end)) throw new RangeError(`bytes ${start} to ${end} of ${bytes}`);
-      try {
-        const piece = await read(path, start, end - start);
-        if (piece.length < end - start) {
-          throw new SyntaxError(`${path} shrank while it was read: it had ${bytes} bytes`);
-        }
-        return piece.length === piece.buffer.byteLength ? piece.buffer : piece.slice().buffer;
-      } catch (error) {
-        failed = error;
-        throw error;
-      }
+    slice(start, end) {
+      const piece = slice(start, end);
+      // Pieces are asked for ahead; once one fails, nobody waits for the others, whose errors must not end the program.
+      piece.catch(() => {});
+      return piece;
     },
   };
   const damaged = (where: string, error: unknown) =>

@@ -43,7 +43,7 @@ async function withStandIn(run: (project: string, user: string) => Promise<void>
     for (const path of [`${project}/src/cli`, `${project}/kernels`, `${project}/configs/demo`, user]) {
       await Deno.mkdir(path, { recursive: true });
     }
-    for (const path of ["deno.json", "troupe", "LICENSE", "src/cli/self.ts", "src/cli/compile.ts"]) {
+    for (const path of ["deno.json", "deno.lock", "troupe", "LICENSE", "src/cli/self.ts", "src/cli/compile.ts"]) {
       await Deno.copyFile(programFile(path), `${project}/${path}`);
     }
     await Deno.writeTextFile(`${project}/src/cli/main.ts`, standIn);
@@ -91,7 +91,7 @@ Deno.test("a task runs where the user stands, and finds itself, its files and it
     const result = await execute(denoCommand(), args, {
       cwd: user,
       clearEnv: true, // INIT_CWD of the task that runs this test would be taken for the user's folder
-      env: { ...kept("PATH", "HOME", "DENO_DIR"), TROUPE_WRITE: `,${user}` },
+      env: { ...kept("PATH", "HOME", "DENO_DIR", "DENO_TLS_CA_STORE"), TROUPE_WRITE: `,${user}` },
     });
     assertEquals(result.stderr, "");
     assertEquals(JSON.parse(result.stdout), expected("source", user, ["train", "3", "it's $PATH", ""]));

@@ -94,7 +94,13 @@ function locate(argument: string): string {
   return argument.startsWith("-") ? argument : resolve(Deno.env.get("INIT_CWD") ?? ".", argument);
 }
 
-if (import.meta.main) {
+if (import.meta.main && Deno.args.some((argument) => argument === "--help" || argument === "-h")) {
+  console.log(
+    "Usage: troupe test [FILE...] [--filter=TEXT]\n\n" +
+      "Checks formatting, lint and types, then runs every test and every documented example. With files named, only those\n" +
+      "are run. Other flags go to `deno test`.",
+  );
+} else if (import.meta.main) {
   const named = Deno.args.some((argument) => !argument.startsWith("-"));
   let failedChecks = 0;
   if (!named) {

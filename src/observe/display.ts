@@ -234,9 +234,10 @@ export class Display implements Disposable {
     this.#json?.write(JSON.stringify(entry) + "\n");
   }
 
-  /** Leaves the live line as it stands, in the terminal's history. */
+  /** Leaves the live line in the terminal's history, without what is no longer being done. */
   [Symbol.dispose](): void {
     if (this.#output.isTerminal && this.#shown !== undefined) {
+      this.#shown = { ...this.#shown, phase: undefined };
       this.#draw();
       this.#output.write("\n");
     }

@@ -3,6 +3,7 @@
  * there is of a whole engine, and a health check of a user's GPU.
  */
 import type { Backend } from "../backend/backend.ts";
+import { fileError } from "../checkpoint/durable.ts";
 import { HuggingFaceFolder } from "../checkpoint/mod.ts";
 import { ignoreIndex, type MicroBatch } from "../data/mod.ts";
 import { applyChanges, resolveConfig } from "../config/mod.ts";
@@ -103,7 +104,7 @@ const json = (path: string): unknown => {
   try {
     text = Deno.readTextFileSync(path);
   } catch (error) {
-    throw new Error(`Cannot read ${path}: ${(error as Error).message}`, { cause: error });
+    throw fileError("read", path, error);
   }
   try {
     return JSON.parse(text);

@@ -26,6 +26,11 @@ const record = (folder: string) =>
 const train = (folder: string, processes: Processes) =>
   processes.start(["train", "--config", record(folder), "--backend", "cpu", "--json"], { folder });
 
+interface Trial {
+  readonly folder: string;
+  readonly begin: () => Started;
+}
+
 /** Whole lines on standard output: steps told, those done twice counted twice. */
 const steps = ({ out }: Started) => out.text.split("\n").length - 1;
 
@@ -104,4 +109,31 @@ Deno.test("train() goes on after SIGKILLs of its rank at random moments, while s
     assertEquals(curve(rough), curve(calm));
     assertEquals(checkpointEntries(rough, totalSteps), checkpointEntries(calm, totalSteps));
     assert(!await processes.alive(last), "the last rank is gone");
+  }));
+
+Deno.test("train() goes on after SIGKILLs of its rank on WebGPU as well", () =>
+  inFolder(async (parent, processes) => {
+    const runs = ["calm", "rough"].map((name) => {
+      const folder = `${parent}/${name}`;
+      Deno.mkdirSync(folder);
+      const config = tinyRecord(folder, { data: { total_steps: 40 }, ckpt: { checkpoint_every: 7 } });
+      return {
+        folder,
+        begin: () => processes.start(["train", "--config", config, "--backend", "webgpu", "--json"], { folder }),
+      };
+    }) as [Trial, Trial];
+    const [calm, rough] = runs;
+    const undisturbed = await calm.begin().ended;
+    if (undisturbed.err.includes("no adapter was found")) return console.log("skipped: no adapter was found");
+    assertEquals(undisturbed.code, 0, undisturbed.err);
+    const run = rough.begin();
+    for (const attempt of [1, 2]) {
+      const rank = await rankOf(rough.folder, attempt), base = steps(run);
+      await run.out.until(() => steps(run) >= base + 9 * attempt, "some steps");
+      assert(await processes.signal("KILL", rank), `the rank was there to be killed:\n${run.err.text}`);
+    }
+    const ended = await run.ended;
+    assertEquals(ended.code, 0, ended.err);
+    assertEquals(curve(rough.folder), curve(calm.folder));
+    assertEquals(checkpointEntries(rough.folder, 40), checkpointEntries(calm.folder, 40));
   }));

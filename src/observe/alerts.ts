@@ -1,4 +1,5 @@
 /** Noticing that a run goes wrong, and telling people. */
+import { formatLoss } from "./format.ts";
 
 /** A step whose loss is more than this many times the loss before it is a spike. */
 export const LOSS_SPIKE_LIMIT = 1.5;
@@ -27,7 +28,8 @@ export class LossSpikeDetector {
     if (!Number.isFinite(loss)) return `Loss is ${loss} at step ${step}`;
     this.#last = loss;
     if (last === undefined || loss <= this.#limit * last) return undefined;
-    return `Loss spike at step ${step}: ${loss}, more than ${this.#limit} times the ${last} of the step before`;
+    const [now, before] = [formatLoss(loss), formatLoss(last)];
+    return `Loss spike at step ${step}: ${now}, more than ${this.#limit} times the ${before} of the step before`;
   }
 }
 

@@ -6,7 +6,7 @@ Deno.test("LossSpikeDetector tells losses above 1.5 times the one before, and lo
   const losses = [10, 15, 22.6, 5, NaN, 7.4, 12];
   const told = losses.map((loss, step) => spikes.check(step, loss));
   assertEquals(told.map((text) => text !== undefined), [false, false, true, false, true, false, true]);
-  assertStringIncludes(told[2]!, "step 2: 22.6, more than 1.5 times the 15");
+  assertStringIncludes(told[2]!, "step 2: 22.6000, more than 1.5 times the 15.0000 of");
 });
 
 Deno.test("StuckDetector tells once each time a run falls silent", () => {

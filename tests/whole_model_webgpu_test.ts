@@ -84,7 +84,8 @@ for (const [what, changes] of Object.entries(models)) {
       assert(Math.abs(got.loss - loss) <= 1e-5 * loss, `loss of step ${step}: ${got.loss} instead of ${loss}`);
       assert(Math.abs(got.gradNorm - gradNorm) <= 1e-4 * gradNorm, `norm of step ${step}: ${got.gradNorm}`);
       microBatches.forEach(({ nll, correct }, i) => {
-        assertClose(got.microBatches[i].nll, nll, 1e-5, `losses of step ${step}, micro-batch ${i}`);
+        // An update divides by moments near zero, so a last bit of a gradient shows in the step after it.
+        assertClose(got.microBatches[i].nll, nll, step === 0 ? 1e-5 : 1e-4, `losses of step ${step}, micro-batch ${i}`);
         assertEquals(got.microBatches[i].correct, correct);
       });
       for (const [name, gradient] of expected.gradients[step]) {

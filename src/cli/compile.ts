@@ -20,6 +20,9 @@ const made = `${work}/troupe`;
 /** Permissions as the `train` task grants them, so that they stand in one place. */
 const trainTask: string = manifest.tasks.train;
 
+/** As the launcher does: Deno's OpenGL compiles shaders for minutes. */
+const noOpenGl = 'export DENO_WEBGPU_BACKEND="${DENO_WEBGPU_BACKEND:-vulkan}"\n';
+
 /**
  * The shell script in front of the archive. It needs sh, tail, tar, gzip and the usual small tools.
  *
@@ -52,7 +55,7 @@ fi
 app=$(cd "$app" && pwd -P)
 : "\${TROUPE_WRITE:=}" "\${TROUPE_NET:=}"
 export PATH="$app:$PATH" DENO_NO_UPDATE_CHECK=1 XDG_RUNTIME_DIR="\${XDG_RUNTIME_DIR:-/tmp}"
-exec ${command}
+${Deno.build.os === "linux" ? noOpenGl : ""}exec ${command}
 `;
   return lines.replaceAll("@LINES@", String(lines.split("\n").length));
 }

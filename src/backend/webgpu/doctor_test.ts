@@ -27,7 +27,7 @@ Deno.test("openDevice() without a Vulkan driver says what to install", async () 
     try { await openDevice("deno"); console.log("opened"); } catch (error) { console.log(error.message); }`;
   const { stdout } = await new Deno.Command(Deno.execPath(), {
     args: ["eval", "--ext=ts", code],
-    env: { VK_DRIVER_FILES: "/nonexistent", VK_ICD_FILENAMES: "/nonexistent", LIBGL_DRIVERS_PATH: "/nonexistent" },
+    env: { VK_DRIVER_FILES: "/nonexistent", VK_ICD_FILENAMES: "/nonexistent", DENO_WEBGPU_BACKEND: "vulkan" },
   }).output();
   const said = new TextDecoder().decode(stdout);
   assert(said.includes("no adapter was found") && said.includes("mesa-vulkan-drivers"), said);

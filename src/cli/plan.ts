@@ -33,7 +33,9 @@ export const plan: Verb = {
     }
     const dispatches = forward.instructions.length + backward.instructions.length;
     console.log(
-      `  ${dispatches} instructions a micro-batch, ${config.data.micro_num} micro-batches and 1 read-back a step`,
+      `  ${dispatches} instructions a micro-batch, ${config.data.micro_num} micro-batch${
+        config.data.micro_num === 1 ? "" : "es"
+      } and 1 read-back a step`,
     );
     return 0;
   },

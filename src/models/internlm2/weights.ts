@@ -1,20 +1,14 @@
 /** Names of InternLM2's weights elsewhere, both ways. */
 import { denseTensors, fusedQkv, groupedRows, llamaConfigFromSection, sectionFromLlamaConfig } from "../dense.ts";
 import type { HuggingFaceFormat, ModelSection, WeightFormat } from "../family.ts";
+import { internEvoNames } from "../llama2/weights.ts";
 
-const tensors = (prefix: string) => (section: ModelSection) =>
-  denseTensors(section, {
-    embedding: `${prefix}tok_embeddings.weight`,
-    head: "output.weight",
-    norm: `${prefix}norm`,
-    layer: `${prefix}layers`,
-    attentionNorm: "attention_norm",
-    ffnNorm: "ffn_norm",
-    attentionOutput: "attention.wo",
-    gate: "feed_forward.w1",
-    up: "feed_forward.w3",
-    down: "feed_forward.w2",
-  }, fusedQkv(section, "attention.wqkv", groupedRows(section)));
+/** Hugging Face's file has InternEvo's names under a prefix, the head's excepted. */
+const tensors = (prefix: string) => (section: ModelSection) => {
+  const { embedding, norm, layer } = internEvoNames;
+  const names = { ...internEvoNames, embedding: prefix + embedding, norm: prefix + norm, layer: prefix + layer };
+  return denseTensors(section, names, fusedQkv(section, "attention.wqkv", groupedRows(section)));
+};
 
 export const huggingFace: HuggingFaceFormat = {
   matches: (config) => config.model_type === "internlm2",

@@ -60,6 +60,7 @@ Deno.test("train() on a terminal draws one live line over itself, above it nothi
     });
     const { code, stdout, stderr } = await child.output();
     const out = new TextDecoder().decode(stdout), err = new TextDecoder().decode(stderr);
+    if (err.includes("failed to create pseudo-terminal")) return console.log(`skipped: ${err.trim()}`);
     assertEquals(code, 0, out + err);
     assertNoStackTrace({ code, out, err });
     assert(!out.includes("XDG_RUNTIME_DIR"), out);

@@ -28,6 +28,15 @@ function refuseManyRanks(args: DefaultArguments): void {
   if (args.host !== undefined) refuse("host");
   if ((args.world_size ?? 1) !== 1) refuse("world_size");
   if ((args.rank ?? 0) !== 0) refuse("rank");
+  if ((args.local_rank ?? 0) !== 0) refuse("local_rank");
+  // Without this check each process of such a launcher would train by itself, all into one folder.
+  const variable = args.launcher === "torch" ? "WORLD_SIZE" : "SLURM_NPROCS";
+  const ranks = args.given.has("launcher") ? Deno.env.get(variable) : undefined;
+  if (Number(ranks ?? 1) !== 1) {
+    throw new ArgumentError(
+      `--launcher ${args.launcher}: ${variable} is ${ranks}; Troupe trains on one rank: start one`,
+    );
+  }
   if (args.profiling) throw new ArgumentError("--profiling: there is no profiler; leave it out");
 }
 

@@ -71,6 +71,13 @@ function assertClose(actual: Float32Array, expected: Float32Array, tolerance: nu
   });
 }
 
+/**
+ * How far the losses after one update may stray. With the normalised head, changing the last bit of the initial weights
+ * moves them by 0.9e-5 to 1.7e-5 on the CPU reference alone (the other models: at most 1e-6), so no two devices agree
+ * more closely there.
+ */
+const afterUpdate = (what: string) => what.includes("normalised head") ? 5e-5 : 1e-5;
+
 for (const [what, changes] of Object.entries(models)) {
   Deno.test(`WebGPU computes as the CPU reference: ${what}`, async () => {
     using webgpu = await openBackend("webgpu");
@@ -84,8 +91,12 @@ for (const [what, changes] of Object.entries(models)) {
       assert(Math.abs(got.loss - loss) <= 1e-5 * loss, `loss of step ${step}: ${got.loss} instead of ${loss}`);
       assert(Math.abs(got.gradNorm - gradNorm) <= 1e-4 * gradNorm, `norm of step ${step}: ${got.gradNorm}`);
       microBatches.forEach(({ nll, correct }, i) => {
-        // An update divides by moments near zero, so a last bit of a gradient shows in the step after it.
-        assertClose(got.microBatches[i].nll, nll, step === 0 ? 1e-5 : 1e-4, `losses of step ${step}, micro-batch ${i}`);
+        assertClose(
+          got.microBatches[i].nll,
+          nll,
+          step === 0 ? 1e-5 : afterUpdate(what),
+          `losses of step ${step}, micro-batch ${i}`,
+        );
         assertEquals(got.microBatches[i].correct, correct);
       });
       for (const [name, gradient] of expected.gradients[step]) {

@@ -138,5 +138,9 @@ Deno.test("profile() times every dispatch submitted meanwhile, in order", async 
   });
   assertEquals(timings.length, 303);
   assert(timings[0]!.kernel === short && timings[1]!.kernel === long && timings[102]!.kernel === long);
-  assert(timings[1]!.seconds > 10 * timings[302]!.seconds, `${timings[1]!.seconds} ${timings[302]!.seconds}`);
+  // Another process on these cores lengthens single dispatches: the typical short one counts, and the quickest long one.
+  const sorted = (isLong: boolean) =>
+    timings.filter(({ kernel }) => (kernel === long) === isLong).map(({ seconds }) => seconds).sort((a, b) => a - b);
+  const quickest = sorted(true)[0]!, typical = sorted(false)[150]!;
+  assert(quickest > 10 * typical, `${quickest} ${typical}`);
 });

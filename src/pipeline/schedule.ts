@@ -57,7 +57,7 @@ export interface PipelineShape {
 }
 
 /** One micro-batch after another, each forward and backward, gradients summing up: a single frame is in flight. */
-export function gradientAccumulation(microBatches: number): Run[] {
+export function gradientAccumulation(microBatches: number): (Run & { readonly segment: "forward" | "backward" })[] {
   return Array.from({ length: microBatches }, (_, microBatch) => [
     { kind: "run" as const, segment: "forward" as const, chunk: 0, microBatch, frame: 0 },
     { kind: "run" as const, segment: "backward" as const, chunk: 0, microBatch, frame: 0 },

@@ -1,6 +1,7 @@
 /** Tokenizers: Hugging Face's `tokenizer.json`, SentencePiece models, tiktoken's ranks. */
 import { Tokenizer as HuggingFaceTokenizer } from "@huggingface/tokenizers";
 import { dirname, join } from "node:path";
+import { bpeEncoder } from "./bpe.ts";
 import {
   cutNormalised,
   parseSentencePiece,
@@ -119,19 +120,28 @@ function fromJson(file: string, definition: unknown): Tokenizer {
     return tokenizer.token_to_id(name);
   };
   return {
-    ...fromLibrary(file, tokenizer),
+    ...fromLibrary(file, tokenizer, definition as object),
     bosId: special(config.bos_token, "<s>"),
     eosId: special(config.eos_token, "</s>"),
   };
 }
 
-function fromLibrary(file: string, tokenizer: HuggingFaceTokenizer): Omit<Tokenizer, "bosId" | "eosId"> {
+/** Ids of a text without bos and eos: by our own encoder where it knows the tokenizer, else by the library. */
+function encoderOf(tokenizer: HuggingFaceTokenizer, definition: object): (text: string) => number[] {
+  return bpeEncoder(tokenizer, definition) ?? ((text) => tokenizer.encode(text, { add_special_tokens: false }).ids);
+}
+
+function fromLibrary(
+  file: string,
+  tokenizer: HuggingFaceTokenizer,
+  definition: object,
+): Omit<Tokenizer, "bosId" | "eosId"> {
   let vocabSize = 0;
   for (const id of tokenizer.get_vocab(true).values()) vocabSize = Math.max(vocabSize, id + 1);
   return {
     path: file,
     vocabSize,
-    encode: (text) => tokenizer.encode(text, { add_special_tokens: false }).ids,
+    encode: encoderOf(tokenizer, definition),
     decode: (ids) =>
       ids.length === 0
         ? ""
@@ -142,22 +152,23 @@ function fromLibrary(file: string, tokenizer: HuggingFaceTokenizer): Omit<Tokeni
 }
 
 function fromTiktoken(file: string, bytes: Uint8Array): Tokenizer {
-  let bos: number | undefined, eos: number | undefined;
+  let bos: number | undefined, eos: number | undefined, definition!: object;
   const tokenizer = useDefinition(file, "tiktoken's ranks", () => {
     const ranks = parseTiktoken(new TextDecoder().decode(bytes)), family = tiktokenFamily(ranks.size);
     [bos, eos] = [family.bos, family.eos].map((name) => name === undefined ? undefined : family.special[name]);
-    return tiktokenDefinition(ranks, family);
+    return definition = tiktokenDefinition(ranks, family);
   });
-  return { ...fromLibrary(file, tokenizer), bosId: bos, eosId: eos };
+  return { ...fromLibrary(file, tokenizer, definition), bosId: bos, eosId: eos };
 }
 
 function fromSentencePiece(file: string, bytes: Uint8Array): Tokenizer {
-  let model!: ReturnType<typeof parseSentencePiece>, normalize!: (text: string) => string;
+  let model!: ReturnType<typeof parseSentencePiece>, normalize!: (text: string) => string, definition!: object;
   const tokenizer = useDefinition(file, "a SentencePiece model", () => {
     model = parseSentencePiece(bytes);
     normalize = sentencePieceNormalizer(model);
-    return sentencePieceDefinition(model);
+    return definition = sentencePieceDefinition(model);
   });
+  const encodePart = encoderOf(tokenizer, definition);
   const ids = new Map(model.pieces.map(({ text }, id) => [text, id]));
   return {
     path: file,
@@ -168,7 +179,7 @@ function fromSentencePiece(file: string, bytes: Uint8Array): Tokenizer {
       const ids: number[] = [];
       for (const part of cutNormalised(normalize(text))) {
         if (part === "") continue;
-        for (const id of tokenizer.encode(part, { add_special_tokens: false }).ids) ids.push(id);
+        for (const id of encodePart(part)) ids.push(id);
       }
       return ids;
     },

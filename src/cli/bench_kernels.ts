@@ -67,7 +67,7 @@ export function kernelsOf(config: ResolvedConfig, traits: Pick<Backend["traits"]
     if (known) known.calls++;
     else found.set(keyOf(kernel), { kernel, run: config.JOB_NAME, calls: 1 });
   };
-  for (const instruction of [...segments.forward.instructions, ...segments.backward.instructions]) {
+  for (const instruction of [...segments["forward 0"].instructions, ...segments["backward 0"].instructions]) {
     if (instruction.kind === "dispatch") add(instruction.kernel);
   }
   for (const bytes of arenas) [squaredNorm({ length: bytes / 4 }), adamw({ length: bytes / 4 })].forEach(add);

@@ -5,7 +5,7 @@ import type { Backend } from "../backend/backend.ts";
 import type { ResolvedConfig } from "../config/mod.ts";
 import { type Batch, createTrainLoader, type TrainLoader } from "../data/mod.ts";
 import type { Segment } from "../graph/plan.ts";
-import { settle } from "../graph/program.ts";
+import { drive, settle } from "../graph/program.ts";
 import { gradientAccumulation } from "../pipeline/schedule.ts";
 import { countLabels, feed } from "../train/feed.ts";
 import { initializeOptimizer, initializeTrainer } from "../train/initialize.ts";
@@ -63,15 +63,15 @@ async function splitStep(trainer: Trainer, loader: TrainLoader, wait: () => Prom
   const { microBatches } = batch;
   await timed("optimizer", () => (program.zeroGradients(), wait()));
   for (const { segment, microBatch: index, frame } of gradientAccumulation(microBatches.length)) {
-    await timed(segment, () => {
+    await timed(segment, async () => {
       if (segment === "forward") {
         const microBatch = microBatches[index]!, labels = Math.max(1, countLabels(microBatch.labels));
         const lossWeight = 1 / (labels * microBatches.length);
-        feed(model, "forward", microBatch, { lossWeight, step: trainer.stepCount, microBatch: index, frame });
+        feed(model, "forward 0", microBatch, { lossWeight, step: trainer.stepCount, microBatch: index, frame });
       }
-      program.run(segment, frame);
+      await drive(program.run(`${segment} 0`, frame));
       if (segment === "forward") program.keepOutputs(index, frame);
-      return wait();
+      return await wait();
     });
   }
   await timed("optimizer", () => (device.norm(), wait()));
@@ -148,8 +148,8 @@ export async function benchStep(
     const arenas = plan.arenas.map((bytes) => bytes / 4);
     const costs = {
       data: noCost,
-      forward: times(costOf(plan.segments.forward), microBatches),
-      backward: times(costOf(plan.segments.backward), microBatches),
+      forward: times(costOf(plan.segments["forward 0"]), microBatches),
+      backward: times(costOf(plan.segments["backward 0"]), microBatches),
       optimizer: arenas.map((length) =>
         plus(plus(squaredNorm({ length }).cost, adamw({ length }).cost), { flops: 0, bytes: 4 * length }) // and cleared
       ).reduce(plus, noCost),

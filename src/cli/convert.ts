@@ -29,6 +29,7 @@ import type { HuggingFaceFormat, TensorMapping } from "../models/family.ts";
 import { getModule, moduleNames } from "../models/registry.ts";
 import { formatCount } from "../observe/format.ts";
 import { singleRank } from "../parallel/mesh.ts";
+import { solo } from "../parallel/world.ts";
 import { initializeOptimizer, initializeTrainer } from "../train/initialize.ts";
 import { expectSameModel } from "../train/load.ts";
 import { loadPlugins, planModel } from "../train/model.ts";
@@ -255,7 +256,7 @@ async function initialState(config: ResolvedConfig): Promise<Json> {
     using backend = openNullBackend();
     const { family, plan, boxes, memory } = planModel(config, backend.traits, singleRank);
     const program = await Program.create(backend, plan, { microBatches: config.data.micro_num });
-    const model = { config, family, program, boxes, memory, parameterCount: 0, [Symbol.dispose]() {} };
+    const model = { config, world: solo, family, program, boxes, memory, parameterCount: 0, [Symbol.dispose]() {} };
     const trainer = initializeTrainer({ model, optimizer: await initializeOptimizer(model) });
     return { trainer: trainer.state(), data: loader.state() } as unknown as Json;
   } finally {

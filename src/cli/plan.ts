@@ -22,7 +22,6 @@ export const plan: Verb = {
     using backend = openNullBackend();
     const { memory, plan } = planModel(config, backend.traits, singleRank);
     const parameters = plan.parameters.reduce((sum, { shape }) => sum + elementCount(shape), 0);
-    const { forward, backward } = plan.segments;
     if (parsed.json) {
       console.log(JSON.stringify({ parameters, memory }));
       return 0;
@@ -31,7 +30,8 @@ export const plan: Verb = {
     for (const [name, bytes] of Object.entries(memory)) {
       console.log(`  ${name.padEnd(12)} ${formatBytes(bytes).padStart(10)}`);
     }
-    const dispatches = forward.instructions.length + backward.instructions.length;
+    const dispatches = [plan.segments["forward 0"], plan.segments["backward 0"]]
+      .reduce((sum, { instructions }) => sum + instructions.length, 0);
     console.log(
       `  ${dispatches} instructions a micro-batch, ${config.data.micro_num} micro-batch${
         config.data.micro_num === 1 ? "" : "es"

@@ -18,7 +18,7 @@ import {
   scale,
 } from "./operators.ts";
 import { type Plan, plan } from "./plan.ts";
-import { Program, settle } from "./program.ts";
+import { drive, Program, settle } from "./program.ts";
 
 const init: Initialization = { kind: "normal", std: 0.5 };
 export const sizes = { tokens: 7, hidden: 6, heads: 3, kvHeads: 1, inner: 5, vocab: 11 };
@@ -102,9 +102,11 @@ export function planOf(trace: Trace, backend: Backend, { recompute = false, bind
   const evaluation = new Graph(), evaluationOutputs = trace(evaluation);
   const { maxBufferSize, maxStorageBufferBindingSize } = backend.traits.limits;
   return plan({
-    training: differentiate(graph, { recompute: () => recompute }),
-    trainingOutputs: { ...outputs },
-    evaluation: { graph: evaluation, outputs: { ...evaluationOutputs } },
+    chunks: [{
+      training: differentiate(graph, { recompute: () => recompute }),
+      trainingOutputs: { ...outputs },
+      evaluation: { graph: evaluation, outputs: { ...evaluationOutputs } },
+    }],
     limits: { maxBufferSize, maxStorageBufferBindingSize: Math.min(maxStorageBufferBindingSize, binding) },
   });
 }
@@ -118,7 +120,7 @@ export async function make(
   const plan = planOf(trace, backend, options);
   const program = await Program.create(backend, plan, { microBatches: 1 });
   for (const { name, bytes } of plan.parameters) program.writeParameter("parameter", name, numbers(name, bytes / 4));
-  const tokens = plan.segments.forward.inputs.get("ids")!.bytes / 4, cut = Math.floor(tokens / 2) + 1;
+  const tokens = plan.segments["forward 0"].inputs.get("ids")!.bytes / 4, cut = Math.floor(tokens / 2) + 1;
   const of = (value: (token: number) => number) => Uint32Array.from({ length: tokens }, (_, token) => value(token));
   const inputs = {
     ids: of((token) => (5 * token) % sizes.vocab),
@@ -130,11 +132,11 @@ export async function make(
     weight: new Float32Array([1]),
   };
   const run = async (backward: boolean) => {
-    for (const [name, data] of Object.entries(inputs)) program.upload("forward", name, data);
+    for (const [name, data] of Object.entries(inputs)) program.upload("forward 0", name, data);
     program.zeroGradients();
-    program.run("forward");
+    await drive(program.run("forward 0"));
     program.keepOutputs(0);
-    if (backward) program.run("backward");
+    if (backward) await drive(program.run("backward 0"));
     const [bytes] = await settle(backend.read([program.outputRange("loss", 0)]));
     return new Float32Array(bytes.buffer).reduce((sum, loss) => sum + loss, 0);
   };

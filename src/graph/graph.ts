@@ -41,6 +41,8 @@ export interface Node {
   readonly outputs: readonly Tensor[];
   /** Decoder layer this node belongs to; the unit of recomputation and of pipeline stages. */
   readonly layer: number | undefined;
+  /** Its outputs are not kept for the backward pass, which makes them again just before it needs them. */
+  readonly transient?: boolean;
 }
 
 /** One kernel with the tensors it is bound to, in operand order; `undefined` stands for scratch. */
@@ -50,7 +52,32 @@ export interface Lowered {
 }
 
 /**
- * What the engine must know of an operator: its shape rule, its gradient in terms of operators, its kernel.
+ * The parts of a tensor that the ranks of an axis hold, one each: seen as `[outer, parts, inner]`, part i is all of
+ * `[:, i, :]`. Counts are of elements.
+ */
+export interface Strips {
+  readonly outer: number;
+  readonly inner: number;
+}
+
+/** What the ranks along an axis do together with their tensors: the node's input goes, its output comes. */
+export interface Collective {
+  readonly operator: "all-reduce" | "reduce-scatter" | "all-gather" | "all-to-all";
+  readonly axis: string;
+  /** Ranks along the axis, at least two. */
+  readonly size: number;
+  /** Of an all-reduce. @default {"sum"} */
+  readonly reduction?: "sum" | "max";
+  /** Parts of the input, one for each rank: of a reduce-scatter and an all-to-all. */
+  readonly from?: Strips;
+  /** Parts of the output, one from each rank: of an all-gather and an all-to-all. */
+  readonly into?: Strips;
+}
+
+/**
+ * What the engine must know of an operator: its shape rule, its gradient in terms of operators, and what does its work:
+ * a kernel, or a collective. One that has neither is an identity: its output is its first input, and only its gradient
+ * differs from doing nothing.
  *
  * @typeParam A attributes, fixed when the graph is traced
  */
@@ -62,7 +89,8 @@ export interface Operator<A> {
    * A root (a loss) is called with no output gradients.
    */
   gradient?(node: Node, outputGradients: readonly (Tensor | undefined)[]): readonly (Tensor | undefined)[];
-  lower(node: Node): Lowered;
+  lower?(node: Node): Lowered;
+  collective?(node: Node): Collective;
   /** The operator can add its first output into existing content: its attribute `accumulate` may be set. */
   readonly accumulates?: boolean;
   /** A loss: differentiation starts here. */
@@ -123,9 +151,14 @@ export class Graph {
   }
 
   /** Appends a node and returns its outputs. */
-  apply<A>(operator: Operator<A>, inputs: readonly Tensor[], attributes: A): Tensor[] {
+  apply<A>(
+    operator: Operator<A>,
+    inputs: readonly Tensor[],
+    attributes: A,
+    { transient = false }: { readonly transient?: boolean } = {},
+  ): Tensor[] {
     const outputs = operator.infer(inputs, attributes).map((type) => this.tensor(type, "value"));
-    this.nodes.push({ operator, attributes, inputs, outputs, layer: this.#layer });
+    this.nodes.push({ operator, attributes, inputs, outputs, layer: this.#layer, ...(transient && { transient }) });
     return outputs;
   }
 

@@ -1,11 +1,15 @@
 /**
  * The planner: gives every tensor a place before the run starts, and lowers nodes to a flat list of instructions.
  *
+ * A model is a list of *chunks*, one except on a pipeline's stages, each with the segments `forward k`, `backward k` and
+ * `evaluate k`.
+ *
  * Places are named by *space*:
  *
  * - `parameter`, `gradient`: arenas, all parameters in one order, so that the optimizer's kernels bind a whole arena.
  *   Moments mirror them. An arena is no larger than one binding, and no tensor straddles two.
- * - `frame`: what one micro-batch in flight keeps from its forward to its backward pass: inputs and the saved set.
+ * - `frame`: what one micro-batch in flight keeps from its forward to its backward pass: inputs and the saved set. Each
+ *   chunk has frames of its own.
  * - `workspace`: what lives within one pass; shared by all.
  * - `constant`: tables known when tracing.
  *
@@ -13,10 +17,10 @@
  * tensors alive together never do, so no dispatch finds one buffer bound for reading and for writing. A frame's slots
  * are free again for the backward pass once what they held has been read for the last time.
  */
-import type { DeviceTraits, Kernel } from "../../kernels/kernel.ts";
+import type { DeviceTraits, ElementType, Kernel } from "../../kernels/kernel.ts";
 import { elementBytes } from "../../kernels/kernel.ts";
 import type { Differentiated } from "./differentiate.ts";
-import { type Graph, type Initialization, type Node, type Tensor, tensorBytes } from "./graph.ts";
+import { type Collective, type Graph, type Initialization, type Node, type Tensor, tensorBytes } from "./graph.ts";
 
 /** Storage offsets are aligned to this on every device (`minStorageBufferOffsetAlignment` is at most 256). */
 const ALIGNMENT = 256;
@@ -34,7 +38,17 @@ export interface Place {
 
 export type Instruction =
   | { readonly kind: "dispatch"; readonly kernel: Kernel; readonly places: readonly Place[]; readonly label: string }
-  | { readonly kind: "copy"; readonly source: Place; readonly target: Place };
+  | { readonly kind: "copy"; readonly source: Place; readonly target: Place }
+  | CollectiveInstruction;
+
+/** Done by the host between two command lists: it reads the source back, meets the other ranks, fills the target. */
+export interface CollectiveInstruction extends Collective {
+  readonly kind: "collective";
+  readonly source: Place;
+  readonly target: Place;
+  readonly type: ElementType;
+  readonly label: string;
+}
 
 export interface ParameterPlace {
   readonly name: string;
@@ -49,19 +63,24 @@ export interface Segment {
   readonly instructions: readonly Instruction[];
   /** Places that the host fills before the segment runs. */
   readonly inputs: ReadonlyMap<string, Place>;
-  /** Places that the host may read after it. */
+  /** Places that the host may read after it, at the step's end: see `Program.keepOutputs`. */
   readonly outputs: ReadonlyMap<string, Place>;
+  /** Places that the host reads right after it, to hand on what they hold. */
+  readonly passed: ReadonlyMap<string, Place>;
 }
+
+/** What a chunk does, and which chunk. */
+export type SegmentName = `${"forward" | "backward" | "evaluate"} ${number}`;
 
 export interface Plan {
   readonly parameters: readonly ParameterPlace[];
   /** Bytes of each parameter arena; gradients and moments mirror them. */
   readonly arenas: readonly number[];
   readonly constants: readonly Float32Array<ArrayBuffer>[];
-  /** Bytes of each slot of one frame. */
-  readonly frame: readonly number[];
+  /** Bytes of each slot of one frame, by chunk. */
+  readonly frames: readonly (readonly number[])[];
   readonly workspace: readonly number[];
-  readonly segments: Readonly<Record<"forward" | "backward" | "evaluate", Segment>>;
+  readonly segments: Readonly<Record<SegmentName, Segment>>;
 }
 
 /** What one pass over data yields, by name; read back by the host. */
@@ -95,19 +114,26 @@ class SlotPool {
   }
 }
 
-interface PlanOptions {
+/** A part of the model that runs from its inputs to its outputs in one go. */
+export interface ChunkGraph {
   readonly training: Differentiated;
-  /** Read by the host after the forward pass of a micro-batch. */
+  /** Read by the host at the step's end. */
   readonly trainingOutputs: Outputs;
-  /** Forward nodes of the model without dropout, on the same parameters (by name). */
-  readonly evaluation: { readonly graph: Graph; readonly outputs: Outputs };
+  /** Handed on right after the forward pass. @default nothing */
+  readonly passed?: Outputs;
+  /** Forward nodes of the same part without dropout, on the same parameters (by name). */
+  readonly evaluation: { readonly graph: Graph; readonly outputs: Outputs; readonly passed?: Outputs };
+}
+
+interface PlanOptions {
+  readonly chunks: readonly ChunkGraph[];
   readonly limits: Pick<DeviceTraits["limits"], "maxBufferSize" | "maxStorageBufferBindingSize">;
 }
 
 /** @throws {RangeError} when one tensor is larger than the device can bind, naming it and both sizes. */
-export function plan({ training, trainingOutputs, evaluation, limits }: PlanOptions): Plan {
+export function plan({ chunks, limits }: PlanOptions): Plan {
   const largest = Math.min(limits.maxBufferSize, limits.maxStorageBufferBindingSize);
-  const { parameters, arenas } = placeParameters(training.graph, largest);
+  const { parameters, arenas } = placeParameters(chunks.map(({ training }) => training.graph), largest);
   const byName = new Map(parameters.map((place) => [place.name, place]));
   const constants: Float32Array<ArrayBuffer>[] = [], constantSlots = new Map<string, number>();
   const workspace = new SlotPool("workspace");
@@ -165,34 +191,43 @@ export function plan({ training, trainingOutputs, evaluation, limits }: PlanOpti
     };
 
     nodes.forEach((node, index) => {
+      const { collective } = node.operator;
       const what = `${node.operator.name}${node.layer === undefined ? "" : ` of layer ${node.layer}`}`;
       const source = node.operator.inPlace === undefined ? undefined : node.inputs[node.operator.inPlace]!;
+      let sourcePlace: Place | undefined;
       node.outputs.forEach((output, position) => {
         if (output.kind === "gradient") return;
         const overwrites = position === 0 && source?.kind === "value" && lastUse.get(source) === index &&
           !kept.has(source) && !kept.has(output) &&
           node.inputs.every((input, other) => input !== source || other === node.operator.inPlace);
         if (overwrites) {
-          places.set(output, places.get(source)!);
+          sourcePlace = places.get(source)!;
+          places.set(output, sourcePlace);
           places.delete(source);
           return;
         }
         places.set(output, take(tensorBytes(output), what, kept.has(output) ? keptIn : undefined));
-        if (position === 0 && source) {
+        if (position === 0 && source && !collective) {
           instructions.push({ kind: "copy", source: placeOf(source), target: places.get(output)! });
         }
       });
-      const { kernel, operands } = node.operator.lower(node);
-      const scratch: Place[] = [];
-      const bound = operands.map((tensor, operand) => {
-        if (tensor) return placeOf(tensor);
-        const { type, length } = kernel.operands[operand]!;
-        const place = take(elementBytes[type] * length, `workspace of ${what}`, undefined);
-        scratch.push(place);
-        return place;
-      });
-      instructions.push({ kind: "dispatch", kernel, places: bound, label: kernel.name });
-      scratch.forEach(give);
+      if (collective) {
+        const [input] = node.inputs as [Tensor], source = sourcePlace ?? placeOf(input);
+        const target = placeOf(node.outputs[0]!);
+        instructions.push({ kind: "collective", ...collective(node), source, target, type: input.type, label: what });
+      } else {
+        const { kernel, operands } = node.operator.lower!(node);
+        const scratch: Place[] = [];
+        const bound = operands.map((tensor, operand) => {
+          if (tensor) return placeOf(tensor);
+          const { type, length } = kernel.operands[operand]!;
+          const place = take(elementBytes[type] * length, `workspace of ${what}`, undefined);
+          scratch.push(place);
+          return place;
+        });
+        instructions.push({ kind: "dispatch", kernel, places: bound, label: kernel.name });
+        scratch.forEach(give);
+      }
       for (const tensor of new Set([...node.inputs, ...node.outputs])) {
         if (tensor.kind !== "value" || kept.has(tensor) || (lastUse.get(tensor) ?? -1) > index) continue;
         const place = places.get(tensor);
@@ -204,66 +239,132 @@ export function plan({ training, trainingOutputs, evaluation, limits }: PlanOpti
     return instructions;
   };
 
-  const inputPlaces = (graph: Graph, pool: SlotPool): Map<string, Place> => {
-    const places = new Map<string, Place>();
-    for (const [name, tensor] of graph.inputs) {
-      const bytes = tensorBytes(tensor);
-      places.set(name, { space: pool.space, slot: pool.take(align(bytes))!, offset: 0, bytes });
+  const placesFor = (inputs: Iterable<Tensor>, pool: SlotPool): Map<Tensor, Place> =>
+    new Map([...inputs].map((input) => {
+      const bytes = tensorBytes(input);
+      return [input, { space: pool.space, slot: pool.take(align(bytes))!, offset: 0, bytes }];
+    }));
+  const byInputName = (places: ReadonlyMap<Tensor, Place>) =>
+    new Map([...places].map(([{ name }, place]) => [name, place]));
+  const byOutputName = (outputs: Outputs, places: ReadonlyMap<Tensor, Place>) =>
+    new Map(Object.entries(outputs).map(([name, tensor]) => [name, places.get(tensor)!]));
+
+  const frames: SlotPool[] = [], segments: Record<SegmentName, Segment> = {};
+  for (const [chunk, { training, trainingOutputs, passed = {}, evaluation }] of chunks.entries()) {
+    const seen = throughIdentities([...training.forward, ...training.backward]);
+    const forwardNodes = seen.nodes(training.forward), backwardNodes = seen.nodes(training.backward);
+    const wanted = new Map([...training.inputGradients].map(([input, gradient]) => [input, seen.tensor(gradient)]));
+
+    // Training: the frame holds the inputs, what the host reads, and what the backward pass reads.
+    const frame = new SlotPool("frame");
+    frames.push(frame);
+    const inputs = placesFor([...training.graph.inputs.values()].filter((input) => !training.given.has(input)), frame);
+    const made = new Set(forwardNodes.flatMap((node) => node.outputs));
+    const saved = new Set(
+      [...backwardNodes.flatMap((node) => node.inputs), ...wanted.values()].filter((tensor) => made.has(tensor)),
+    );
+    const outputs = seen.outputs(trainingOutputs), handed = seen.outputs(passed);
+    const read = new Set([...Object.values(outputs), ...Object.values(handed)]);
+    const places = new Map(inputs);
+    const forward = lower(forwardNodes, {
+      frame,
+      held: places,
+      kept: new Set([...saved, ...read]),
+      keptIn: frame,
+      reuseFrame: false,
+    });
+    segments[`forward ${chunk}`] = {
+      instructions: forward,
+      inputs: byInputName(inputs),
+      outputs: byOutputName(outputs, places),
+      passed: byOutputName(handed, places),
+    };
+
+    for (const tensor of Object.values(handed)) {
+      const place = places.get(tensor)!;
+      if (place.space === "frame" && !saved.has(tensor) && !Object.values(outputs).includes(tensor)) {
+        frame.give(place.slot);
+      }
     }
-    return places;
-  };
-  const heldInputs = (graph: Graph, places: ReadonlyMap<string, Place>) =>
-    new Map([...graph.inputs].map(([name, tensor]) => [tensor, places.get(name)!]));
+    const given = placesFor(training.given, workspace);
+    given.forEach((place, input) => places.set(input, place));
+    const keptGradients = new Set(wanted.values());
+    const backward = lower(backwardNodes, {
+      frame,
+      held: places,
+      kept: new Set([...Object.values(outputs), ...keptGradients]),
+      keptIn: workspace,
+      reuseFrame: true,
+    });
+    segments[`backward ${chunk}`] = {
+      instructions: backward,
+      inputs: byInputName(given),
+      outputs: new Map(),
+      passed: new Map([...wanted].map(([input, gradient]) => [input.name, places.get(gradient)!])),
+    };
+    for (const place of [...given.values(), ...[...keptGradients].map((tensor) => places.get(tensor)!)]) {
+      if (place.space === "workspace") workspace.give(place.slot);
+    }
 
-  // Training: the frame holds the inputs, what the host reads, and what the backward pass reads.
-  const frame = new SlotPool("frame");
-  const inputs = inputPlaces(training.graph, frame);
-  const made = new Set(training.forward.flatMap((node) => node.outputs));
-  const saved = new Set(training.backward.flatMap((node) => node.inputs).filter((tensor) => made.has(tensor)));
-  const read = new Set(Object.values(trainingOutputs));
-  const places = heldInputs(training.graph, inputs);
-  const forward = lower(training.forward, {
-    frame,
-    held: places,
-    kept: new Set([...saved, ...read]),
-    keptIn: frame,
-    reuseFrame: false,
-  });
-  const outputs = new Map(Object.entries(trainingOutputs).map(([name, tensor]) => [name, places.get(tensor)!]));
-  const backward = lower(training.backward, { frame, held: places, kept: read, keptIn: frame, reuseFrame: true });
-
-  // Evaluation runs between steps, when frames are empty: everything lives in the workspace.
-  const evaluationInputs = inputPlaces(evaluation.graph, workspace);
-  const evaluationPlaces = heldInputs(evaluation.graph, evaluationInputs);
-  const evaluate = lower(evaluation.graph.nodes, {
-    frame: workspace,
-    held: evaluationPlaces,
-    kept: new Set(Object.values(evaluation.outputs)),
-    keptIn: workspace,
-    reuseFrame: false,
-  });
-  const evaluationOutputs = new Map(
-    Object.entries(evaluation.outputs).map(([name, tensor]) => [name, evaluationPlaces.get(tensor)!]),
-  );
+    // Evaluation runs between steps, when frames are empty: everything lives in the workspace.
+    const evaluated = throughIdentities(evaluation.graph.nodes);
+    const evaluationOutputs = evaluated.outputs(evaluation.outputs);
+    const evaluationPassed = evaluated.outputs(evaluation.passed ?? {});
+    const evaluationInputs = placesFor(evaluation.graph.inputs.values(), workspace);
+    const evaluationPlaces = new Map(evaluationInputs);
+    const results = new Set([...Object.values(evaluationOutputs), ...Object.values(evaluationPassed)]);
+    const evaluate = lower(evaluated.nodes(evaluation.graph.nodes), {
+      frame: workspace,
+      held: evaluationPlaces,
+      kept: results,
+      keptIn: workspace,
+      reuseFrame: false,
+    });
+    segments[`evaluate ${chunk}`] = {
+      instructions: evaluate,
+      inputs: byInputName(evaluationInputs),
+      outputs: byOutputName(evaluationOutputs, evaluationPlaces),
+      passed: byOutputName(evaluationPassed, evaluationPlaces),
+    };
+    // Another chunk runs at another time.
+    new Set([...evaluationInputs.values(), ...[...results].map((tensor) => evaluationPlaces.get(tensor)!)])
+      .forEach(({ space, slot }) => space === "workspace" && workspace.give(slot));
+  }
 
   return {
     parameters,
     arenas,
     constants,
-    frame: frame.sizes,
+    frames: frames.map(({ sizes }) => sizes),
     workspace: workspace.sizes,
-    segments: {
-      forward: { instructions: forward, inputs, outputs },
-      backward: { instructions: backward, inputs: new Map(), outputs: new Map() },
-      evaluate: { instructions: evaluate, inputs: evaluationInputs, outputs: evaluationOutputs },
-    },
+    segments,
+  };
+}
+
+/** Nodes and tensors as they are once identities are left out: what they yield is what they are given. */
+function throughIdentities(nodes: readonly Node[]) {
+  const origin = new Map<Tensor, Tensor>();
+  const tensor = (of: Tensor) => origin.get(of) ?? of;
+  const isIdentity = ({ operator }: Node) => !operator.lower && !operator.collective;
+  for (const node of nodes) if (isIdentity(node)) origin.set(node.outputs[0]!, tensor(node.inputs[0]!));
+  const tensors = (list: readonly Tensor[]) => list.map(tensor);
+  return {
+    tensor,
+    outputs: (outputs: Outputs): Outputs =>
+      Object.fromEntries(Object.entries(outputs).map(([name, of]) => [name, tensor(of)])),
+    nodes: (list: readonly Node[]): readonly Node[] =>
+      origin.size === 0
+        ? list
+        : list.filter((node) => !isIdentity(node)).map((node) => ({ ...node, inputs: tensors(node.inputs) })),
   };
 }
 
 /** Parameters in order of declaration, packed into as few arenas as one binding's size allows. */
-function placeParameters(graph: Graph, largest: number) {
+function placeParameters(graphs: readonly Graph[], largest: number) {
   const parameters: ParameterPlace[] = [], arenas: number[] = [];
-  for (const [name, { tensor, initialization }] of graph.parameters) {
+  // One that several chunks share exists once.
+  const all = new Map(graphs.flatMap((graph) => [...graph.parameters]));
+  for (const [name, { tensor, initialization }] of all) {
     const bytes = tensorBytes(tensor);
     if (bytes > largest) {
       throw new RangeError(
@@ -291,24 +392,33 @@ export interface MemoryEstimate {
   readonly total: number;
 }
 
+/** Micro-batches of a chunk in flight at once. */
+export const framesOf = (frames: number | readonly number[], chunk: number): number =>
+  typeof frames === "number" ? frames : frames[chunk]!;
+
 const sum = (sizes: readonly number[]) => sizes.reduce((total, size) => total + size, 0);
 
+/** @param options `frames`: micro-batches in flight at once, of every chunk or by chunk */
 export function estimateMemory(
   plan: Plan,
   { frames, microBatches, optimizerBytes = 0 }: {
-    frames: number;
+    frames: number | readonly number[];
     microBatches: number;
     /** What the optimizer takes beside the two moments. @default {0} */
     optimizerBytes?: number;
   },
 ): MemoryEstimate {
   const parameters = sum(plan.arenas);
-  const perMicroBatch = sum([...plan.segments.forward.outputs.values()].map(({ bytes }) => align(bytes)));
+  const perMicroBatch = sum(
+    plan.frames.flatMap((_, chunk) =>
+      [...plan.segments[`forward ${chunk}`].outputs.values()].map(({ bytes }) => align(bytes))
+    ),
+  );
   const parts = {
     parameters,
     gradients: parameters,
     optimizer: 2 * parameters + optimizerBytes,
-    frames: frames * sum(plan.frame),
+    frames: sum(plan.frames.map((sizes, chunk) => framesOf(frames, chunk) * sum(sizes))),
     workspace: sum(plan.workspace),
     constants: sum(plan.constants.map((data) => data.byteLength)),
     outputs: microBatches * perMicroBatch,

@@ -1,33 +1,68 @@
 /**
  * A plan given memory on a backend: buffers for every place, command lists for every segment and frame, made once.
  * Nothing is allocated or compiled inside a step.
+ *
+ * A segment without collectives is one command list. Where there are some, they cut it into several, and what lies
+ * between is done by the host (`collect.ts`). So a segment runs as a generator that yields at every wait: a whole world
+ * of ranks can run in one thread.
  */
-import type { Backend, CommandList, DeviceBuffer, Range, ReadTicket } from "../backend/backend.ts";
-import type { Instruction, ParameterPlace, Place, Plan, Segment } from "./plan.ts";
+import type { Backend, Command, CommandList, DeviceBuffer, Range, ReadTicket } from "../backend/backend.ts";
+import { Collector, type GroupOf, type Traffic } from "./collect.ts";
+import {
+  type CollectiveInstruction,
+  framesOf,
+  type Instruction,
+  type ParameterPlace,
+  type Place,
+  type Plan,
+  type Segment,
+  type SegmentName,
+} from "./plan.ts";
 
 /** Arenas that mirror the parameters: one buffer each per arena of the plan. */
 export type ArenaKind = "parameter" | "gradient" | "moment1" | "moment2";
 
+/** Something a generator of steps waits for. */
+export interface Wait {
+  ready(): Promise<unknown>;
+}
+
 export interface ProgramOptions {
-  /** Micro-batches in flight at once. @default {1} */
-  readonly frames?: number;
+  /** Micro-batches in flight at once, of every chunk or by chunk. @default {1} */
+  readonly frames?: number | readonly number[];
   /** Most micro-batches of one step whose outputs are kept for the host. */
   readonly microBatches: number;
+  /** The ranks along an axis; needed where the plan has collectives. */
+  readonly groups?: GroupOf;
 }
+
+/** A piece of a segment: commands that run on the device in one go, or a collective. */
+type Piece = CommandList | {
+  readonly instruction: CollectiveInstruction;
+  readonly source: Range;
+  readonly target: Range;
+};
 
 export class Program implements Disposable {
   readonly arenas: Readonly<Record<ArenaKind, readonly DeviceBuffer[]>>;
   readonly #parameters: ReadonlyMap<string, ParameterPlace>;
   readonly #constants: readonly DeviceBuffer[];
-  readonly #frames: readonly (readonly DeviceBuffer[])[];
+  /** Slots by chunk and frame. */
+  readonly #frames: readonly (readonly (readonly DeviceBuffer[])[])[];
   readonly #workspace: readonly DeviceBuffer[];
   /** One buffer per output, holding every micro-batch's part at a multiple of its stride. */
   readonly #outputs = new Map<string, { buffer: DeviceBuffer; stride: number; bytes: number }>();
   /** All that was allocated. */
   readonly #buffers: DeviceBuffer[] = [];
   readonly #lists = new Map<string, CommandList>();
+  readonly #pieces = new Map<string, readonly Piece[]>();
+  readonly #collector: Collector;
 
-  private constructor(readonly backend: Backend, readonly plan: Plan, { frames = 1, microBatches }: ProgramOptions) {
+  private constructor(
+    readonly backend: Backend,
+    readonly plan: Plan,
+    { frames = 1, microBatches, groups }: ProgramOptions,
+  ) {
     const allocate = (bytes: number, label: string) => {
       const buffer = backend.allocate(bytes, label);
       this.#buffers.push(buffer);
@@ -49,12 +84,17 @@ export class Program implements Disposable {
         backend.upload({ buffer, offset: 0, bytes: data.byteLength }, data);
         return buffer;
       });
-      this.#frames = Array.from({ length: frames }, (_, frame) => slots(plan.frame, `frame ${frame} slot`));
+      this.#frames = plan.frames.map((sizes, chunk) =>
+        Array.from({ length: framesOf(frames, chunk) }, (_, frame) => slots(sizes, `frame ${frame} slot`))
+      );
       this.#workspace = slots(plan.workspace, "workspace");
-      for (const [name, { bytes }] of plan.segments.forward.outputs) {
-        const stride = Math.ceil(bytes / 256) * 256;
-        this.#outputs.set(name, { buffer: allocate(stride * microBatches, `output ${name}`), stride, bytes });
+      for (const chunk of plan.frames.keys()) {
+        for (const [name, { bytes }] of plan.segments[`forward ${chunk}`].outputs) {
+          const stride = Math.ceil(bytes / 256) * 256;
+          this.#outputs.set(name, { buffer: allocate(stride * microBatches, `output ${name}`), stride, bytes });
+        }
       }
+      this.#collector = new Collector(backend, plan, groups);
     } catch (error) {
       this[Symbol.dispose]();
       throw error;
@@ -65,15 +105,16 @@ export class Program implements Disposable {
   static async create(backend: Backend, plan: Plan, options: ProgramOptions): Promise<Program> {
     const program = new Program(backend, plan, options);
     try {
-      const { forward, backward, evaluate } = plan.segments;
-      for (let frame = 0; frame < (options.frames ?? 1); frame++) {
-        await program.#prepare(`forward ${frame}`, forward, frame);
-        await program.#prepare(`backward ${frame}`, backward, frame);
-        for (let microBatch = 0; microBatch < options.microBatches; microBatch++) {
-          await program.#prepareOutputs(frame, microBatch);
+      for (const [chunk, frames] of program.#frames.entries()) {
+        for (const frame of frames.keys()) {
+          await program.#prepare(`forward ${chunk}`, frame);
+          await program.#prepare(`backward ${chunk}`, frame);
+          for (let microBatch = 0; microBatch < options.microBatches; microBatch++) {
+            await program.#prepareOutputs(chunk, frame, microBatch);
+          }
         }
+        await program.#prepare(`evaluate ${chunk}`, 0);
       }
-      await program.#prepare("evaluate 0", evaluate, 0);
       const clear = program.arenas.gradient.map((buffer) => (
         { kind: "clear", target: { buffer, offset: 0, bytes: buffer.bytes } } as const
       ));
@@ -85,36 +126,65 @@ export class Program implements Disposable {
     }
   }
 
-  async #prepare(name: string, segment: Segment, frame: number): Promise<void> {
-    const commands = segment.instructions.map((instruction: Instruction) =>
-      instruction.kind === "copy"
-        ? {
-          kind: "copy" as const,
-          source: this.#range(instruction.source, frame),
-          target: this.#range(instruction.target, frame),
-        }
-        : {
-          kind: "dispatch" as const,
-          kernel: instruction.kernel,
-          ranges: instruction.places.map((place) => this.#range(place, frame)),
-          label: instruction.label,
-        }
-    );
-    this.#lists.set(name, await this.backend.prepare(commands));
+  async #prepare(name: SegmentName, frame: number): Promise<void> {
+    const chunk = chunkOf(name), pieces: Piece[] = [];
+    let commands: Command[] = [];
+    const close = async () => {
+      if (commands.length > 0) pieces.push(await this.backend.prepare(commands));
+      commands = [];
+    };
+    for (const instruction of this.#segment(name).instructions) {
+      if (instruction.kind !== "collective") {
+        commands.push(this.#command(instruction, chunk, frame));
+        continue;
+      }
+      await close();
+      pieces.push({
+        instruction,
+        source: this.#range(instruction.source, chunk, frame),
+        target: this.#range(instruction.target, chunk, frame),
+      });
+    }
+    await close();
+    this.#pieces.set(`${name} ${frame}`, pieces);
   }
 
-  async #prepareOutputs(frame: number, microBatch: number): Promise<void> {
-    const commands = [...this.plan.segments.forward.outputs].map(([name, place]) => ({
+  #command(instruction: Exclude<Instruction, CollectiveInstruction>, chunk: number, frame: number): Command {
+    if (instruction.kind === "copy") {
+      return {
+        kind: "copy",
+        source: this.#range(instruction.source, chunk, frame),
+        target: this.#range(instruction.target, chunk, frame),
+      };
+    }
+    return {
+      kind: "dispatch",
+      kernel: instruction.kernel,
+      ranges: instruction.places.map((place) => this.#range(place, chunk, frame)),
+      label: instruction.label,
+    };
+  }
+
+  async #prepareOutputs(chunk: number, frame: number, microBatch: number): Promise<void> {
+    const { outputs } = this.plan.segments[`forward ${chunk}`];
+    if (outputs.size === 0) return;
+    const commands = [...outputs].map(([name, place]) => ({
       kind: "copy" as const,
-      source: this.#range(place, frame),
+      source: this.#range(place, chunk, frame),
       target: this.outputRange(name, microBatch),
     }));
-    this.#lists.set(`outputs ${frame} ${microBatch}`, await this.backend.prepare(commands));
+    this.#lists.set(`outputs ${chunk} ${frame} ${microBatch}`, await this.backend.prepare(commands));
   }
 
-  #range({ space, slot, offset, bytes }: Place, frame: number): Range {
+  #segment(name: SegmentName): Segment {
+    const segment: Segment | undefined = this.plan.segments[name];
+    if (!segment) throw new RangeError(`Cannot find segment ${name}: the plan has ${Object.keys(this.plan.segments)}`);
+    return segment;
+  }
+
+  #range({ space, slot, offset, bytes }: Place, chunk: number, frame: number): Range {
     const buffer = space === "frame"
-      ? this.#frames[frame]![slot]!
+      ? this.#frames[chunk]![frame]![slot]!
       : space === "workspace"
       ? this.#workspace[slot]!
       : space === "constant"
@@ -124,22 +194,34 @@ export class Program implements Disposable {
   }
 
   /** Fills an input of a segment. */
-  upload(segment: "forward" | "evaluate", name: string, data: ArrayBufferView, frame = 0): void {
-    const place = this.plan.segments[segment].inputs.get(name);
-    if (!place) throw new RangeError(`Cannot upload ${name}: the model has no such input`);
+  upload(name: SegmentName, input: string, data: ArrayBufferView, frame = 0): void {
+    const place = this.#segment(name).inputs.get(input);
+    if (!place) throw new RangeError(`Cannot upload ${input}: the model has no such input`);
     if (data.byteLength !== place.bytes) {
-      throw new RangeError(`Cannot upload ${name}: it takes ${place.bytes} bytes, got ${data.byteLength}`);
+      throw new RangeError(`Cannot upload ${input}: it takes ${place.bytes} bytes, got ${data.byteLength}`);
     }
-    this.backend.upload(this.#range(place, frame), data);
+    this.backend.upload(this.#range(place, chunkOf(name), frame), data);
   }
 
-  run(segment: "forward" | "backward" | "evaluate", frame = 0): void {
-    this.backend.submit(this.#lists.get(`${segment} ${frame}`)!);
+  /**
+   * Queues a segment's work on the device. Yields where the host must wait for other ranks; a segment without
+   * collectives never does.
+   */
+  *run(name: SegmentName, frame = 0): Generator<Wait, void> {
+    for (const piece of this.#pieces.get(`${name} ${frame}`)!) {
+      if ("commands" in piece) this.backend.submit(piece);
+      else yield* this.#collector.run(piece.instruction, piece.source, piece.target);
+    }
+  }
+
+  /** Bytes that collectives took part in so far, by axis and operator. */
+  get traffic(): readonly Traffic[] {
+    return this.#collector.traffic;
   }
 
   /** Copies a frame's outputs to where they stay until the host reads them, at the step's end. */
-  keepOutputs(microBatch: number, frame = 0): void {
-    const list = this.#lists.get(`outputs ${frame} ${microBatch}`);
+  keepOutputs(microBatch: number, frame = 0, chunk = 0): void {
+    const list = this.#lists.get(`outputs ${chunk} ${frame} ${microBatch}`);
     if (!list) throw new RangeError(`Cannot keep outputs of micro-batch ${microBatch}: more than were planned for`);
     this.backend.submit(list);
   }
@@ -155,11 +237,14 @@ export class Program implements Disposable {
     return { buffer: output.buffer, offset: microBatch * output.stride, bytes: output.bytes };
   }
 
-  /** Where the outputs of the evaluation pass lie until the next pass of any kind. */
-  evaluationRange(name: string): Range {
-    const place = this.plan.segments.evaluate.outputs.get(name);
-    if (!place) throw new RangeError(`Cannot read ${name}: the evaluation pass has no such output`);
-    return this.#range(place, 0);
+  /**
+   * Where a segment's output lies, or what it passes on: after a forward pass until the frame's backward pass, after the
+   * others until the next pass of any kind.
+   */
+  resultRange(name: SegmentName, output: string, frame = 0): Range {
+    const { outputs, passed } = this.#segment(name), place = outputs.get(output) ?? passed.get(output);
+    if (!place) throw new RangeError(`Cannot read ${output}: segment ${name} has no such output`);
+    return this.#range(place, chunkOf(name), frame);
   }
 
   /** Range of one parameter in an arena of the given kind. */
@@ -186,6 +271,17 @@ export class Program implements Disposable {
   [Symbol.dispose](): void {
     this.#buffers.splice(0).forEach((buffer) => this.backend.release(buffer));
     this.#lists.clear();
+  }
+}
+
+const chunkOf = (name: SegmentName): number => Number(name.slice(name.lastIndexOf(" ") + 1));
+
+/** Runs a generator of steps to its end. Waiting blocks the thread where that is the quick way (see `readback.ts`). */
+export async function drive<T>(generator: Generator<Wait, T>): Promise<T> {
+  for (;;) {
+    const { done, value } = generator.next();
+    if (done) return value;
+    await value.ready();
   }
 }
 

@@ -3,6 +3,7 @@ import type { Backend } from "../backend/backend.ts";
 import { resolveConfig, type ResolvedConfig } from "../config/mod.ts";
 import type { MicroBatch } from "../data/mod.ts";
 import { namedStream } from "../nn/random.ts";
+import type { World } from "../parallel/world.ts";
 import { initializeOptimizer, initializeTrainer } from "./initialize.ts";
 import { initializeModel } from "./model.ts";
 import type { Trainer } from "./trainer.ts";
@@ -64,8 +65,8 @@ export function drawnMicroBatch(
   };
 }
 
-export async function openTrainer(config: ResolvedConfig, backend: Backend): Promise<Trainer> {
-  const model = await initializeModel(config, { backend });
+export async function openTrainer(config: ResolvedConfig, backend: Backend, world?: World): Promise<Trainer> {
+  const model = await initializeModel(config, { backend, ...(world && { world }) });
   return initializeTrainer({ model, optimizer: await initializeOptimizer(model) });
 }
 

@@ -1,6 +1,7 @@
 /** Fills a program's inputs from micro-batches. */
 import { dynamicNtkBase, rotaryTables } from "../../kernels/rope/mod.ts";
 import type { MicroBatch } from "../data/mod.ts";
+import type { SegmentName } from "../graph/plan.ts";
 import type { Model } from "./model.ts";
 
 /** Labels of a micro-batch that count. */
@@ -23,7 +24,7 @@ export interface FeedOptions {
 /** @throws {RangeError} for a token id outside the vocabulary, before anything is computed. */
 export function feed(
   { program, family, config }: Model,
-  segment: "forward" | "evaluate",
+  segment: SegmentName,
   data: MicroBatch,
   { lossWeight, step, microBatch = 0, frame = 0 }: FeedOptions,
 ): void {

@@ -14,11 +14,13 @@ import { declareInputs } from "../nn/inputs.ts";
 import { initialTensor } from "../nn/random.ts";
 import { adamwBytes } from "../optimizer/adamw.ts";
 import type { Box } from "../parallel/layout.ts";
-import { type Mesh, singleRank } from "../parallel/mesh.ts";
+import type { Mesh, Mode } from "../parallel/mesh.ts";
 import { shard } from "../parallel/shard.ts";
+import { solo, type World } from "../parallel/world.ts";
 
 export interface Model extends Disposable {
   readonly config: ResolvedConfig;
+  readonly world: World;
   readonly family: ModelFamily;
   readonly program: Program;
   readonly memory: MemoryEstimate;
@@ -60,9 +62,11 @@ export function planModel(config: ResolvedConfig, { limits }: Pick<Backend["trai
   const recomputed = Math.trunc(config.model.num_layers * config.model.checkpoint);
   const boxes = shard(training.graph, family.sharding, mesh);
   const plan = planProgram({
-    training: differentiate(training.graph, { recompute: (layer) => layer < recomputed }),
-    trainingOutputs: { ...training.loss },
-    evaluation: { graph: evaluation.graph, outputs: { ...evaluation.loss, logits: evaluation.logits } },
+    chunks: [{
+      training: differentiate(training.graph, { recompute: (layer) => layer < recomputed }),
+      trainingOutputs: { ...training.loss },
+      evaluation: { graph: evaluation.graph, outputs: { ...evaluation.loss, logits: evaluation.logits } },
+    }],
     limits,
   });
   const memory = estimateMemory(plan, {
@@ -75,15 +79,19 @@ export function planModel(config: ResolvedConfig, { limits }: Pick<Backend["trai
 
 /**
  * @param backend where the model lives; stays the caller's
+ * @param world the ranks that train together. @default this one alone
  * @throws {ConfigError} for an unknown model type
  * @throws {RangeError} when a tensor or the whole does not fit the device
  */
 export async function initializeModel(
   config: ResolvedConfig,
-  { backend, mesh = singleRank }: { backend: Backend; mesh?: Mesh },
+  { backend, world = solo }: { backend: Backend; world?: World },
 ): Promise<Model> {
-  const { family, plan, boxes, memory } = planModel(config, backend.traits, mesh);
-  const program = await Program.create(backend, plan, { microBatches: config.data.micro_num });
+  const { family, plan, boxes, memory } = planModel(config, backend.traits, world.mesh);
+  const program = await Program.create(backend, plan, {
+    microBatches: config.data.micro_num,
+    groups: (axis) => world.group(axis as Mode),
+  });
   let parameterCount = 0;
   for (const { name, shape, initialization } of plan.parameters) {
     const length = elementCount(shape);
@@ -94,5 +102,14 @@ export async function initializeModel(
       initialTensor(initialization, { seed: config.runtime.seed, name, length }),
     );
   }
-  return { config, family, program, memory, boxes, parameterCount, [Symbol.dispose]: () => program[Symbol.dispose]() };
+  return {
+    config,
+    world,
+    family,
+    program,
+    memory,
+    boxes,
+    parameterCount,
+    [Symbol.dispose]: () => program[Symbol.dispose](),
+  };
 }

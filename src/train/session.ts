@@ -13,6 +13,7 @@ import { loadTensors } from "./checkpoint.ts";
 import { evaluateSets } from "./evaluate.ts";
 import { initializeOptimizer, initializeTrainer } from "./initialize.ts";
 import { initializeModel } from "./model.ts";
+import type { World } from "../parallel/world.ts";
 import type { Trainer, TrainerState } from "./trainer.ts";
 
 /** What one step was, for records and for people. */
@@ -35,6 +36,8 @@ export interface SessionState {
 
 export interface SessionOptions {
   readonly backend: Backend;
+  /** The ranks that train together. @default this one alone */
+  readonly world?: World;
   /** Names of the kinds of data, for metrics by kind. */
   readonly datasetTypes?: readonly string[];
   readonly onNotice?: (line: string) => void;

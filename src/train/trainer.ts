@@ -5,7 +5,7 @@
  * the last backward pass and before the update. The executor is a generator that yields at that wait, so that a whole
  * world of ranks can run in one thread.
  */
-import type { ReadTicket } from "../backend/backend.ts";
+import { drive, settle, type Wait } from "../graph/program.ts";
 import type { Batch, MicroBatch } from "../data/mod.ts";
 import type { AdamW } from "../optimizer/adamw.ts";
 import { clipFactor } from "../optimizer/clip.ts";
@@ -100,7 +100,7 @@ export class Trainer implements Disposable {
   }
 
   /** `executeSchedule` as a generator that yields at every wait. */
-  *schedule({ microBatches }: Pick<Batch, "microBatches">): Generator<ReadTicket, ScheduleResult> {
+  *schedule({ microBatches }: Pick<Batch, "microBatches">): Generator<Wait, ScheduleResult> {
     if (microBatches.length === 0) throw new RangeError("Cannot execute a schedule: the batch has no micro-batches");
     const { program } = this.model, scale = this.optimizer.gradScaler.scale;
     const started = performance.now();
@@ -108,9 +108,9 @@ export class Trainer implements Disposable {
       if (segment === "forward") {
         const microBatch = microBatches[index]!, count = countLabels(microBatch.labels);
         const lossWeight = count === 0 ? 0 : scale / (count * microBatches.length);
-        feed(this.model, "forward", microBatch, { lossWeight, step: this.stepCount, microBatch: index, frame });
+        feed(this.model, "forward 0", microBatch, { lossWeight, step: this.stepCount, microBatch: index, frame });
       }
-      program.run(segment, frame);
+      yield* program.run(`${segment} 0`, frame);
       if (segment === "forward") program.keepOutputs(index, frame);
     }
     this.optimizer.device.norm();
@@ -137,10 +137,11 @@ export class Trainer implements Disposable {
     const { program } = this.model;
     const results: (MicroBatchResult & { logits?: Float32Array })[] = [];
     for (const microBatch of microBatches) {
-      feed(this.model, "evaluate", microBatch, { lossWeight: 0, step: 0 });
-      program.run("evaluate");
+      feed(this.model, "evaluate 0", microBatch, { lossWeight: 0, step: 0 });
+      await drive(program.run("evaluate 0"));
       const names = logits ? [...outputNames, "logits"] : outputNames;
-      const read = await drive(readOnce(program.backend.read(names.map((name) => program.evaluationRange(name)))));
+      const ranges = names.map((name) => program.resultRange("evaluate 0", name));
+      const read = await settle(program.backend.read(ranges));
       results.push({ ...toResult(microBatch, read), ...(logits ? { logits: floats(read[outputNames.length]!) } : {}) });
     }
     return { loss: mean(results.map(({ loss }) => loss)), microBatches: results };
@@ -232,18 +233,4 @@ function toResult(microBatch: MicroBatch, [loss, nll, correct]: readonly Uint8Ar
     nll: floats(nll!),
     correct: new Uint32Array(correct!.buffer, correct!.byteOffset, correct!.byteLength / 4),
   };
-}
-
-function* readOnce(ticket: ReadTicket): Generator<ReadTicket, Uint8Array<ArrayBuffer>[]> {
-  yield ticket;
-  return ticket.take();
-}
-
-/** Runs one rank's generator to its end. Waiting blocks the thread where that is the quick way (see `readback.ts`). */
-export async function drive<T>(generator: Generator<ReadTicket, T>): Promise<T> {
-  for (;;) {
-    const { done, value } = generator.next();
-    if (done) return value;
-    await value.ready();
-  }
 }

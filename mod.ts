@@ -15,7 +15,7 @@
  * for (let step = 0; step < config.data.total_steps; step++) {
  *   trainer.zeroGrad();
  *   const { loss } = await trainer.executeSchedule(await loader.next());
- *   const { success, gradNorm } = trainer.step();
+ *   const { success, gradNorm } = await trainer.step();
  *   console.log(step, loss, gradNorm, success);
  * }
  * ```

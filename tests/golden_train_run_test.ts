@@ -181,7 +181,7 @@ async function followSteps(
 
     trainer.zeroGrad();
     const { loss, microBatches } = await trainer.executeSchedule(batch);
-    const { success, gradNorm, learningRate, beta2, lossScale } = trainer.step();
+    const { success, gradNorm, learningRate, beta2, lossScale } = await trainer.step();
     assertAlmostEquals(loss, step.loss, trainer.stepCount === 1 ? 1e-5 : defaultTolerances.loss, `loss of ${at}`);
     assertEquals(success, step.success);
     assertAlmostEquals(learningRate, step.lr_used!, 1e-12 * step.lr_used!, `rate of ${at}`);
@@ -261,7 +261,7 @@ async function clips(run: Run, backend: Backend): Promise<void> {
     try {
       trainer.zeroGrad();
       await trainer.executeSchedule(await loader.next());
-      const { gradNorm } = trainer.step();
+      const { gradNorm } = await trainer.step();
       const names = [...model.boxes.keys()];
       const moments = await Promise.all(names.map((name) => model.program.readParameter("moment1", name)));
       return { gradNorm, moment: norm(Float32Array.from(moments.flatMap((values) => [...values]))) };

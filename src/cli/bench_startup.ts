@@ -48,7 +48,7 @@ export async function startupChild(
     times.model = now();
     trainer.zeroGrad();
     await trainer.executeSchedule(batch);
-    trainer.step();
+    await trainer.step();
     await barrier.wait();
     times.first_step = now();
   } finally {

@@ -44,7 +44,7 @@ async function nextBatch(loader: TrainLoader): Promise<Batch> {
 async function step(trainer: Trainer, batch: Batch): Promise<number> {
   trainer.zeroGrad();
   const { loss } = await trainer.executeSchedule(batch);
-  trainer.step();
+  await trainer.step();
   return loss;
 }
 

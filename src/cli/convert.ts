@@ -28,7 +28,6 @@ import { fromParameters, toParameters } from "../models/convert.ts";
 import type { HuggingFaceFormat, TensorMapping } from "../models/family.ts";
 import { getModule, moduleNames } from "../models/registry.ts";
 import { formatCount } from "../observe/format.ts";
-import { singleRank } from "../parallel/mesh.ts";
 import { solo } from "../parallel/world.ts";
 import { initializeOptimizer, initializeTrainer } from "../train/initialize.ts";
 import { expectSameModel } from "../train/load.ts";
@@ -254,9 +253,19 @@ async function initialState(config: ResolvedConfig): Promise<Json> {
   const loader = createTrainLoader(config.data, { dataRank: 0, dataWorldSize: 1, onNotice: say });
   try {
     using backend = openNullBackend();
-    const { family, plan, boxes, memory } = planModel(config, backend.traits, singleRank);
+    const { family, plan, boxes, memory, zero } = planModel(config, backend.traits, solo.mesh);
     const program = await Program.create(backend, plan, { microBatches: config.data.micro_num });
-    const model = { config, world: solo, family, program, boxes, memory, parameterCount: 0, [Symbol.dispose]() {} };
+    const model = {
+      config,
+      family,
+      program,
+      boxes,
+      memory,
+      zero,
+      world: solo,
+      parameterCount: 0,
+      [Symbol.dispose]() {},
+    };
     const trainer = initializeTrainer({ model, optimizer: await initializeOptimizer(model) });
     return { trainer: trainer.state(), data: loader.state() } as unknown as Json;
   } finally {

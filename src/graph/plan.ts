@@ -7,7 +7,8 @@
  * Places are named by *space*:
  *
  * - `parameter`, `gradient`: arenas, all parameters in one order, so that the optimizer's kernels bind a whole arena.
- *   Moments mirror them. An arena is no larger than one binding, and no tensor straddles two.
+ *   Moments have arenas of their own (`optimizer_state.ts`). An arena is no larger than one binding, and no tensor
+ *   straddles two.
  * - `frame`: what one micro-batch in flight keeps from its forward to its backward pass: inputs and the saved set. Each
  *   chunk has frames of its own.
  * - `workspace`: what lives within one pass; shared by all.
@@ -21,6 +22,7 @@ import type { DeviceTraits, ElementType, Kernel } from "../../kernels/kernel.ts"
 import { elementBytes } from "../../kernels/kernel.ts";
 import type { Differentiated } from "./differentiate.ts";
 import { type Collective, type Graph, type Initialization, type Node, type Tensor, tensorBytes } from "./graph.ts";
+import { placeState, type StateLayout } from "./optimizer_state.ts";
 
 /** Storage offsets are aligned to this on every device (`minStorageBufferOffsetAlignment` is at most 256). */
 const ALIGNMENT = 256;
@@ -74,8 +76,10 @@ export type SegmentName = `${"forward" | "backward" | "evaluate"} ${number}`;
 
 export interface Plan {
   readonly parameters: readonly ParameterPlace[];
-  /** Bytes of each parameter arena; gradients and moments mirror them. */
+  /** Bytes of each parameter arena; gradients mirror them. */
   readonly arenas: readonly number[];
+  /** Where the moments lie: of all parameters, unless ranks divide them. */
+  readonly state: StateLayout;
   readonly constants: readonly Float32Array<ArrayBuffer>[];
   /** Bytes of each slot of one frame, by chunk. */
   readonly frames: readonly (readonly number[])[];
@@ -334,6 +338,7 @@ export function plan({ chunks, limits }: PlanOptions): Plan {
   return {
     parameters,
     arenas,
+    state: placeState(parameters, { largest }),
     constants,
     frames: frames.map(({ sizes }) => sizes),
     workspace: workspace.sizes,
@@ -417,7 +422,7 @@ export function estimateMemory(
   const parts = {
     parameters,
     gradients: parameters,
-    optimizer: 2 * parameters + optimizerBytes,
+    optimizer: 2 * sum(plan.state.arenas) + optimizerBytes,
     frames: sum(plan.frames.map((sizes, chunk) => framesOf(frames, chunk) * sum(sizes))),
     workspace: sum(plan.workspace),
     constants: sum(plan.constants.map((data) => data.byteLength)),

@@ -8,6 +8,7 @@
  */
 import type { Backend, Command, CommandList, DeviceBuffer, Range, ReadTicket } from "../backend/backend.ts";
 import { Collector, type GroupOf, type Traffic } from "./collect.ts";
+import type { ParameterPart, StatePlace } from "./optimizer_state.ts";
 import {
   type CollectiveInstruction,
   framesOf,
@@ -19,7 +20,7 @@ import {
   type SegmentName,
 } from "./plan.ts";
 
-/** Arenas that mirror the parameters: one buffer each per arena of the plan. */
+/** Kinds of arenas: gradients mirror the parameters, moments are there for what this rank updates. */
 export type ArenaKind = "parameter" | "gradient" | "moment1" | "moment2";
 
 /** Something a generator of steps waits for. */
@@ -46,6 +47,8 @@ type Piece = CommandList | {
 export class Program implements Disposable {
   readonly arenas: Readonly<Record<ArenaKind, readonly DeviceBuffer[]>>;
   readonly #parameters: ReadonlyMap<string, ParameterPlace>;
+  /** By name and first element. */
+  readonly #state: ReadonlyMap<string, StatePlace>;
   readonly #constants: readonly DeviceBuffer[];
   /** Slots by chunk and frame. */
   readonly #frames: readonly (readonly (readonly DeviceBuffer[])[])[];
@@ -70,15 +73,15 @@ export class Program implements Disposable {
     };
     const slots = (sizes: readonly number[], label: string) =>
       sizes.map((bytes, slot) => allocate(bytes, `${label} ${slot}`));
-    const arenas = (kind: ArenaKind) => slots(plan.arenas, kind);
     try {
       this.arenas = {
-        parameter: arenas("parameter"),
-        gradient: arenas("gradient"),
-        moment1: arenas("moment1"),
-        moment2: arenas("moment2"),
+        parameter: slots(plan.arenas, "parameter"),
+        gradient: slots(plan.arenas, "gradient"),
+        moment1: slots(plan.state.arenas, "moment1"),
+        moment2: slots(plan.state.arenas, "moment2"),
       };
       this.#parameters = new Map(plan.parameters.map((place) => [place.name, place]));
+      this.#state = new Map(plan.state.places.map((place) => [`${place.name} ${place.begin}`, place]));
       this.#constants = plan.constants.map((data, index) => {
         const buffer = allocate(data.byteLength, `constant ${index}`);
         backend.upload({ buffer, offset: 0, bytes: data.byteLength }, data);
@@ -247,11 +250,25 @@ export class Program implements Disposable {
     return this.#range(place, chunkOf(name), frame);
   }
 
-  /** Range of one parameter in an arena of the given kind. */
+  /** Range of one parameter, all of it, in an arena of the given kind. @throws {RangeError} where it is not here whole */
   parameterRange(kind: ArenaKind, name: string): Range {
     const place = this.#parameters.get(name);
     if (!place) throw new RangeError(`Cannot find parameter ${name}: the model has no such parameter`);
-    return { buffer: this.arenas[kind][place.arena]!, offset: place.offset, bytes: place.bytes };
+    return this.partRange(kind, { name, begin: 0, end: place.bytes / 4 });
+  }
+
+  /** Range of a part of a parameter. @throws {RangeError} for moments of what this rank does not update */
+  partRange(kind: ArenaKind, { name, begin, end }: ParameterPart): Range {
+    const moments = kind === "moment1" || kind === "moment2", bytes = 4 * (end - begin);
+    if (!moments) {
+      const { arena, offset } = this.#parameters.get(name)!;
+      return { buffer: this.arenas[kind][arena]!, offset: offset + 4 * begin, bytes };
+    }
+    const place = this.#state.get(`${name} ${begin}`);
+    if (place?.end !== end) {
+      throw new RangeError(`Cannot find ${kind} of ${name}[${begin}:${end}]: this rank does not update it`);
+    }
+    return { buffer: this.arenas[kind][place.arena]!, offset: place.offset, bytes };
   }
 
   writeParameter(kind: ArenaKind, name: string, data: Float32Array): void {

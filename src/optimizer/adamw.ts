@@ -1,11 +1,12 @@
 /**
- * AdamW on the device: squared gradient norms, one per arena, and one fused update of parameters and moments per arena.
- * All scalars of an update sit in one small buffer that the host writes.
+ * AdamW on the device: squared gradient norms and a fused update of parameters and moments, one dispatch each for every
+ * run of what this rank updates: without other ranks, for every arena. All scalars of an update sit in one small buffer that the host writes.
  */
 import { adamw, adamwScalars } from "../../kernels/adamw/mod.ts";
 import { squaredNorm } from "../../kernels/reduce/mod.ts";
 import { elementBytes } from "../../kernels/kernel.ts";
 import type { Command, CommandList, DeviceBuffer, Range } from "../backend/backend.ts";
+import type { StateLayout } from "../graph/optimizer_state.ts";
 import type { Program } from "../graph/program.ts";
 
 export interface AdamWUpdate {
@@ -20,19 +21,20 @@ export interface AdamWUpdate {
   readonly gradientScale: number;
 }
 
-/** Bytes of the workspace of the squared norm of an arena. */
-const scratchBytes = (arenaBytes: number): number[] =>
-  squaredNorm({ length: arenaBytes / 4 }).operands.filter(({ access }) => access === "scratch")
+/** Bytes of the workspace of the squared norm of a run. */
+const scratchBytes = (runBytes: number): number[] =>
+  squaredNorm({ length: runBytes / 4 }).operands.filter(({ access }) => access === "scratch")
     .map(({ length, type }) => Math.max(256, length * elementBytes[type]));
 
-/** Bytes that the optimizer takes on the device beside the moments, for arenas of the given sizes. */
-export const adamwBytes = (arenas: readonly number[]): number =>
-  256 + arenas.flatMap((bytes) => [256, ...scratchBytes(bytes)]).reduce((sum, bytes) => sum + bytes, 0);
+/** Bytes that the optimizer takes on the device beside the moments. */
+export const adamwBytes = ({ runs }: StateLayout): number =>
+  256 + 256 * Math.max(1, runs.length) +
+  runs.flatMap(({ bytes }) => scratchBytes(bytes)).reduce((sum, bytes) => sum + bytes, 0);
 
 export class AdamW implements Disposable {
   readonly #program: Program;
   readonly #scalars: DeviceBuffer;
-  /** One number per arena, each at its own aligned offset. */
+  /** One number per run, each at its own aligned offset. */
   readonly #norms: DeviceBuffer;
   readonly #scratch: DeviceBuffer[] = [];
   #normList!: CommandList;
@@ -41,7 +43,7 @@ export class AdamW implements Disposable {
   private constructor(program: Program) {
     this.#program = program;
     this.#scalars = program.backend.allocate(256, "optimizer scalars");
-    this.#norms = program.backend.allocate(256 * program.plan.arenas.length, "squared norms");
+    this.#norms = program.backend.allocate(256 * Math.max(1, program.plan.state.runs.length), "squared norms");
   }
 
   /** Allocates and compiles everything. Frees what it took when it fails. */
@@ -59,16 +61,19 @@ export class AdamW implements Disposable {
   async #prepare(): Promise<void> {
     const program = this.#program;
     const { backend, arenas } = program;
-    const whole = (buffer: DeviceBuffer): Range => ({ buffer, offset: 0, bytes: buffer.bytes });
     const norms: Command[] = [], updates: Command[] = [];
-    program.plan.arenas.forEach((bytes, arena) => {
+    program.plan.state.runs.forEach(({ parameter, state, bytes }, run) => {
+      const range = (buffers: readonly DeviceBuffer[], { arena, offset }: typeof state): Range => (
+        { buffer: buffers[arena]!, offset, bytes }
+      );
+      const gradients = range(arenas.gradient, parameter);
       const length = bytes / 4;
       const norm = squaredNorm({ length });
       const scratch = scratchBytes(bytes).map((size) => backend.allocate(size, "squared norm workspace"));
       this.#scratch.push(...scratch);
       const ranges = norm.operands.map(({ access, length, type }) => {
-        if (access === "read") return whole(arenas.gradient[arena]!);
-        if (access === "write") return this.normRanges[arena]!;
+        if (access === "read") return gradients;
+        if (access === "write") return this.normRanges[run]!;
         return { buffer: scratch.shift()!, offset: 0, bytes: length * elementBytes[type] };
       });
       norms.push({ kind: "dispatch", kernel: norm, ranges });
@@ -76,10 +81,10 @@ export class AdamW implements Disposable {
         kind: "dispatch",
         kernel: adamw({ length }),
         ranges: [
-          whole(arenas.parameter[arena]!),
-          whole(arenas.gradient[arena]!),
-          whole(arenas.moment1[arena]!),
-          whole(arenas.moment2[arena]!),
+          range(arenas.parameter, parameter),
+          gradients,
+          range(arenas.moment1, state),
+          range(arenas.moment2, state),
           { buffer: this.#scalars, offset: 0, bytes: 32 },
         ],
       });
@@ -88,12 +93,12 @@ export class AdamW implements Disposable {
     this.#updateList = await backend.prepare(updates);
   }
 
-  /** Where the squared norms lie after `norm()`: one `f32` per arena. */
+  /** Where the squared norms lie after `norm()`: one `f32` per run. */
   get normRanges(): Range[] {
-    return this.#program.plan.arenas.map((_, arena) => ({ buffer: this.#norms, offset: 256 * arena, bytes: 4 }));
+    return this.#program.plan.state.runs.map((_, run) => ({ buffer: this.#norms, offset: 256 * run, bytes: 4 }));
   }
 
-  /** Queues the squared norms of all gradients. */
+  /** Queues the squared norms of the gradients of what this rank updates. */
   norm(): void {
     this.#program.backend.submit(this.#normList);
   }

@@ -11,7 +11,10 @@ import type { Trainer } from "./trainer.ts";
 type Section = Record<string, unknown>;
 
 /** A tiny model's record; sections given replace fields of it. */
-export function tinyRecord(changes: Record<string, Section | string> = {}): ResolvedConfig {
+export function tinyRecord(
+  changes: Record<string, Section | string> = {},
+  options: { readonly worldSize?: number } = {},
+): ResolvedConfig {
   const { model_type = "INTERNLM2", ...sections } = changes as Record<string, Section> & { model_type?: string };
   const defaults: Record<string, Section> = {
     model: {
@@ -32,7 +35,7 @@ export function tinyRecord(changes: Record<string, Section | string> = {}): Reso
   return resolveConfig({
     model_type,
     ...Object.fromEntries([...names].map((name) => [name, { ...defaults[name], ...sections[name] }])),
-  });
+  }, options);
 }
 
 /** A row of drawn tokens in segments of the given lengths; the last of each, and every `ignored`-th, has no label. */
@@ -74,7 +77,7 @@ export async function openTrainer(config: ResolvedConfig, backend: Backend, worl
 export async function takeStep(trainer: Trainer, microBatches: readonly MicroBatch[]) {
   trainer.zeroGrad();
   const schedule = await trainer.executeSchedule({ microBatches: [...microBatches] });
-  return { ...schedule, ...trainer.step() };
+  return { ...schedule, ...(await trainer.step()) };
 }
 
 /** All tensors of a kind, by name. */

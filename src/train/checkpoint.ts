@@ -1,21 +1,60 @@
 /** What a rank puts into a checkpoint, and takes out of one. */
 import type { Checkpoint, EntryKind, GlobalTensor, ShardEntry } from "../checkpoint/mod.ts";
-import { entryKinds } from "../checkpoint/mod.ts";
+import { boxesOfFlatRange, entryKinds } from "../checkpoint/mod.ts";
 import { elementCount } from "../graph/graph.ts";
+import type { ParameterPart } from "../graph/optimizer_state.ts";
+import { type Program, settle } from "../graph/program.ts";
+import type { Box } from "../parallel/layout.ts";
+import type { Mesh } from "../parallel/mesh.ts";
 import type { Model } from "./model.ts";
 
-/** This rank's boxes of master weights and moments; each is read from the device when the writer gets there. */
-export function shardEntries({ program, boxes }: Model): ShardEntry[] {
-  return [...boxes].flatMap(([name, box]) =>
-    entryKinds.map((kind) => ({
-      kind,
-      name,
-      ...box,
-      data: async function* () {
-        yield await program.readParameter(kind, name);
-      },
-    }))
+/**
+ * What this rank writes of master weights and moments: the parts that it updates, each written by the first of the ranks
+ * that do. They are read from the device when the writer gets there.
+ */
+export function shardEntries({ program, boxes, zero, world: { mesh } }: Model): ShardEntry[] {
+  return zero.flatMap(({ division, reduce, partition }) =>
+    mesh.index(reduce) >= mesh.size(partition) ? [] : division
+      .filter(({ owner, name }) => owner === mesh.index(partition) && firstHolder(boxes.get(name)!, mesh))
+      .flatMap((part) =>
+        entryKinds.flatMap((kind) => {
+          let read: Promise<Float32Array<ArrayBuffer>> | undefined; // a part may be several boxes, and is read once
+          return partBoxes(part, boxes.get(part.name)!).map(({ box, begin, end }) => ({
+            kind,
+            name: part.name,
+            ...box,
+            data: async function* () {
+              const values = await (read ??= readPart(program, kind, part));
+              if (end === values.length) read = undefined;
+              yield values.subarray(begin, end);
+            },
+          }));
+        })
+      )
   );
+}
+
+/** Whether this rank is the first of those that hold the same box, data-parallel ones aside. */
+const firstHolder = ({ shape, extent }: Box, mesh: Mesh) =>
+  String(shape) !== String(extent) || mesh.index("tensor") === 0;
+
+/** The boxes of the global tensor that a part of a rank's box is; `begin` and `end` within the part. */
+function partBoxes({ begin, end }: ParameterPart, whole: Box): { box: Box; begin: number; end: number }[] {
+  let at = 0;
+  return boxesOfFlatRange(whole.extent, begin, end).map(({ offset, extent }) => {
+    const first = at;
+    at += elementCount(extent);
+    return {
+      box: { shape: whole.shape, offset: offset.map((index, axis) => index + whole.offset[axis]!), extent },
+      begin: first,
+      end: at,
+    };
+  });
+}
+
+async function readPart(program: Program, kind: EntryKind, part: ParameterPart): Promise<Float32Array<ArrayBuffer>> {
+  const [bytes] = await settle(program.backend.read([program.partRange(kind, part)]));
+  return new Float32Array(bytes!.buffer, bytes!.byteOffset, bytes!.byteLength / 4);
 }
 
 /** Every global tensor that the shards of all ranks hold together. */
@@ -24,13 +63,13 @@ export function globalTensors({ boxes }: Model): GlobalTensor[] {
 }
 
 /**
- * Writes this rank's boxes into the model. All shapes are checked before the first is written.
+ * Writes this rank's boxes into the model, and of the moments the parts that it updates. All shapes are checked before the first is written.
  *
  * @param kinds what to take; without the moments, the optimizer starts afresh
  * @throws {RangeError} naming tensors that are missing, have another shape, or belong to no parameter of the model
  */
 export function loadTensors(
-  { program, boxes }: Model,
+  { program, boxes }: Pick<Model, "program" | "boxes">,
   checkpoint: Checkpoint,
   kinds: readonly EntryKind[] = entryKinds,
 ): void {
@@ -44,10 +83,20 @@ export function loadTensors(
     );
   }
   for (const kind of kinds) {
-    for (const [name, box] of boxes) {
-      const values = new Float32Array(elementCount(box.extent));
-      checkpoint.readBox(kind, name, box, values);
-      program.writeParameter(kind, name, values);
+    if (kind === "parameter") {
+      for (const [name, box] of boxes) {
+        const values = new Float32Array(elementCount(box.extent));
+        checkpoint.readBox(kind, name, box, values);
+        program.writeParameter(kind, name, values);
+      }
+      continue;
+    }
+    for (const part of program.plan.state.places) {
+      const values = new Float32Array(part.end - part.begin);
+      for (const { box, begin, end } of partBoxes(part, boxes.get(part.name)!)) {
+        checkpoint.readBox(kind, part.name, box, values.subarray(begin, end));
+      }
+      program.backend.upload(program.partRange(kind, part), values);
     }
   }
 }

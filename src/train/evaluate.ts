@@ -12,14 +12,17 @@ export interface SetResult {
 }
 
 /**
- * Evaluates every set; one that has no batch is left out.
- *
- * @param onBatch called before each batch, as a sign of life
+ * Evaluates every set; one that has no batch on any rank is left out. Ranks evaluate different batches.
  */
 export async function evaluateSets(
   trainer: Trainer,
   loaders: readonly ValidationLoader[],
-  onBatch?: () => void,
+  { onBatch, sum: sumOverRanks = (values) => Promise.resolve([...values]) }: {
+    /** Called before each batch, as a sign of life. */
+    readonly onBatch?: (() => void) | undefined;
+    /** Sums values over all ranks. @default a rank by itself */
+    readonly sum?: (values: readonly number[]) => Promise<number[]>;
+  } = {},
 ): Promise<SetResult[]> {
   const results: SetResult[] = [];
   for (const loader of loaders) {
@@ -32,9 +35,12 @@ export async function evaluateSets(
       sum += loss;
       batches++;
     }
-    if (batches === 0) continue;
+    const [lossSum, batchCount, ...counts] = await sumOverRanks([sum, batches, ...metric.state()]);
+    if (batchCount === 0) continue;
+    metric.reset();
+    metric.merge(counts);
     const { acc, perplexity } = metric.report() as Record<string, number>;
-    results.push({ name: loader.name, loss: sum / (batches + 1e-6), acc: acc!, perplexity: perplexity! });
+    results.push({ name: loader.name, loss: lossSum! / (batchCount! + 1e-6), acc: acc!, perplexity: perplexity! });
   }
   return results;
 }

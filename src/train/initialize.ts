@@ -3,6 +3,7 @@ import { AdamW } from "../optimizer/adamw.ts";
 import { Beta2Scheduler } from "../optimizer/beta2.ts";
 import { DynamicGradScaler } from "../optimizer/grad_scaler.ts";
 import { FineTuneCosineAnnealingWarmupLR } from "../optimizer/learning_rate.ts";
+import { Synchronizer } from "../optimizer/synchronize.ts";
 import type { Model } from "./model.ts";
 import { type Optimizer, Trainer } from "./trainer.ts";
 
@@ -10,8 +11,12 @@ import { type Optimizer, Trainer } from "./trainer.ts";
 export async function initializeOptimizer(model: Model): Promise<Optimizer> {
   const { adam, lr_scheduler, beta2_scheduler, grad_scaler, model: { dtype } } = model.config;
   const device = await AdamW.create(model.program);
+  const { program, world } = model;
   return {
     device,
+    synchronizers: model.zero.map(({ reduce, partition, buckets, gathers }) =>
+      new Synchronizer({ program, data: world.group(reduce), zero: world.group(partition), buckets, gathers })
+    ),
     learningRate: new FineTuneCosineAnnealingWarmupLR({
       baseLearningRate: adam.lr,
       totalSteps: lr_scheduler.total_steps,

@@ -12,7 +12,10 @@ import type { ModelFamily } from "../models/family.ts";
 import { getModule, hasModule, moduleNames } from "../models/registry.ts";
 import { declareInputs } from "../nn/inputs.ts";
 import { initialTensor } from "../nn/random.ts";
+import { gradientOrder } from "../graph/gradient_order.ts";
+import { placeState } from "../graph/optimizer_state.ts";
 import { adamwBytes } from "../optimizer/adamw.ts";
+import { planZero, type ZeroPlan } from "../optimizer/zero.ts";
 import type { Box } from "../parallel/layout.ts";
 import type { Mesh, Mode } from "../parallel/mesh.ts";
 import { shard } from "../parallel/shard.ts";
@@ -24,6 +27,8 @@ export interface Model extends Disposable {
   readonly family: ModelFamily;
   readonly program: Program;
   readonly memory: MemoryEstimate;
+  /** Which rank updates what, for each group of parameters. */
+  readonly zero: readonly ZeroPlan[];
   /** What this rank holds of each parameter, by canonical name. */
   readonly boxes: ReadonlyMap<string, Box>;
   /** Number of parameters in the whole model. */
@@ -61,7 +66,7 @@ export function planModel(config: ResolvedConfig, { limits }: Pick<Backend["trai
   const training = trace(true), evaluation = trace(false);
   const recomputed = Math.trunc(config.model.num_layers * config.model.checkpoint);
   const boxes = shard(training.graph, family.sharding, mesh);
-  const plan = planProgram({
+  const whole = planProgram({
     chunks: [{
       training: differentiate(training.graph, { recompute: (layer) => layer < recomputed }),
       trainingOutputs: { ...training.loss },
@@ -69,12 +74,33 @@ export function planModel(config: ResolvedConfig, { limits }: Pick<Backend["trai
     }],
     limits,
   });
+  const zero = planZero({ parameters: whole.parameters, order: gradientOrder(whole), config, mesh });
+  const state = placeState(whole.parameters, {
+    largest: Math.min(limits.maxBufferSize, limits.maxStorageBufferBindingSize),
+    parts: zero.flatMap(({ division, partition }) => division.filter(({ owner }) => owner === mesh.index(partition))),
+    counted: countedOnce(zero, boxes, mesh),
+  });
+  const plan = { ...whole, state };
   const memory = estimateMemory(plan, {
     frames: 1,
     microBatches: config.data.micro_num,
-    optimizerBytes: adamwBytes(plan.arenas),
+    optimizerBytes: adamwBytes(state),
   });
-  return { family, plan, boxes, memory };
+  return { family, plan, boxes, memory, zero };
+}
+
+/** Of the ranks that hold a parameter, the one whose gradients count in the norm over all. */
+function countedOnce(zero: readonly ZeroPlan[], boxes: ReadonlyMap<string, Box>, mesh: Mesh) {
+  const first = new Map(
+    zero.flatMap(({ reduce, partition, division }) =>
+      division.map(({ name }) => [name, mesh.index(reduce) < mesh.size(partition)] as const)
+    ),
+  );
+  return (name: string): boolean => {
+    const { shape, extent } = boxes.get(name)!;
+    const replicated = String(shape) === String(extent);
+    return first.get(name)! && (!replicated || mesh.index("tensor") === 0);
+  };
 }
 
 /**
@@ -87,7 +113,7 @@ export async function initializeModel(
   config: ResolvedConfig,
   { backend, world = solo }: { backend: Backend; world?: World },
 ): Promise<Model> {
-  const { family, plan, boxes, memory } = planModel(config, backend.traits, world.mesh);
+  const { family, plan, boxes, memory, zero } = planModel(config, backend.traits, world.mesh);
   const program = await Program.create(backend, plan, {
     microBatches: config.data.micro_num,
     groups: (axis) => world.group(axis as Mode),
@@ -108,6 +134,7 @@ export async function initializeModel(
     family,
     program,
     memory,
+    zero,
     boxes,
     parameterCount,
     [Symbol.dispose]: () => program[Symbol.dispose](),

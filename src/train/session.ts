@@ -9,11 +9,12 @@ import { type Batch, createValidationLoaders, type DataPosition, type Validation
 import { AccPerplex } from "../observe/metrics.ts";
 import { type StepRecord, stepRecord, validationRecord } from "../observe/step_record.ts";
 import { TgsStatistic } from "../observe/tgs_statistic.ts";
+import { solo, type World } from "../parallel/world.ts";
+import { agree } from "./agree.ts";
 import { loadTensors } from "./checkpoint.ts";
 import { evaluateSets } from "./evaluate.ts";
 import { initializeOptimizer, initializeTrainer } from "./initialize.ts";
 import { initializeModel } from "./model.ts";
-import type { World } from "../parallel/world.ts";
 import type { Trainer, TrainerState } from "./trainer.ts";
 
 /** What one step was, for records and for people. */
@@ -47,6 +48,7 @@ export class Session implements Disposable {
   readonly #metric: AccPerplex;
   readonly #tgs = new TgsStatistic();
   readonly #started = performance.now();
+  readonly #world: World;
 
   private constructor(
     readonly config: ResolvedConfig,
@@ -54,12 +56,18 @@ export class Session implements Disposable {
     readonly options: SessionOptions,
     readonly validation: readonly ValidationLoader[],
   ) {
+    this.#world = options.world ?? solo;
     this.#metric = new AccPerplex(options.datasetTypes ? { typeNames: options.datasetTypes } : {});
   }
 
   /** @throws where model or validation data cannot be had: now, rather than at the first evaluation */
   static async open(config: ResolvedConfig, options: SessionOptions): Promise<Session> {
-    const { onNotice } = options, shard = { dataRank: 0, dataWorldSize: 1, ...(onNotice ? { onNotice } : {}) };
+    const { onNotice, world: { mesh } = solo } = options;
+    const shard = {
+      dataRank: mesh.index("data"),
+      dataWorldSize: mesh.size("data"),
+      ...(onNotice ? { onNotice } : {}),
+    };
     const validation = config.data.valid_every > 0 ? createValidationLoaders(config.data, shard) : [];
     const model = await initializeModel(config, options);
     const trainer = initializeTrainer({ model, optimizer: await initializeOptimizer(model) });
@@ -91,14 +99,17 @@ export class Session implements Disposable {
     trainer.zeroGrad();
     const { loss, microBatches } = await trainer.executeSchedule(batch);
     const forwardBackwardSeconds = (performance.now() - started) / 1000;
-    const { success, gradNorm, learningRate, lossScale } = trainer.step();
+    const { success, gradNorm, learningRate, lossScale } = await trainer.step();
     for (const { nll, correct, microBatch: { labels, typeIds } } of microBatches) {
       this.#metric.add({ nll, correct, labels, typeIds });
     }
+    await this.#gatherMetric(this.#metric);
     const realTokens = this.#metric.tokens, metrics = this.#metric.report();
     this.#metric.reset();
     const seconds = (performance.now() - started) / 1000;
-    const report = { loss, gradNorm, learningRate, tokensPerSecond: batch.tokens / seconds, seconds, success };
+    // All data-parallel ranks have rows of the same length; one that has none this time knows it from the record.
+    const tokensPerSecond = batch.globalRows * config.data.packed_length / seconds;
+    const report = { loss, gradNorm, learningRate, tokensPerSecond, seconds, success };
     if (!success) return report;
     const { model, data } = config;
     const record = stepRecord({
@@ -116,8 +127,8 @@ export class Session implements Disposable {
       },
       seconds,
       secondsSinceStart: (performance.now() - this.#started) / 1000,
-      worldSize: 1,
-      dataParallelSize: 1,
+      worldSize: this.#world.mesh.world,
+      dataParallelSize: this.#world.mesh.size("data"),
       tokens: batch.tokens,
       realTokens,
       learningRate: trainer.optimizer.learningRate.learningRate,
@@ -133,6 +144,19 @@ export class Session implements Disposable {
     return { ...report, record };
   }
 
+  /** Whether this rank speaks for its data-parallel replica: all of one have the same losses. */
+  get #tells(): boolean {
+    const { mesh } = this.#world;
+    return mesh.index("tensor") === 0 && mesh.index("pipeline") === mesh.size("pipeline") - 1;
+  }
+
+  /** Makes a metric that of all ranks. */
+  async #gatherMetric(metric: AccPerplex): Promise<void> {
+    const own = metric.state(), sums = await agree(this.#world, this.#tells ? own : own.map(() => 0));
+    metric.reset();
+    metric.merge(sums);
+  }
+
   /** Whether the record asks for an evaluation after the step just done. */
   get evaluationDue(): boolean {
     const { valid_every } = this.config.data, { stepCount } = this.trainer;
@@ -145,7 +169,10 @@ export class Session implements Disposable {
    * @param onBatch called before each batch
    */
   async evaluate(onBatch?: () => void): Promise<{ record: StepRecord; loss: number }[]> {
-    const results = await evaluateSets(this.trainer, this.validation, onBatch);
+    const results = await evaluateSets(this.trainer, this.validation, {
+      onBatch,
+      sum: (values) => agree(this.#world, this.#tells ? values : values.map(() => 0)),
+    });
     return results.map(({ name, loss, acc, perplexity }) => ({
       loss,
       record: validationRecord(name, { stepCount: this.trainer.stepCount, loss, acc, perplexity }),

@@ -1,9 +1,11 @@
 /**
- * The trainer: what one step is. It knows nothing of processes; it runs on one rank's program.
+ * The trainer: what one step is. It knows nothing of processes; it runs on one rank's program, with the others of its
+ * world, which take the same steps.
  *
- * A step reads back once: the losses of all micro-batches and the squared norms of the gradients come together, after
- * the last backward pass and before the update. The executor is a generator that yields at that wait, so that a whole
- * world of ranks can run in one thread.
+ * On one rank a step reads back once: the losses of all micro-batches and the squared norms of the gradients come
+ * together, after the last backward pass and before the update. Several ranks sum their gradients before that, and agree
+ * on losses and norms after it, in one small exchange: so all of them clip, skip and scale alike. The executor is a
+ * generator that yields at every wait, so that a whole world of ranks can run in one thread.
  */
 import { drive, settle, type Wait } from "../graph/program.ts";
 import type { Batch, MicroBatch } from "../data/mod.ts";
@@ -12,7 +14,9 @@ import { clipFactor } from "../optimizer/clip.ts";
 import type { Beta2Scheduler, Beta2State } from "../optimizer/beta2.ts";
 import type { DynamicGradScaler, GradScalerState } from "../optimizer/grad_scaler.ts";
 import type { FineTuneCosineAnnealingWarmupLR, LearningRateState } from "../optimizer/learning_rate.ts";
+import type { Synchronizer } from "../optimizer/synchronize.ts";
 import { gradientAccumulation } from "../pipeline/schedule.ts";
+import { agree } from "./agree.ts";
 import { countLabels, feed } from "./feed.ts";
 import type { Model } from "./model.ts";
 
@@ -26,8 +30,9 @@ export interface MicroBatchResult {
 }
 
 export interface ScheduleResult {
-  /** Mean of the micro-batches' losses. */
+  /** Mean of the micro-batches' losses, those of all data-parallel ranks. */
   readonly loss: number;
+  /** Those of this rank. */
   readonly microBatches: readonly MicroBatchResult[];
   /** Length of the whole gradient before clipping, loss scale taken out; absent when only forward. */
   readonly gradNorm?: number;
@@ -44,6 +49,8 @@ export interface StepResult {
 
 export interface Optimizer extends Disposable {
   readonly device: AdamW;
+  /** One for each group of parameters: they sum gradients over ranks and hand updated parameters round. */
+  readonly synchronizers: readonly Synchronizer[];
   readonly learningRate: FineTuneCosineAnnealingWarmupLR;
   readonly beta2: Beta2Scheduler;
   readonly gradScaler: DynamicGradScaler;
@@ -62,6 +69,9 @@ export interface TrainerState {
   grad_scaler: GradScalerState;
 }
 
+/** What one rank brings to a step. */
+export type TrainerBatch = Pick<Batch, "microBatches"> & Partial<Pick<Batch, "globalRows">>;
+
 /** Marks of time inside a step, for traces and the benchmark; seconds since the step's schedule began. */
 export interface StepTimes {
   submit: number;
@@ -75,7 +85,7 @@ export interface StepTimes {
  * ```ts ignore
  * trainer.zeroGrad();
  * const { loss } = await trainer.executeSchedule(batch);
- * const { success, gradNorm } = trainer.step();
+ * const { success, gradNorm } = await trainer.step();
  * ```
  */
 export class Trainer implements Disposable {
@@ -94,25 +104,31 @@ export class Trainer implements Disposable {
     this.#squaredNorm = undefined;
   }
 
-  /** Forward, loss and backward over all micro-batches of a batch; gradients add up. */
-  executeSchedule(batch: Pick<Batch, "microBatches">): Promise<ScheduleResult> {
+  /**
+   * Forward, loss and backward over all micro-batches of a batch; gradients add up, over ranks too. Every data-parallel
+   * rank brings its own part of the batch; without `globalRows`, as many micro-batches as this one.
+   */
+  executeSchedule(batch: TrainerBatch): Promise<ScheduleResult> {
     return drive(this.schedule(batch));
   }
 
   /** `executeSchedule` as a generator that yields at every wait. */
-  *schedule({ microBatches }: Pick<Batch, "microBatches">): Generator<Wait, ScheduleResult> {
-    if (microBatches.length === 0) throw new RangeError("Cannot execute a schedule: the batch has no micro-batches");
-    const { program } = this.model, scale = this.optimizer.gradScaler.scale;
+  *schedule({ microBatches, globalRows }: TrainerBatch): Generator<Wait, ScheduleResult> {
+    const { program, world } = this.model, all = globalRows ?? microBatches.length * world.mesh.size("data");
+    if (all === 0) throw new RangeError("Cannot execute a schedule: the batch has no micro-batches");
+    const { synchronizers } = this.optimizer, scale = this.optimizer.gradScaler.scale;
     const started = performance.now();
+    for (const synchronizer of synchronizers) yield* synchronizer.gather();
     for (const { segment, microBatch: index, frame } of gradientAccumulation(microBatches.length)) {
       if (segment === "forward") {
         const microBatch = microBatches[index]!, count = countLabels(microBatch.labels);
-        const lossWeight = count === 0 ? 0 : scale / (count * microBatches.length);
+        const lossWeight = count === 0 ? 0 : scale / (count * all);
         feed(this.model, "forward 0", microBatch, { lossWeight, step: this.stepCount, microBatch: index, frame });
       }
       yield* program.run(`${segment} 0`, frame);
       if (segment === "forward") program.keepOutputs(index, frame);
     }
+    for (const synchronizer of synchronizers) yield* synchronizer.reduce();
     this.optimizer.device.norm();
     const ranges = microBatches.flatMap((_, index) => outputNames.map((name) => program.outputRange(name, index)));
     const ticket = program.backend.read([...ranges, ...this.optimizer.device.normRanges]);
@@ -122,19 +138,24 @@ export class Trainer implements Disposable {
     this.times.readBack = (performance.now() - started) / 1000 - this.times.submit;
 
     const results = microBatches.map((microBatch) => toResult(microBatch, read.splice(0, outputNames.length)));
-    let squaredNorm = 0;
-    for (const bytes of read) squaredNorm += floats(bytes)[0]!;
-    this.#squaredNorm = squaredNorm;
-    return {
-      loss: mean(results.map(({ loss }) => loss)),
-      microBatches: results,
-      gradNorm: Math.sqrt(squaredNorm) / scale,
-    };
+    let counted = 0, finite = 0;
+    program.plan.state.runs.forEach((run, index) => {
+      const squared = floats(read[index]!)[0]!;
+      if (run.counted) counted += squared;
+      else finite += 0 * squared; // counted by another rank; what is not finite is so for all
+    });
+    // The ranks of one data-parallel replica have the same losses; its first one tells them.
+    const tells = world.mesh.index("tensor") === 0 && world.mesh.index("pipeline") === world.mesh.size("pipeline") - 1;
+    const lossSum = tells ? results.reduce((sum, { loss }) => sum + loss, 0) : 0;
+    const [losses, squaredNorm] = yield* awaited(agree(world, [lossSum, counted + finite]));
+    this.#squaredNorm = squaredNorm!;
+    return { loss: losses! / all, microBatches: results, gradNorm: Math.sqrt(squaredNorm!) / scale };
   }
 
   /** Forward passes only, without dropout; `logits` are read too where asked for. */
   async evaluate(microBatches: readonly MicroBatch[], { logits = false } = {}) {
     const { program } = this.model;
+    await this.gather();
     const results: (MicroBatchResult & { logits?: Float32Array })[] = [];
     for (const microBatch of microBatches) {
       feed(this.model, "evaluate 0", microBatch, { lossWeight: 0, step: 0 });
@@ -149,14 +170,15 @@ export class Trainer implements Disposable {
 
   /**
    * Updates the parameters from the gradients of the last `executeSchedule`, or skips where they are not finite. The
-   * update is queued on the device, not waited for.
+   * update is queued on the device, not waited for; what other ranks update is fetched, at once or, with
+   * `hybrid_zero_optimizer.overlap_sync_param`, before it is used.
    *
    * @throws {Error} when no schedule ran since the last step
    */
-  step(): StepResult {
+  async step(): Promise<StepResult> {
     if (this.#squaredNorm === undefined) throw new Error("Cannot step: no schedule was executed since the last step");
-    const { adam, hybrid_zero_optimizer: { clip_grad_norm } } = this.model.config;
-    const { device, learningRate, beta2, gradScaler } = this.optimizer;
+    const { adam, hybrid_zero_optimizer: { clip_grad_norm, overlap_sync_param } } = this.model.config;
+    const { device, synchronizers, learningRate, beta2, gradScaler } = this.optimizer;
     const started = performance.now();
     const lossScale = gradScaler.scale, finite = Number.isFinite(this.#squaredNorm);
     const gradNorm = Math.sqrt(this.#squaredNorm) / lossScale;
@@ -180,8 +202,15 @@ export class Trainer implements Disposable {
     this.optimizerSteps++;
     learningRate.step();
     beta2.step();
+    for (const synchronizer of synchronizers) synchronizer.updated();
+    if (!overlap_sync_param) await this.gather();
     this.times.update = (performance.now() - started) / 1000;
     return { ...result, success: true };
+  }
+
+  /** Fetches the parameters that other ranks have updated, where that is still to be done. All ranks must ask. */
+  async gather(): Promise<void> {
+    for (const synchronizer of this.optimizer.synchronizers) await drive(synchronizer.gather());
   }
 
   state(): TrainerState {
@@ -233,4 +262,10 @@ function toResult(microBatch: MicroBatch, [loss, nll, correct]: readonly Uint8Ar
     nll: floats(nll!),
     correct: new Uint32Array(correct!.buffer, correct!.byteOffset, correct!.byteLength / 4),
   };
+}
+
+function* awaited<T>(promise: Promise<T>): Generator<Wait, T> {
+  let value!: T;
+  yield { ready: async () => value = await promise };
+  return value;
 }

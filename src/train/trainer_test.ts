@@ -1,4 +1,4 @@
-import { assert, assertAlmostEquals, assertEquals, assertNotEquals, assertRejects, assertThrows } from "@std/assert";
+import { assert, assertAlmostEquals, assertEquals, assertNotEquals, assertRejects } from "@std/assert";
 import { backendNames, openBackend } from "../backend/open.ts";
 import { openNullBackend } from "../backend/null/backend.ts";
 import { drawnMicroBatch, openTrainer, takeStep, tensorsOf, tinyRecord } from "./_testing.ts";
@@ -11,20 +11,20 @@ for (const name of realBackends) {
   Deno.test(`${name}: a step needs a schedule, and a schedule serves one step`, async () => {
     using backend = await openBackend(name);
     using trainer = await openTrainer(tinyRecord(), backend);
-    const refused = () => assertThrows(() => trainer.step(), Error, "no schedule was executed");
-    refused();
+    const refused = () => assertRejects(() => trainer.step(), Error, "no schedule was executed");
+    await refused();
     trainer.zeroGrad();
-    refused();
+    await refused();
     const { loss, gradNorm } = await trainer.executeSchedule({ microBatches: [a, b] });
-    const step = trainer.step();
+    const step = await trainer.step();
     assertEquals([step.success, step.gradNorm, trainer.stepCount], [true, gradNorm, 1]);
     // Adam's first step on any gradient is of the learning rate, so a model of this size learns at once.
     const again = await takeStep(trainer, [a, b]);
     assert(again.loss < loss, `${again.loss} after ${loss}`);
-    refused();
+    await refused();
     await trainer.executeSchedule({ microBatches: [a, b] });
     trainer.zeroGrad();
-    refused();
+    await refused();
     await backend.finish();
   });
 

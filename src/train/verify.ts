@@ -6,8 +6,10 @@ import type { Backend } from "../backend/backend.ts";
 import { fileError } from "../checkpoint/durable.ts";
 import { HuggingFaceFolder } from "../checkpoint/mod.ts";
 import { ignoreIndex, type MicroBatch } from "../data/mod.ts";
-import { applyChanges, resolveConfig } from "../config/mod.ts";
+import { applyChanges, parallelSizes, resolveConfig, type ResolvedConfig } from "../config/mod.ts";
 import { getModule, modelTypeOf } from "../models/registry.ts";
+import { solo, type World } from "../parallel/world.ts";
+import { evenBounds } from "../comm/collectives/algorithms.ts";
 import { exportTensor, importWeights, norm } from "./weights.ts";
 import { initializeModel } from "./model.ts";
 import { initializeOptimizer, initializeTrainer } from "./initialize.ts";
@@ -56,6 +58,10 @@ export interface VerifyReport {
 
 export interface VerifyOptions {
   readonly backend: Backend;
+  /** Ranks that replay together; all of them report the same. @default {1} */
+  readonly nproc?: number;
+  /** This rank's world, once the record is known; needed where there are several. */
+  readonly world?: (config: ResolvedConfig) => World | Promise<World>;
   readonly tolerances?: Partial<Tolerances>;
   /** Fields of the run record to change, as `section.field=value`. */
   readonly set?: readonly string[];
@@ -99,6 +105,20 @@ export function referenceMicroBatch(
   return batch;
 }
 
+/** A step's micro-batches; where there are fewer than data-parallel ranks, rows of equal weight are dealt out. */
+function referenceBatch({ tokens, cu_seqlens }: ReferenceCurve["steps"][number], replicas: number): MicroBatch[] {
+  const parts = Math.ceil(replicas / tokens.length);
+  return tokens.flatMap((piece: ReferenceTokens, index: number) => {
+    const bounds = cu_seqlens?.[index];
+    if (bounds !== undefined || piece.length % parts !== 0) return [referenceMicroBatch(piece, bounds)];
+    const rows = piece as readonly (readonly number[])[], each = rows.length / parts;
+    return Array.from(
+      { length: parts },
+      (_, part) => referenceMicroBatch(rows.slice(part * each, (part + 1) * each), undefined),
+    );
+  });
+}
+
 const json = (path: string): unknown => {
   let text: string;
   try {
@@ -126,28 +146,27 @@ export async function verify(folder: string, options: VerifyOptions): Promise<Ve
   using source = HuggingFaceFolder.open(folder);
   const modelType = modelTypeOf(source.config);
   const format = getModule(modelType).huggingFace!;
-  const microBatches = curve.steps.map(({ tokens, cu_seqlens }) =>
-    tokens.map((piece: ReferenceTokens, index: number) => referenceMicroBatch(piece, cu_seqlens?.[index]))
-  );
-  const tokensPerMicroBatch = microBatches[0]![0]!.inputIds.length;
-  const { lr, betas, eps, weight_decay } = curve.optimizer;
-  const config = resolveConfig(applyChanges({
+  const { nproc = 1, world: worldOf = () => solo } = options;
+  const record = (tokens: number, count: number) => ({
     model_type: modelType,
     model: format.toSection(source.config),
-    data: {
-      seq_len: tokensPerMicroBatch,
-      micro_bsz: 1,
-      micro_num: microBatches[0]!.length,
-      total_steps: curve.steps.length,
-    },
+    data: { seq_len: tokens, micro_bsz: 1, micro_num: count, total_steps: curve.steps.length },
     // The rate is constant: the cosine starts and ends at it.
     adam: { lr, adam_beta1: betas[0], adam_beta2: betas[1], adam_eps: eps, weight_decay },
     lr_scheduler: { eta_min: lr },
     hybrid_zero_optimizer: { clip_grad_norm: curve.clip_grad_norm },
     ckpt: { enable_save_ckpt: false },
-  }, options.set ?? []));
+  });
+  const { lr, betas, eps, weight_decay } = curve.optimizer;
+  const resolve = (tokens: number, count: number) =>
+    resolveConfig(applyChanges(record(tokens, count), options.set ?? []), { worldSize: nproc });
+  const replicas = parallelSizes(resolve(curve.seq_len, curve.steps[0]!.tokens.length), nproc).dp;
+  const microBatches = curve.steps.map((step) => referenceBatch(step, replicas));
+  const tokensPerMicroBatch = microBatches[0]![0]!.inputIds.length;
+  const config = resolve(tokensPerMicroBatch, Math.ceil(microBatches[0]!.length / replicas));
+  const world = await worldOf(config), { mesh } = world;
 
-  const model = await initializeModel(config, { backend: options.backend });
+  const model = await initializeModel(config, { backend: options.backend, world });
   using trainer = initializeTrainer({ model, optimizer: await initializeOptimizer(model) });
   const mappings = format.tensors(config.model);
   importWeights(model, mappings, source);
@@ -169,12 +188,15 @@ export async function verify(folder: string, options: VerifyOptions): Promise<Ve
   );
   for (const [step, expected] of curve.steps.entries()) {
     trainer.zeroGrad();
-    const { loss } = await trainer.executeSchedule({ microBatches: microBatches[step]! });
-    const { gradNorm } = trainer.step();
+    const all = microBatches[step]!, bounds = evenBounds(all.length, replicas), replica = mesh.index("data");
+    const own = all.slice(bounds[replica], bounds[replica + 1]);
+    const { loss } = await trainer.executeSchedule({ microBatches: own, globalRows: all.length });
+    const { gradNorm } = await trainer.step();
     worst("loss", Math.abs(loss - expected.loss));
     worst("gradNorm", relative(gradNorm, expected.grad_norm));
     options.onStep?.({ step, steps: curve.steps.length, loss, expected: expected.loss });
   }
+  await trainer.gather();
   for (const mapping of mappings) {
     const expected = curve.final_param_norms[mapping.tensor];
     if (expected === undefined) {
@@ -185,7 +207,7 @@ export async function verify(folder: string, options: VerifyOptions): Promise<Ve
   return {
     case: folder.replace(/\/+$/, "").split("/").at(-1)!,
     backend: options.backend.name,
-    nproc: 1,
+    nproc,
     steps: curve.steps.length,
     maxLossError: errors.loss,
     maxGradNormRelError: errors.gradNorm,

@@ -18,21 +18,22 @@ export const hybridZeroOptimizerSchema = z.strictObject({
   overlap_sync_grad: works(bool().default(false), "Reduce gradients between ranks during the backward pass.", {
     notice: "changes nothing on one rank",
   }),
-  overlap_sync_param: works(bool().default(false), "Gather updated parameters while the next step begins.", {
-    notice: "changes nothing on one rank",
-  }),
+  overlap_sync_param: works(
+    bool().default(false),
+    "Gather updated parameters while the next step begins, not before this one ends.",
+  ),
   reduce_bucket_size: works(
     int({ min: 1 }).default(512 * 1024 * 1024),
-    "Most elements that one gradient reduction carries.",
-    { notice: "changes nothing on one rank" },
+    "Most elements that one gradient reduction carries; Troupe never puts more than 16 Mi into one.",
   ),
-  use_split_tensor_optim: refused(
+  use_split_tensor_optim: works(
     bool().default(false),
     "Split every parameter over the ranks, instead of dealing them out whole.",
   ),
-  all_gather_size: refused(int({ min: 1 }).default(512 * 1024 * 1024), "Bytes of parameters gathered in one call.", {
-    onlyWith: "hybrid_zero_optimizer.use_split_tensor_optim",
-  }),
+  all_gather_size: works(
+    int({ min: 1 }).default(512 * 1024 * 1024),
+    "Bytes of updated parameters gathered in one call; Troupe never puts more than 64 MiB into one.",
+  ),
 }).describe("The optimizer around AdamW: clipping, and the division of its state over ranks");
 
 export const adamSchema = z.strictObject({

@@ -34,7 +34,6 @@ export const parallelSchema = z.strictObject({
     size: works(
       int({ min: -1 }).default(-1),
       "Ranks over which optimizer state is divided: -1 for all that hold the same weights, 1 for no division.",
-      { refuse: (value) => (value as number) > 1 ? "Troupe runs one rank yet; -1 or 1 works" : undefined },
     ),
     fsdp: refused(bool().default(false), "Divide parameters too, and gather them when needed."),
   }),

@@ -1,0 +1,160 @@
+/**
+ * Hybrid ZeRO, planned: which rank keeps the optimizer's state of what, in which buckets gradients are reduced, and in
+ * which gathers updated parameters are handed round. It follows from shapes and the record alone, so that every rank comes
+ * to the same plan without a word.
+ */
+import type { ResolvedConfig } from "../config/mod.ts";
+import type { ParameterPart } from "../graph/optimizer_state.ts";
+import { partElements } from "../graph/optimizer_state.ts";
+import type { ParameterPlace } from "../graph/plan.ts";
+import type { Mesh, Mode } from "../parallel/mesh.ts";
+import { parameterGroups } from "./parameter_groups.ts";
+import { partitionByBlocks, partitionBySize, planReductions } from "./zero_partition.ts";
+
+/** A part of a parameter with the place in the zero group of the rank that updates it. */
+export interface OwnedPart extends ParameterPart {
+  readonly owner: number;
+}
+
+export interface DivisionOptions {
+  /** Ranks of the zero group. */
+  readonly ranks: number;
+  /** Cut every parameter into slices (`use_split_tensor_optim`) instead of dealing them out whole. @default {false} */
+  readonly split?: boolean;
+  /** Deal out neighbouring blocks (`overlap_sync_param`) instead of the largest first. @default {false} */
+  readonly byBlocks?: boolean;
+}
+
+/**
+ * Who updates what, by place in the zero group. The parameters stand in the order of the model's blocks.
+ *
+ * Slices begin at multiples of 64 elements, where a kernel can bind them; a small parameter may be one rank's whole.
+ */
+export function divideState(
+  parameters: readonly ParameterPlace[],
+  { ranks, split = false, byBlocks = false }: DivisionOptions,
+): OwnedPart[] {
+  const counts = parameters.map(({ bytes }) => bytes / 4);
+  if (split) {
+    return parameters.flatMap(({ name }, index) => {
+      const count = counts[index]!, each = Math.ceil(count / (ranks * partElements)) * partElements;
+      return Array.from({ length: ranks }, (_, owner) => (
+        { name, owner, begin: Math.min(count, owner * each), end: Math.min(count, (owner + 1) * each) }
+      )).filter(({ begin, end }) => end > begin);
+    });
+  }
+  const dealt = byBlocks ? partitionByBlocks(counts, ranks) : partitionBySize(counts, ranks), owners: number[] = [];
+  dealt.forEach((indices, owner) => indices.forEach((index) => owners[index] = owner));
+  return parameters.map(({ name }, index) => ({ name, owner: owners[index]!, begin: 0, end: counts[index]! }));
+}
+
+/** Parts that travel in one collective: those of the first owner, then those of the next. */
+export interface Parcel {
+  readonly parts: readonly OwnedPart[];
+  readonly elements: number;
+  /** Elements of each rank of the zero group. */
+  readonly counts: readonly number[];
+}
+
+function parcel(parts: readonly OwnedPart[], ranks: number): Parcel {
+  const counts = new Array<number>(ranks).fill(0);
+  for (const { owner, begin, end } of parts) counts[owner]! += end - begin;
+  return {
+    parts: [...parts].sort((a, b) => a.owner - b.owner), // stable: within an owner the order stays
+    elements: counts.reduce((sum, count) => sum + count, 0),
+    counts,
+  };
+}
+
+/** More than this in one collective gains nothing, and would only take memory on the host. */
+const mostElements = 16 << 20;
+
+/**
+ * Buckets of gradients, in the order in which they are done.
+ *
+ * @param order parameters in the order in which the backward pass is done with their gradients
+ * @param bucketElements `reduce_bucket_size`
+ */
+export function planBuckets(
+  division: readonly OwnedPart[],
+  { order, ranks, bucketElements }: { order: readonly string[]; ranks: number; bucketElements: number },
+): Parcel[] {
+  const byName = Map.groupBy(division, ({ name }) => name);
+  const counts = order.map((name) => byName.get(name)!.reduce((sum, { begin, end }) => sum + end - begin, 0));
+  return planReductions([counts], Math.min(bucketElements, mostElements)).map(({ parameters }) =>
+    parcel(parameters.flatMap((index) => byName.get(order[index]!)!), ranks)
+  );
+}
+
+/**
+ * Gathers of updated parameters, in the order of the blocks, which is that of the forward pass: parameters are added until
+ * a gather has `bytes` or more.
+ */
+export function planGathers(
+  division: readonly OwnedPart[],
+  { ranks, bytes }: { ranks: number; bytes: number },
+): Parcel[] {
+  const gathers: Parcel[] = [], most = Math.min(bytes, 4 * mostElements);
+  let parts: OwnedPart[] = [], held = 0;
+  for (const each of Map.groupBy(division, ({ name }) => name).values()) {
+    parts.push(...each);
+    held += each.reduce((sum, { begin, end }) => sum + 4 * (end - begin), 0);
+    if (held < most) continue;
+    gathers.push(parcel(parts, ranks));
+    parts = [];
+    held = 0;
+  }
+  if (parts.length > 0) gathers.push(parcel(parts, ranks));
+  return gathers;
+}
+
+/** All that follows for the parameters of one group: those whose gradients and state go the same ways. */
+export interface ZeroPlan {
+  /** Ranks whose gradients are summed, and ranks that divide the state. */
+  readonly reduce: Mode;
+  readonly partition: Mode;
+  readonly division: readonly OwnedPart[];
+  readonly buckets: readonly Parcel[];
+  readonly gathers: readonly Parcel[];
+}
+
+/**
+ * @param order parameters in the order in which the backward pass is done with their gradients
+ * @param expert whether a parameter belongs to an expert: its ranks are others
+ */
+export function planZero(
+  { parameters, order, config, mesh, expert = () => false }: {
+    parameters: readonly ParameterPlace[];
+    order: readonly string[];
+    config: Pick<ResolvedConfig, "hybrid_zero_optimizer" | "parallel" | "model" | "adam">;
+    mesh: Pick<Mesh, "size">;
+    expert?: (name: string) => boolean;
+  },
+): ZeroPlan[] {
+  const { hybrid_zero_optimizer: zero, parallel: { tensor: { mode: tensorMode } } } = config;
+  const groups = parameterGroups(parameters.map((place) => ({ name: place.name, place, expert: expert(place.name) })), {
+    weightDecay: config.adam.weight_decay,
+    tensorMode,
+    numExperts: config.model.num_experts,
+  });
+  return groups.filter((group) => group.parameters.length > 0).map(({ reduce, partition, parameters }) => {
+    const mode: Mode = partition === "zero1" ? "zero" : partition, ranks = mesh.size(mode);
+    const names = new Set(parameters.map(({ name }) => name));
+    const division = divideState(parameters.map(({ place }) => place), {
+      ranks,
+      split: zero.use_split_tensor_optim,
+      byBlocks: zero.overlap_sync_param,
+    });
+    return {
+      reduce,
+      partition: mode,
+      division,
+      buckets: planBuckets(division, {
+        order: order.filter((name) => names.has(name)),
+        ranks,
+        bucketElements: zero.reduce_bucket_size,
+      }),
+      gathers: planGathers(division, { ranks, bytes: zero.all_gather_size }),
+    };
+  });
+}

@@ -1,0 +1,24 @@
+/** The mesh that a run record describes, from the place of one rank. */
+import { parallelSizes, type ResolvedConfig } from "../config/mod.ts";
+import { createMesh, type Mesh } from "./mesh.ts";
+
+/** @throws {RangeError} when the parallel sizes do not fit the number of ranks */
+export function runMesh(config: ResolvedConfig, { rank, world }: { rank: number; world: number }): Mesh {
+  const { parallel: { tensor, zero1, sequence_2D: grid }, model } = config;
+  return createMesh({
+    sizes: parallelSizes(config, world),
+    rank,
+    tensorMode: tensor.mode,
+    numExperts: model.num_experts,
+    fsdp: zero1.fsdp,
+    ...(grid.enable
+      ? {
+        sequence2D: {
+          headSize: grid.head_size,
+          contextSize: grid.context_size,
+          headFirst: grid.device_placement_strategy.head_first,
+        },
+      }
+      : {}),
+  });
+}

@@ -1,0 +1,187 @@
+import { assertAlmostEquals, assertEquals, assertRejects } from "@std/assert";
+import { openBackend } from "../backend/open.ts";
+import { openNullBackend } from "../backend/null/backend.ts";
+import { abandonCheckpoint, beginCheckpoint, commitCheckpoint, openCheckpoint, writeShard } from "../checkpoint/mod.ts";
+import { createCommunicator } from "../comm/collectives/communicator.ts";
+import { simulatedWorld } from "../comm/transport/simulated.ts";
+import type { ResolvedConfig } from "../config/mod.ts";
+import { runMesh } from "../parallel/run_mesh.ts";
+import { createWorld, type World } from "../parallel/world.ts";
+import { drawnMicroBatch, takeStep, tensorsOf, tinyRecord } from "./_testing.ts";
+import { globalTensors, loadTensors, shardEntries } from "./checkpoint.ts";
+import { initializeOptimizer, initializeTrainer } from "./initialize.ts";
+import { initializeModel, planModel } from "./model.ts";
+import type { Trainer } from "./trainer.ts";
+
+const lengths = [[9], [4, 5], [2, 7], [1, 8], [3, 3, 3], [9]];
+const batch = lengths.map((each, index) => drawnMicroBatch(`row ${index}`, each, { ignored: 4 }));
+
+async function together<T>(
+  config: ResolvedConfig,
+  ranks: number,
+  work: (trainer: Trainer, world: World) => Promise<T>,
+): Promise<T[]> {
+  const transports = simulatedWorld(ranks);
+  try {
+    return await Promise.all(transports.map(async (transport, rank) => {
+      const world = createWorld(runMesh(config, { rank, world: ranks }), createCommunicator(transport));
+      try {
+        using backend = await openBackend("cpu");
+        const model = await initializeModel(config, { backend, world });
+        using trainer = initializeTrainer({ model, optimizer: await initializeOptimizer(model) });
+        return await work(trainer, world);
+      } catch (error) {
+        transport.abort((error as Error).message);
+        throw error;
+      }
+    }));
+  } finally {
+    await Promise.all(transports.map((transport) => transport.close()));
+  }
+}
+
+const record = (zero: Record<string, unknown> = {}, size = -1, ranks = 1) =>
+  tinyRecord({
+    data: { micro_num: 6 },
+    hybrid_zero_optimizer: { clip_grad_norm: 0.5, ...zero },
+    parallel: { zero1: { size } },
+  }, { worldSize: ranks });
+
+/** Two steps on one global batch dealt out in turn. */
+async function twoSteps(trainer: Trainer, { mesh }: World) {
+  const own = batch.filter((_, index) => index % mesh.size("data") === mesh.index("data"));
+  const results = [];
+  for (let step = 0; step < 2; step++) {
+    trainer.zeroGrad();
+    const { loss } = await trainer.executeSchedule({ microBatches: own, globalRows: batch.length });
+    const { gradNorm, success } = await trainer.step();
+    results.push({ loss, gradNorm, success });
+  }
+  await trainer.gather();
+  return { results, parameters: await tensorsOf(trainer) };
+}
+
+Deno.test("data-parallel ranks take the steps of one rank, however they divide the optimizer's state", async () => {
+  const [alone] = await together(record(), 1, twoSteps);
+  const zero = { reduce_bucket_size: 150, all_gather_size: 700 };
+  const ways: [number, number, Record<string, unknown>][] = [
+    [2, 1, zero],
+    [3, -1, zero],
+    [4, 2, { ...zero, overlap_sync_param: true }],
+    [4, -1, { ...zero, use_split_tensor_optim: true }],
+    [8, -1, { overlap_sync_param: true }], // two have no rows at all
+  ];
+  for (const [ranks, size, options] of ways) {
+    const all = await together(record(options, size, ranks), ranks, twoSteps);
+    for (const one of all) assertEquals(one, all[0], `${ranks} ranks agree to the bit`);
+    alone!.results.forEach(({ loss, gradNorm }, step) => {
+      assertAlmostEquals(all[0]!.results[step]!.loss, loss, 1e-5, `${ranks} ranks, loss ${step}`);
+      assertAlmostEquals(all[0]!.results[step]!.gradNorm, gradNorm, 1e-5 * gradNorm, `${ranks} ranks, norm ${step}`);
+    });
+  }
+});
+
+Deno.test("overlapping changes no bit", async () => {
+  const plain = await together(record({ reduce_bucket_size: 150, use_split_tensor_optim: true }, -1, 3), 3, twoSteps);
+  const overlapped = await together(
+    record(
+      { reduce_bucket_size: 150, use_split_tensor_optim: true, overlap_sync_grad: true, overlap_sync_param: true },
+      -1,
+      3,
+    ),
+    3,
+    twoSteps,
+  );
+  assertEquals(overlapped, plain);
+});
+
+Deno.test("moments are planned and kept for what a rank updates, and the estimate says so", () => {
+  using backend = openNullBackend();
+  const memory = (ranks: number, rank: number, options = {}) => {
+    const config = record(options, -1, ranks);
+    return planModel(config, backend.traits, runMesh(config, { rank, world: ranks })).memory;
+  };
+  const alone = memory(1, 0).optimizer;
+  for (const options of [{}, { use_split_tensor_optim: true }, { overlap_sync_param: true }]) {
+    const each = [0, 1, 2, 3].map((rank) => memory(4, rank, options).optimizer);
+    for (const bytes of each) assertEquals(bytes < alone, true, `${each} of ${alone}`);
+  }
+  assertEquals(memory(4, 2).parameters, memory(1, 0).parameters);
+});
+
+Deno.test("a gradient that is not finite on one rank ends the step of all", async () => {
+  const all = await together(record({}, -1, 2), 2, async (trainer, { mesh }) => {
+    trainer.zeroGrad();
+    await trainer.executeSchedule({ microBatches: [batch[mesh.index("data")]!] });
+    const name = trainer.model.program.plan.parameters[0]!.name;
+    const before = await tensorsOf(trainer);
+    if (mesh.rank === 1) {
+      const values = await trainer.model.program.readParameter("parameter", name);
+      trainer.model.program.writeParameter("parameter", name, values.fill(NaN));
+    }
+    trainer.zeroGrad();
+    await trainer.executeSchedule({ microBatches: [batch[mesh.index("data")]!] });
+    const { success } = await trainer.step();
+    const after = await tensorsOf(trainer);
+    return { success, same: mesh.rank === 1 || [...after].every(([key, v]) => v.join() === before.get(key)!.join()) };
+  });
+  assertEquals(all, [{ success: false, same: true }, { success: false, same: true }]);
+});
+
+Deno.test("a checkpoint of ranks that divide the state loads on any number of them", async () => {
+  const folder = await Deno.makeTempDir();
+  try {
+    const directory = await beginCheckpoint(folder, 1);
+    const saved = record({ use_split_tensor_optim: true, reduce_bucket_size: 200 }, 2, 4);
+    const moments = new Map<string, Float32Array>();
+    const shards = await together(saved, 4, async (trainer, world) => {
+      await twoSteps(trainer, world);
+      const { program, boxes } = trainer.model;
+      for (const { name, begin, end } of program.plan.state.places) {
+        const [bytes] = program.backend.read([program.partRange("moment1", { name, begin, end })]).take();
+        const whole = moments.get(name) ?? new Float32Array(boxes.get(name)!.shape.reduce((a, b) => a * b, 1));
+        whole.set(new Float32Array(bytes!.buffer, bytes!.byteOffset, bytes!.byteLength / 4), begin);
+        moments.set(name, whole);
+      }
+      const shard = await writeShard({ directory, writer: world.mesh.rank, entries: shardEntries(trainer.model) });
+      return { shard, tensors: globalTensors(trainer.model), parameters: await tensorsOf(trainer) };
+    });
+    const { tensors, parameters } = shards[0]!;
+    await commitCheckpoint({
+      directory,
+      step: 1,
+      shards: shards.map(({ shard }) => shard),
+      tensors,
+      layout: {},
+      state: {},
+      config: "",
+    }).catch(async (error) => {
+      await abandonCheckpoint(directory);
+      throw error;
+    });
+    for (const [ranks, options] of [[1, {}], [3, {}], [2, { use_split_tensor_optim: true }]] as const) {
+      await together(record(options, -1, ranks), ranks, async (trainer) => {
+        using checkpoint = openCheckpoint(`${folder}/1`);
+        loadTensors(trainer.model, checkpoint);
+        assertEquals(await tensorsOf(trainer), parameters);
+        const { program } = trainer.model;
+        for (const { name, begin, end } of program.plan.state.places) {
+          const [bytes] = program.backend.read([program.partRange("moment1", { name, begin, end })]).take();
+          assertEquals(
+            new Float32Array(bytes!.buffer, bytes!.byteOffset, bytes!.byteLength / 4),
+            moments.get(name)!.subarray(begin, end),
+            `${name} on ${ranks} ranks`,
+          );
+        }
+      });
+    }
+  } finally {
+    await Deno.remove(folder, { recursive: true });
+  }
+});
+
+Deno.test("a batch without micro-batches on any rank is refused", async () => {
+  await together(record(), 1, async (trainer) => {
+    await assertRejects(() => takeStep(trainer, []), RangeError, "no micro-batches");
+  });
+});

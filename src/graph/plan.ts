@@ -21,6 +21,7 @@
 import type { DeviceTraits, ElementType, Kernel } from "../../kernels/kernel.ts";
 import { elementBytes } from "../../kernels/kernel.ts";
 import type { Differentiated } from "./differentiate.ts";
+import { splitBackward } from "./split_backward.ts";
 import { type Collective, type Graph, type Initialization, type Node, type Tensor, tensorBytes } from "./graph.ts";
 import { placeState, type StateLayout } from "./optimizer_state.ts";
 
@@ -71,8 +72,13 @@ export interface Segment {
   readonly passed: ReadonlyMap<string, Place>;
 }
 
-/** What a chunk does, and which chunk. */
-export type SegmentName = `${"forward" | "backward" | "evaluate"} ${number}`;
+/** What a chunk does, and which chunk. A backward pass is one segment, or two where a schedule puts weights off. */
+export type SegmentName = `${
+  | "forward"
+  | "backward"
+  | "backward input"
+  | "backward weight"
+  | "evaluate"} ${number}`;
 
 export interface Plan {
   readonly parameters: readonly ParameterPlace[];
@@ -125,6 +131,8 @@ export interface ChunkGraph {
   readonly trainingOutputs: Outputs;
   /** Handed on right after the forward pass. @default nothing */
   readonly passed?: Outputs;
+  /** Cut the backward pass in two: gradients of inputs, then those of weights. @default {false} */
+  readonly split?: boolean;
   /** Forward nodes of the same part without dropout, on the same parameters (by name). */
   readonly evaluation: { readonly graph: Graph; readonly outputs: Outputs; readonly passed?: Outputs };
 }
@@ -163,10 +171,11 @@ export function plan({ chunks, limits }: PlanOptions): Plan {
       frame: SlotPool;
       held: Map<Tensor, Place>;
       kept: ReadonlySet<Tensor>;
-      keptIn: SlotPool;
+      keptIn: SlotPool | ((tensor: Tensor) => SlotPool);
       reuseFrame: boolean;
     },
   ): Instruction[] => {
+    const poolOf = typeof keptIn === "function" ? keptIn : () => keptIn;
     const lastUse = new Map<Tensor, number>();
     nodes.forEach((node, index) => node.inputs.forEach((input) => lastUse.set(input, index)));
     const places = held, instructions: Instruction[] = [];
@@ -210,7 +219,7 @@ export function plan({ chunks, limits }: PlanOptions): Plan {
           places.delete(source);
           return;
         }
-        places.set(output, take(tensorBytes(output), what, kept.has(output) ? keptIn : undefined));
+        places.set(output, take(tensorBytes(output), what, kept.has(output) ? poolOf(output) : undefined));
         if (position === 0 && source && !collective) {
           instructions.push({ kind: "copy", source: placeOf(source), target: places.get(output)! });
         }
@@ -254,7 +263,7 @@ export function plan({ chunks, limits }: PlanOptions): Plan {
     new Map(Object.entries(outputs).map(([name, tensor]) => [name, places.get(tensor)!]));
 
   const frames: SlotPool[] = [], segments: Record<SegmentName, Segment> = {};
-  for (const [chunk, { training, trainingOutputs, passed = {}, evaluation }] of chunks.entries()) {
+  for (const [chunk, { training, trainingOutputs, passed = {}, split = false, evaluation }] of chunks.entries()) {
     const seen = throughIdentities([...training.forward, ...training.backward]);
     const forwardNodes = seen.nodes(training.forward), backwardNodes = seen.nodes(training.backward);
     const wanted = new Map([...training.inputGradients].map(([input, gradient]) => [input, seen.tensor(gradient)]));
@@ -286,24 +295,36 @@ export function plan({ chunks, limits }: PlanOptions): Plan {
 
     for (const tensor of Object.values(handed)) {
       const place = places.get(tensor)!;
-      if (place.space === "frame" && !saved.has(tensor) && !Object.values(outputs).includes(tensor)) {
-        frame.give(place.slot);
-      }
+      const passesThrough = tensor.kind === "input", readAtTheEnd = Object.values(outputs).includes(tensor);
+      if (place.space === "frame" && !saved.has(tensor) && !passesThrough && !readAtTheEnd) frame.give(place.slot);
     }
-    const given = placesFor(training.given, workspace);
+    // Where the pass is cut in two, what both halves read lives in the frame until the second is done.
+    const given = placesFor(training.given, split ? frame : workspace);
     given.forEach((place, input) => places.set(input, place));
-    const keptGradients = new Set(wanted.values());
-    const backward = lower(backwardNodes, {
-      frame,
-      held: places,
-      kept: new Set([...Object.values(outputs), ...keptGradients]),
-      keptIn: workspace,
-      reuseFrame: true,
-    });
-    segments[`backward ${chunk}`] = {
-      instructions: backward,
+    const keptGradients = new Set(wanted.values()), results = Object.values(outputs);
+    const half = (name: SegmentName, nodes: readonly Node[], later: readonly Node[], between: ReadonlySet<Tensor>) =>
+      segments[name] = {
+        instructions: lower(nodes, {
+          frame,
+          held: places,
+          kept: new Set([...results, ...keptGradients, ...later.flatMap(({ inputs }) => inputs)]),
+          keptIn: (tensor) => between.has(tensor) ? frame : workspace,
+          reuseFrame: true,
+        }),
+        inputs: new Map(),
+        outputs: new Map(),
+        passed: new Map(),
+      };
+    const first: SegmentName = `backward${split ? " input" : ""} ${chunk}`;
+    if (split) {
+      const { input, weight, between } = splitBackward(backwardNodes, keptGradients);
+      half(first, input, weight, between);
+      // The gradients handed on are gone by now; what the first half kept of the workspace is free.
+      half(`backward weight ${chunk}`, weight, [], new Set());
+    } else half(first, backwardNodes, [], new Set());
+    segments[first] = {
+      ...segments[first]!,
       inputs: byInputName(given),
-      outputs: new Map(),
       passed: new Map([...wanted].map(([input, gradient]) => [input.name, places.get(gradient)!])),
     };
     for (const place of [...given.values(), ...[...keptGradients].map((tensor) => places.get(tensor)!)]) {
@@ -316,11 +337,11 @@ export function plan({ chunks, limits }: PlanOptions): Plan {
     const evaluationPassed = evaluated.outputs(evaluation.passed ?? {});
     const evaluationInputs = placesFor(evaluation.graph.inputs.values(), workspace);
     const evaluationPlaces = new Map(evaluationInputs);
-    const results = new Set([...Object.values(evaluationOutputs), ...Object.values(evaluationPassed)]);
+    const evaluationResults = new Set([...Object.values(evaluationOutputs), ...Object.values(evaluationPassed)]);
     const evaluate = lower(evaluated.nodes(evaluation.graph.nodes), {
       frame: workspace,
       held: evaluationPlaces,
-      kept: results,
+      kept: evaluationResults,
       keptIn: workspace,
       reuseFrame: false,
     });
@@ -331,7 +352,7 @@ export function plan({ chunks, limits }: PlanOptions): Plan {
       passed: byOutputName(evaluationPassed, evaluationPlaces),
     };
     // Another chunk runs at another time.
-    new Set([...evaluationInputs.values(), ...[...results].map((tensor) => evaluationPlaces.get(tensor)!)])
+    new Set([...evaluationInputs.values(), ...[...evaluationResults].map((tensor) => evaluationPlaces.get(tensor)!)])
       .forEach(({ space, slot }) => space === "workspace" && workspace.give(slot));
   }
 

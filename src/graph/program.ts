@@ -108,15 +108,16 @@ export class Program implements Disposable {
   static async create(backend: Backend, plan: Plan, options: ProgramOptions): Promise<Program> {
     const program = new Program(backend, plan, options);
     try {
+      for (const name of Object.keys(plan.segments) as SegmentName[]) {
+        const frames = name.startsWith("evaluate") ? 1 : program.#frames[chunkOf(name)]!.length;
+        for (let frame = 0; frame < frames; frame++) await program.#prepare(name, frame);
+      }
       for (const [chunk, frames] of program.#frames.entries()) {
         for (const frame of frames.keys()) {
-          await program.#prepare(`forward ${chunk}`, frame);
-          await program.#prepare(`backward ${chunk}`, frame);
           for (let microBatch = 0; microBatch < options.microBatches; microBatch++) {
             await program.#prepareOutputs(chunk, frame, microBatch);
           }
         }
-        await program.#prepare(`evaluate ${chunk}`, 0);
       }
       const clear = program.arenas.gradient.map((buffer) => (
         { kind: "clear", target: { buffer, offset: 0, bytes: buffer.bytes } } as const
@@ -196,14 +197,20 @@ export class Program implements Disposable {
     return { buffer, offset, bytes };
   }
 
-  /** Fills an input of a segment. */
-  upload(name: SegmentName, input: string, data: ArrayBufferView, frame = 0): void {
+  /** Where an input of a segment lies. */
+  inputRange(name: SegmentName, input: string, frame = 0): Range {
     const place = this.#segment(name).inputs.get(input);
     if (!place) throw new RangeError(`Cannot upload ${input}: the model has no such input`);
-    if (data.byteLength !== place.bytes) {
-      throw new RangeError(`Cannot upload ${input}: it takes ${place.bytes} bytes, got ${data.byteLength}`);
+    return this.#range(place, chunkOf(name), frame);
+  }
+
+  /** Fills an input of a segment. */
+  upload(name: SegmentName, input: string, data: ArrayBufferView, frame = 0): void {
+    const range = this.inputRange(name, input, frame);
+    if (data.byteLength !== range.bytes) {
+      throw new RangeError(`Cannot upload ${input}: it takes ${range.bytes} bytes, got ${data.byteLength}`);
     }
-    this.backend.upload(this.#range(place, chunkOf(name), frame), data);
+    this.backend.upload(range, data);
   }
 
   /**

@@ -2,7 +2,10 @@
 import { type Kernel, leastBytes, type Operand } from "../kernel.ts";
 import { float, layOutRows, reduction, requireSizes, rowText, vectorPrelude } from "../norm/rows.ts";
 import { storage, type Stored } from "../storage.ts";
+import { onlineText, takeIn } from "./online.ts";
 import * as reference from "./reference.ts";
+
+export { crossEntropyMerge, crossEntropyStatistics } from "./parallel.ts";
 
 /** `type` is that of the logits, and so of their gradient; all else is `f32`. */
 export interface CrossEntropySizes extends Stored {
@@ -69,37 +72,11 @@ export function crossEntropyForward(sizes: CrossEntropySizes): Kernel {
       const { open, first } = rowText(layout, { v: load("logits", "base + c") });
       const code = `${directives}${vectorPrelude(width)}
 ${bindings}
-struct Online {
-  most: f32,         // largest so far
-  at: u32,           // its first place
-  exponentials: f32, // sum of e^(v - most)
-  sum: f32,
-}
-fn joined(a: Online, b: Online) -> Online {
-  let most = max(a.most, b.most);
-  let second = b.most > a.most || (b.most == a.most && b.at < a.at);
-  let exponentials = a.exponentials * exp(a.most - most) + b.exponentials * exp(b.most - most);
-  return Online(most, select(a.at, b.at, second), exponentials, a.sum + b.sum);
-}
-${
-        width === 4
-          ? `fn largest(v: V) -> f32 { return max(max(v.x, v.y), max(v.z, v.w)); }
-fn place(v: V, m: f32) -> u32 { return select(select(select(3u, 2u, v.z == m), 1u, v.y == m), 0u, v.x == m); }`
-          : `fn largest(v: V) -> f32 { return v; }
-fn place(v: V, m: f32) -> u32 { return 0u; }`
-      }
+${onlineText(width)}
 ${reduction(layout, { name: "joinAll", type: "Online", merge: "joined(a, b)" })}
 ${open}
   var mine = Online(-3.4028234e38f, 0xffffffffu, 0f, 0f);
-  ${
-        first(`let m = largest(v);
-      if (m > mine.most) {
-        mine.exponentials *= exp(mine.most - m);
-        mine.most = m;
-        mine.at = c * ${width}u + place(v, m);
-      }
-      mine.exponentials += total(exp(v - mine.most));${smooth ? "\n      mine.sum += total(v);" : ""}`)
-      }
+  ${first(takeIn(width, smooth))}
   let all = joinAll(mine, lane);
   if (lane == 0u) {
     let logarithm = log(all.exponentials);
@@ -131,16 +108,25 @@ ${open}
   };
 }
 
+/** Columns of a vocabulary that is divided over ranks. */
+export interface VocabularyPart {
+  /** First column that is here. @default {0} */
+  readonly firstColumn?: number;
+  /** Columns of all ranks. @default `columns` */
+  readonly vocabulary?: number;
+}
+
 /**
  * Gradient of `weight · Σ loss` with respect to the logits, in their place: `weight · (p − (1 − s) · one-hot − s /
- * columns)`; rows that are ignored become 0.
+ * vocabulary)`; rows that are ignored become 0.
  *
- * Operands: logits `[rows, columns]`, updated; labels i32 `[rows]`, logSumExp `[rows]`, weight `[1]`.
+ * Operands: logits `[rows, columns]`, updated; labels i32 `[rows]`, logSumExp `[rows]` of the whole vocabulary, weight
+ * `[1]`.
  *
  * @throws {RangeError} when a size is not a positive whole number or the smoothing is outside [0, 1)
  */
-export function crossEntropyBackward(sizes: CrossEntropySizes): Kernel {
-  const { rows, columns, labelSmoothing, type = "f32" } = sizes;
+export function crossEntropyBackward(sizes: CrossEntropySizes & VocabularyPart): Kernel {
+  const { rows, columns, labelSmoothing, type = "f32", firstColumn = 0, vocabulary = columns } = sizes;
   checkSizes("crossEntropy.backward", sizes);
   const operands: readonly Operand[] = [
     { name: "logits", type, length: rows * columns, access: "update" },
@@ -158,17 +144,22 @@ export function crossEntropyBackward(sizes: CrossEntropySizes): Kernel {
       const layout = { ...layOutRows({ rows, columns, values: 1 }, traits), held: 0 };
       const { directives, bindings, load, store } = storage(traits, operands, { logits: "V" }, layout.width);
       const { open, first } = rowText(layout, { v: load("logits", "base + c") });
-      const isLabel = layout.width === 4 ? "vec4i(label) == vec4i(i32(c) * 4) + vec4i(0, 1, 2, 3)" : "label == i32(c)";
+      const here = firstColumn === 0 ? "label" : `label - ${firstColumn}`;
+      const isLabel = layout.width === 4
+        ? `vec4i(${here}) == vec4i(i32(c) * 4) + vec4i(0, 1, 2, 3)`
+        : `${here} == i32(c)`;
       const code = `${directives}${vectorPrelude(layout.width)}
 ${bindings}
 ${open}
   let label = labels[row];
-  let valid = label >= 0 && label < ${columns};
+  let valid = label >= 0 && label < ${vocabulary};
   let shift = logSumExp[row];
   let factor = weight[0];
   ${
         first(
-          `let wanted = select(V(), V(${float(1 - labelSmoothing)}), ${isLabel}) + ${float(labelSmoothing / columns)};
+          `let wanted = select(V(), V(${float(1 - labelSmoothing)}), ${isLabel}) + ${
+            float(labelSmoothing / vocabulary)
+          };
       ${store("logits", "base + c", "select(V(), factor * (exp(v - shift) - wanted), valid)")}`,
         )
       }

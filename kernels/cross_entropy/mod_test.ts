@@ -1,6 +1,6 @@
 import { assert, assertEquals, assertThrows } from "@std/assert";
 import { checkKernel, compare, finiteDifference, floatTypes, randomNormal, randomUniform } from "../testing.ts";
-import { crossEntropyBackward, crossEntropyForward } from "./mod.ts";
+import { crossEntropyBackward, crossEntropyForward, crossEntropyMerge, crossEntropyStatistics } from "./mod.ts";
 
 const drawLabels = (rows: number, columns: number) =>
   Array.from(randomUniform(rows, 7), (u, row) => row % 5 === 3 ? -100 : Math.floor(u * columns));
@@ -97,4 +97,60 @@ Deno.test("crossEntropyForward() refuses a smoothing outside [0, 1)", () => {
     RangeError,
     "labelSmoothing must be at least 0 and below 1, current value is 1",
   );
+});
+
+/** Columns `first` up to `first + count` of every row. */
+const cut = (logits: Float32Array, rows: number, columns: number, first: number, count: number) =>
+  Float32Array.from({ length: rows * count }, (_, i) => logits[Math.floor(i / count) * columns + first + i % count]);
+
+for (const software of [true, false]) {
+  Deno.test(`cross entropy of a divided vocabulary is that of the whole, software ${software}`, async () => {
+    const options = { traits: { software } };
+    for (const [rows, columns, parts] of [[1, 2, 2], [7, 12, 3], [37, 520, 4]]) {
+      for (const labelSmoothing of [0, 0.1]) {
+        const logits = randomNormal(rows * columns, 1).map((value) => 4 * value), labels = drawLabels(rows, columns);
+        const own = columns / parts,
+          ranks = Array.from({ length: parts }, (_, part) => cut(logits, rows, columns, part * own, own));
+        const statistics: number[] = [];
+        for (const [part, logits] of ranks.entries()) {
+          const kernel = crossEntropyStatistics({ rows, columns: own, firstColumn: part * own });
+          statistics.push(...(await checkKernel(kernel, { logits, labels }, options)).outputs.statistics);
+        }
+        const merge = crossEntropyMerge({ rows, parts, vocabulary: columns, labelSmoothing });
+        const { outputs } = await checkKernel(merge, { statistics, labels }, options);
+        const whole = await checkKernel(crossEntropyForward({ rows, columns, labelSmoothing }), { logits, labels });
+        assertEquals(outputs.correct, whole.outputs.correct);
+        for (const name of ["loss", "nll", "logSumExp"] as const) {
+          assertEquals(compare(name, outputs[name], whole.expected[name], 1e-5).fault, undefined);
+        }
+        const { logSumExp } = whole.expected, weight = [0.7];
+        const sizes = { rows, labelSmoothing };
+        const gradient = await checkKernel(crossEntropyBackward({ ...sizes, columns }), {
+          logits,
+          labels,
+          logSumExp,
+          weight,
+        });
+        for (const [part, logits] of ranks.entries()) {
+          const kernel = crossEntropyBackward({ ...sizes, columns: own, firstColumn: part * own, vocabulary: columns });
+          const { outputs } = await checkKernel(kernel, { logits, labels, logSumExp, weight }, options);
+          const expected = cut(gradient.expected.logits as Float32Array, rows, columns, part * own, own);
+          assertEquals(compare("logits", outputs.logits, expected, 1e-5).fault, undefined);
+        }
+      }
+    }
+  });
+}
+
+Deno.test("crossEntropyMerge() counts the first of equal maxima, across ranks too", async () => {
+  const statistics = [5, 1, 2, 8, 5, /* */ 5, 2, 1, 7, 0]; // two parts of two columns, one row; both have a 5
+  for (const [label, correct] of [[1, 1], [2, 0]]) {
+    const kernel = crossEntropyMerge({ rows: 1, parts: 2, vocabulary: 4, labelSmoothing: 0 });
+    const { outputs } = await checkKernel(kernel, { statistics, labels: [label] });
+    assertEquals([...outputs.correct], [correct]);
+  }
+});
+
+Deno.test("crossEntropyStatistics() refuses places that are no float32", () => {
+  assertThrows(() => crossEntropyStatistics({ rows: 1, columns: 8, firstColumn: 2 ** 24 }), RangeError, "past 2^24");
 });

@@ -53,6 +53,18 @@ export function scale({ length, factor, type = "f32" }: Length & { readonly fact
   return elementwise("elementwise.scale", operands, body, ([x, y]) => scaleReference(x, y, Math.fround(factor)));
 }
 
+/** Operand y (write): every element is `value`. */
+export function fill({ length, value, type = "f32" }: Length & { readonly value: number }): Kernel {
+  const operands: Operand[] = [{ name: "y", type, length, access: "write" }];
+  const vector = length % 4 === 0 ? "vec4<f32>" : "f32";
+  return elementwise(
+    "elementwise.fill",
+    operands,
+    ({ store }) => store("y", "i", `${vector}(${Math.fround(value)})`),
+    ([y]) => y.fill(value),
+  );
+}
+
 /**
  * Operands x (read) → y (write): y = x in another type. To a half type it rounds to nearest, ties to even, and past the
  * largest number it gives infinity; from one it is exact.
@@ -80,13 +92,15 @@ export interface DropoutOptions extends Length {
   readonly rate: number;
   /** Distinguishes the places of a model that drop, so that their masks are independent. */
   readonly layer: number;
+  /** Place of the first element in a tensor that is divided over ranks, so that the mask is that of the whole. @default {0} */
+  readonly firstElement?: number;
 }
 
 /**
  * Operands x (read), counter u32[2] = [seed, step] (read) → y (write). The mask is a hash of (seed, step, layer,
  * element), so nothing is kept: the gradient is the same kernel on dy.
  */
-export function dropout({ length, rate, layer, type = "f32" }: DropoutOptions): Kernel {
+export function dropout({ length, rate, layer, firstElement = 0, type = "f32" }: DropoutOptions): Kernel {
   const threshold = dropThreshold(rate);
   const operands: Operand[] = [
     { name: "x", type, length, access: "read" },
@@ -97,8 +111,11 @@ export function dropout({ length, rate, layer, type = "f32" }: DropoutOptions): 
     name: "elementwise.dropout",
     operands,
     cost: { flops: length, bytes: leastBytes(operands) },
-    reference: ([x, counter, y]) => dropoutReference(x, counter, y, rate, layer),
-    passes: (traits) => [dropoutPass(traits, length, threshold, Math.fround(1 / (1 - rate)), layer, type)],
+    reference: ([x, counter, y]) => dropoutReference(x, counter, y, { rate, layer, firstElement }),
+    passes(traits) {
+      const factor = Math.fround(1 / (1 - rate));
+      return [dropoutPass(traits, { length, threshold, factor, layer, firstElement, type })];
+    },
   };
 }
 

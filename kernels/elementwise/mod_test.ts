@@ -2,7 +2,7 @@ import { assert, assertAlmostEquals, assertEquals, assertRejects, assertThrows }
 import { checkGradient, checkKernel, floatTypes, halfTypes, randomNormal, testDevice } from "../testing.ts";
 import { decode, encode } from "../host.ts";
 import { pcg4d } from "./counter_random.ts";
-import { add, addInPlace, cast, dropout, scale } from "./mod.ts";
+import { add, addInPlace, cast, dropout, fill, scale } from "./mod.ts";
 
 for (const length of [1, 4, 255, 1028, 4099]) {
   for (const type of floatTypes) {
@@ -147,4 +147,18 @@ Deno.test("pcg4d() uses all of its four words", () => {
     .flatMap(([x, y, z, w]) => pcg4d(x, y, z, w)));
   assertEquals(outputs.size, 20);
   assert([...outputs].every((word) => Number.isInteger(word) && word >= 0 && word < 2 ** 32));
+});
+
+Deno.test("dropout() of a part drops what dropout() of the whole drops there", async () => {
+  const length = 64, counter = [3, 9], x = randomNormal(length, 1);
+  const whole = (await checkKernel(dropout({ length, rate: 0.5, layer: 2 }), { x, counter })).outputs.y;
+  for (const [firstElement, count] of [[0, 32], [32, 32], [16, 13], [13, 20], [30, 4], [63, 1]]) {
+    const kernel = dropout({ length: count, rate: 0.5, layer: 2, firstElement });
+    const { outputs } = await checkKernel(kernel, { x: x.slice(firstElement, firstElement + count), counter });
+    assertEquals(outputs.y, whole.slice(firstElement, firstElement + count), `from ${firstElement}`);
+  }
+});
+
+Deno.test("fill() writes one value everywhere", async () => {
+  for (const length of [1, 7, 256]) await checkKernel(fill({ length, value: 0 }), {});
 });

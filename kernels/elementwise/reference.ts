@@ -23,11 +23,19 @@ export function castReference(x: HostArray, y: HostArray): void {
 }
 
 /** y = x / (1 - rate) where kept, else 0. `counter` is [seed, step]. */
-export function dropoutReference(x: HostArray, counter: HostArray, y: HostArray, rate: number, layer: number): void {
+export function dropoutReference(
+  x: HostArray,
+  counter: HostArray,
+  y: HostArray,
+  { rate, layer, firstElement }: { rate: number; layer: number; firstElement: number },
+): void {
   const threshold = dropThreshold(rate);
   const factor = Math.fround(1 / (1 - rate));
-  for (let i = 0; i < y.length; i += 4) {
-    const words = pcg4d(i / 4, layer, counter[1], counter[0]);
-    for (let j = i; j < Math.min(i + 4, y.length); j++) y[j] = words[j - i] < threshold ? 0 : x[j] * factor;
+  const end = firstElement + y.length;
+  for (let quad = Math.floor(firstElement / 4); 4 * quad < end; quad++) {
+    const words = pcg4d(quad, layer, counter[1], counter[0]);
+    for (let at = Math.max(4 * quad, firstElement); at < Math.min(4 * quad + 4, end); at++) {
+      y[at - firstElement] = words[at - 4 * quad] < threshold ? 0 : x[at - firstElement] * factor;
+    }
   }
 }

@@ -42,14 +42,18 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
 /** Dropout: a thread hashes once for its four elements, which one hash's four words decide. */
 export function dropoutPass(
   traits: DeviceTraits,
-  length: number,
-  threshold: number,
-  factor: number,
-  layer: number,
-  type: FloatType,
+  { length, threshold, factor, layer, firstElement, type }: {
+    length: number;
+    threshold: number;
+    factor: number;
+    layer: number;
+    firstElement: number;
+    type: FloatType;
+  },
 ): Pass {
-  const vector = length % 4 === 0;
-  const quads = Math.ceil(length / 4);
+  const skipped = firstElement % 4; // elements of the first quad that are not here
+  const vector = length % 4 === 0 && skipped === 0;
+  const quads = Math.ceil((length + skipped) / 4), firstQuad = (firstElement - skipped) / 4;
   const groups = spread(Math.ceil(quads / threads), traits.limits.maxComputeWorkgroupsPerDimension);
   const element = vector ? "vec4<f32>" : "f32";
   const lanes = ["x", "y", "z", "w"];
@@ -65,7 +69,8 @@ export function dropoutPass(
       `select(vec4<f32>(0.0), ${load("x", "quad")} * f32(${factor}), words >= vec4<u32>(${threshold}u))`,
     )
     : lanes.map((lane, j) => {
-      const index = `4u * quad + ${j}u`;
+      // Before the first element the difference wraps to a number past the last one.
+      const index = skipped === 0 ? `4u * quad + ${j}u` : `4u * quad + ${j}u - ${skipped}u`;
       return `if (${index} < ${length}u) {
     ${store("y", index, `select(0.0, ${load("x", index)} * f32(${factor}), words.${lane} >= ${threshold}u)`)}
   }`;
@@ -79,7 +84,7 @@ ${pcg4dWgsl}
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
   let quad = (group.y * ${groups[0]}u + group.x) * ${threads}u + lane;
   if (quad >= ${quads}u) { return; }
-  let words = pcg4d(vec4<u32>(quad, ${layer}u, counter[1], counter[0]));
+  let words = pcg4d(vec4<u32>(quad${firstQuad === 0 ? "" : ` + ${firstQuad}u`}, ${layer}u, counter[1], counter[0]));
   ${write}
 }
 `,

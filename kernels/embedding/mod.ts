@@ -10,6 +10,8 @@ export interface EmbeddingSizes extends Stored {
   /** Rows of the table. */
   readonly vocabulary: number;
   readonly columns: number;
+  /** Id of the table's first row, where rows are divided over ranks. @default {0} */
+  readonly firstRow?: number;
 }
 
 /**
@@ -30,7 +32,7 @@ export interface EmbeddingSizes extends Stored {
  * ```
  */
 export function embeddingForward(
-  { tokens, vocabulary, columns, type = "f32", tableType = type }: EmbeddingSizes & {
+  { tokens, vocabulary, columns, firstRow = 0, type = "f32", tableType = type }: EmbeddingSizes & {
     /** @default `type` */
     readonly tableType?: FloatType;
   },
@@ -46,7 +48,7 @@ export function embeddingForward(
     operands,
     // Of the table only the rows that are looked up.
     cost: { flops: 0, bytes: 4 * tokens + (elementBytes[tableType] + elementBytes[type]) * tokens * columns },
-    reference: (views) => reference.embeddingForward({ tokens, vocabulary, columns }, views),
+    reference: (views) => reference.embeddingForward({ tokens, vocabulary, columns, firstRow }, views),
     passes(traits) {
       const width = columns % 4 === 0 ? 4 : 1, vectors = columns / width;
       const { open, workgroups } = itemText(tokens * vectors);
@@ -54,7 +56,7 @@ export function embeddingForward(
       const code = `${directives}${vectorPrelude(width)}
 ${bindings}
 ${open}
-  let id = ids[i / ${vectors}u];
+  let id = ids[i / ${vectors}u]${shifted(firstRow)};
   var found = V();
   if (id < ${vocabulary}u) { found = ${load("table", `id * ${vectors}u + i % ${vectors}u`)}; }
   ${store("y", "i", "found")}
@@ -77,7 +79,9 @@ ${open}
  *
  * @throws {RangeError} when a size is not a positive whole number
  */
-export function embeddingGradient({ tokens, vocabulary, columns, type = "f32" }: EmbeddingSizes): Kernel {
+export function embeddingGradient(
+  { tokens, vocabulary, columns, firstRow = 0, type = "f32" }: EmbeddingSizes,
+): Kernel {
   requireSizes("embedding.gradient", { tokens, vocabulary, columns });
   const operands: readonly Operand[] = [
     { name: "ids", type: "u32", length: tokens, access: "read" },
@@ -92,7 +96,7 @@ export function embeddingGradient({ tokens, vocabulary, columns, type = "f32" }:
       flops: tokens * columns,
       bytes: 4 * tokens + (elementBytes[type] * tokens + 8 * Math.min(tokens, vocabulary)) * columns,
     },
-    reference: (views) => reference.embeddingGradient({ tokens, vocabulary, columns }, views),
+    reference: (views) => reference.embeddingGradient({ tokens, vocabulary, columns, firstRow }, views),
     passes(traits) {
       const width = columns % 4 === 0 ? 4 : 1, vectors = columns / width;
       const linkText = itemText(tokens);
@@ -105,7 +109,7 @@ ${linkText.open}
   while (next < ${tokens}u && ids[min(next, ${tokens - 1}u)] != id) { next += 1u; }
   var before = i; // tokens before this one and after the last of its id
   while (before > 0u && ids[max(before, 1u) - 1u] != id) { before -= 1u; }
-  let leads = before == 0u && id < ${vocabulary}u;
+  let leads = before == 0u && id${shifted(firstRow)} < ${vocabulary}u;
   chain[i] = select(next | ${follower}, next, leads);
 }
 `;
@@ -126,7 +130,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lo
     sum += ${load("dY", `next * ${vectors}u + c`)};
     next = chain[next] & ~${follower};
   }
-  dTable[ids[token] * ${vectors}u + c] += sum;
+  dTable[(ids[token]${shifted(firstRow)}) * ${vectors}u + c] += sum;
 }
 `;
       return [
@@ -136,6 +140,9 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lo
     },
   };
 }
+
+/** An id before the first row becomes a huge one, which is in no table. */
+const shifted = (firstRow: number) => firstRow === 0 ? "" : ` - ${firstRow}u`;
 
 /** Mark in a chain: this token is not the first of its id. */
 const follower = "0x80000000u";

@@ -28,6 +28,24 @@ Deno.test("embedding kernels pass over ids that are not in the table", async () 
   assertEquals(gradient.outputs.dTable.slice(columns, 2 * columns), table.slice(columns, 2 * columns));
 });
 
+Deno.test("embedding kernels of divided rows add up to those of the whole table", async () => {
+  const tokens = 9, columns = 4, vocabulary = 10, own = 5, ids = draw(tokens, vocabulary);
+  const table = randomNormal(vocabulary * columns, 1), dY = randomNormal(tokens * columns, 2);
+  const whole = await checkKernel(embeddingForward({ tokens, vocabulary, columns }), { ids, table });
+  const zeros = new Float32Array(vocabulary * columns);
+  const gradient = await checkKernel(embeddingGradient({ tokens, vocabulary, columns }), { ids, dY, dTable: zeros });
+  const sum = new Float32Array(tokens * columns), rows: number[] = [];
+  for (const firstRow of [0, own]) {
+    const sizes = { tokens, vocabulary: own, columns, firstRow },
+      cut = (all: Float32Array) => all.slice(firstRow * columns, (firstRow + own) * columns);
+    const { outputs } = await checkKernel(embeddingForward(sizes), { ids, table: cut(table) });
+    sum.forEach((_, i) => sum[i] += outputs.y[i]);
+    rows.push(...(await checkKernel(embeddingGradient(sizes), { ids, dY, dTable: cut(zeros) })).outputs.dTable);
+  }
+  assertEquals(sum, whole.outputs.y);
+  assertEquals(rows, [...gradient.outputs.dTable]);
+});
+
 Deno.test("embeddingGradient() repeats bit for bit", async () => {
   const sizes = { tokens: 200, vocabulary: 3, columns: 8 };
   const inputs = { ids: draw(200, 3), dY: randomNormal(1600, 1), dTable: randomNormal(24, 2) };

@@ -7,9 +7,10 @@
  * Segments are contiguous and `start` does not decrease, so a block of queries needs the keys from its first token's
  * `start`, a block of keys the queries up to its last token's `end`: what lies outside is never visited.
  */
-import { type Operand, type Pass, spread } from "../kernel.ts";
+import { type DeviceTraits, type Operand, type Pass, spread } from "../kernel.ts";
 import { upTo } from "../matmul/text.ts";
-import { bindings, float } from "../norm/rows.ts";
+import { float } from "../norm/rows.ts";
+import { type Storage, storage } from "../storage.ts";
 import type { BlockForm, Load } from "./block_form.ts";
 import type { AttentionShape } from "./shape.ts";
 
@@ -17,9 +18,14 @@ import type { AttentionShape } from "./shape.ts";
 const log2e = Math.LOG2E;
 
 /** q, k, v, start → o, logSumExp. */
-export function forwardPass(form: BlockForm, shape: AttentionShape, operands: readonly Operand[]): Pass {
+export function forwardPass(
+  form: BlockForm,
+  shape: AttentionShape,
+  operands: readonly Operand[],
+  traits: DeviceTraits,
+): Pass {
   const { tokens, heads } = shape;
-  const text = textOf(form, shape, operands, ["q", "k", "v", "start", "o", "logSumExp"]);
+  const text = textOf(form, shape, operands, traits, ["q", "k", "v", "start", "o", "logSumExp"]);
   const { rows, sums } = text;
   const code = `
 ${text.open(heads)}
@@ -69,24 +75,30 @@ ${text.open(heads)}
  * o, dO, logSumExp, start, end → rowData: what the backward passes need of a token and head, in one vector of words:
  * log-sum-exp (times log₂e) and rowsum(dO·o) as bits of floats, start, end.
  */
-export function rowDataPass(shape: AttentionShape, operands: readonly Operand[]): Pass {
+export function rowDataPass(shape: AttentionShape, operands: readonly Operand[], traits: DeviceTraits): Pass {
   const { tokens, heads, headDim } = shape;
   const names = ["o", "dO", "logSumExp", "start", "end", "rowData"];
   const places = placesOf(operands, names);
   const total = tokens * heads, workgroups = spread(Math.ceil(total / 64));
   const width = headDim % 4 === 0 ? 4 : 1;
   const element = width === 4 ? "vec4f" : "f32";
-  const code = `
-${bindings(places.map((place) => operands[place]), { o: element, dO: element, rowData: "vec4u" })}
+  const { directives, bindings, load } = storage(
+    traits,
+    places.map((place) => operands[place]),
+    { o: element, dO: element, rowData: "vec4u" },
+  );
+  const term = (c: number) => {
+    const at = `i * ${headDim / width}u + ${c}u`;
+    return `sum += ${load("o", at)} * ${load("dO", at)};`;
+  };
+  const code = `${directives}
+${bindings}
 @compute @workgroup_size(64)
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) local: u32) {
   let i = (group.y * ${workgroups[0]}u + group.x) * 64u + local;
   if (i >= ${total}u) { return; }
   var sum = ${element}();
-  ${
-    upTo(headDim / width).map((c) => `sum += o[i * ${headDim / width}u + ${c}u] * dO[i * ${headDim / width}u + ${c}u];`)
-      .join("\n  ")
-  }
+  ${upTo(headDim / width).map(term).join("\n  ")}
   let delta = ${width === 4 ? "(sum.x + sum.y) + (sum.z + sum.w)" : "sum"};
   let token = i / ${heads}u;
   rowData[i] = vec4u(bitcast<u32>(logSumExp[i] * ${float(log2e)}), bitcast<u32>(delta), start[token], end[token]);
@@ -96,9 +108,14 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lo
 }
 
 /** q, k, v, dO, rowData → dQ. */
-export function queryGradientPass(form: BlockForm, shape: AttentionShape, operands: readonly Operand[]): Pass {
+export function queryGradientPass(
+  form: BlockForm,
+  shape: AttentionShape,
+  operands: readonly Operand[],
+  traits: DeviceTraits,
+): Pass {
   const { tokens, heads, scale } = shape;
-  const text = textOf(form, shape, operands, ["q", "k", "v", "dO", "rowData", "dQ"]);
+  const text = textOf(form, shape, operands, traits, ["q", "k", "v", "dO", "rowData", "dQ"]);
   const { rows, sums } = text;
   const code = `
 ${text.open(heads)}
@@ -141,12 +158,13 @@ export function keyGradientPass(
   form: BlockForm,
   shape: AttentionShape,
   operands: readonly Operand[],
+  traits: DeviceTraits,
   gradients: readonly ("dK" | "dV")[],
 ): Pass {
   const { tokens, heads, kvHeads, scale } = shape;
   const wantsK = gradients.includes("dK"), wantsV = gradients.includes("dV");
   const inputs = ["q", "k", ...(wantsK ? ["v"] : []), "dO"];
-  const text = textOf(form, shape, operands, [...inputs, "rowData", ...gradients]);
+  const text = textOf(form, shape, operands, traits, [...inputs, "rowData", ...gradients]);
   const { rows, sums } = text;
   const group = heads / kvHeads;
   const data = upTo(4).map((c) => `let data${c} = rowData[min(columns[${c}], ${tokens - 1}u) * ${heads}u + head];`);
@@ -195,7 +213,13 @@ ${text.open(kvHeads, "kvHead")}
 }
 
 /** Parts of a pass's text that depend on the form and the sizes alone. */
-function textOf(form: BlockForm, shape: AttentionShape, operands: readonly Operand[], names: readonly string[]) {
+function textOf(
+  form: BlockForm,
+  shape: AttentionShape,
+  operands: readonly Operand[],
+  traits: DeviceTraits,
+  names: readonly string[],
+) {
   const { tokens } = shape;
   const places = placesOf(operands, names);
   const blocks = Math.ceil(tokens / form.rows);
@@ -214,9 +238,10 @@ function textOf(form: BlockForm, shape: AttentionShape, operands: readonly Opera
       // Scratch is only read in these passes; saying so lets a loop's bounds come from it.
       const bound = places.map((place) => operands[place])
         .map((operand) => operand.access === "scratch" ? { ...operand, access: "read" as const } : operand);
-      return `${form.prelude}${bindings(bound, { ...types, rowData: "vec4u" })}
-${inputs.map((name) => loader(form, shape, name)).join("\n")}
-${outputs.map((name) => storer(shape, name)).join("\n")}
+      const stored = storage(traits, bound, { ...types, rowData: "vec4u" });
+      return `${stored.directives}${form.prelude}${stored.bindings}
+${inputs.map((name) => loader(form, shape, stored, name)).join("\n")}
+${outputs.map((name) => storer(shape, stored, name)).join("\n")}
 ${form.declarations}`;
     },
     open(heads: number, head = "head") {
@@ -235,16 +260,16 @@ const headsOf = ({ heads, kvHeads }: AttentionShape, name: string) =>
   ["k", "v", "dK", "dV"].includes(name) ? kvHeads : heads;
 
 /** `load_x(token, head, quad)`: four elements of a head; zeros past its end, the last token's past the last token. */
-function loader({ paddedQuads }: BlockForm, shape: AttentionShape, name: string): string {
+function loader({ paddedQuads }: BlockForm, shape: AttentionShape, { load }: Storage, name: string): string {
   const { tokens, headDim } = shape, heads = headsOf(shape, name);
   const line = `min(token, ${tokens - 1}u) * ${heads}u + head`;
   const quads = Math.ceil(headDim / 4);
   const guard = paddedQuads.some((padded) => padded > quads) ? `if (quad >= ${quads}u) { return vec4f(); }` : "";
-  const body = headDim % 4 === 0 ? `return ${name}[(${line}) * ${quads}u + quad];` : `
+  const body = headDim % 4 === 0 ? `return ${load(name, `(${line}) * ${quads}u + quad`)};` : `
   let base = (${line}) * ${headDim}u + quad * 4u;
-  let first = vec2f(${name}[base], ${name}[base + 1u]);
+  let first = vec2f(${load(name, "base")}, ${load(name, "base + 1u")});
   if (quad == ${quads - 1}u) { return vec4f(first, 0f, 0f); }
-  return vec4f(first, ${name}[base + 2u], ${name}[base + 3u]);`;
+  return vec4f(first, ${load(name, "base + 2u")}, ${load(name, "base + 3u")});`;
   return `fn load_${name}(token: u32, head: u32, quad: u32) -> vec4f {
   ${guard}
   ${body}
@@ -252,17 +277,17 @@ function loader({ paddedQuads }: BlockForm, shape: AttentionShape, name: string)
 }
 
 /** `store_x(token, head, quad, value)`: leaves out what is past the last token or the end of the head. */
-function storer(shape: AttentionShape, name: string): string {
+function storer(shape: AttentionShape, { store }: Storage, name: string): string {
   const { tokens, headDim } = shape, heads = headsOf(shape, name);
   const quads = Math.ceil(headDim / 4);
   const line = `token * ${heads}u + head`;
-  const body = headDim % 4 === 0 ? `${name}[(${line}) * ${quads}u + quad] = value;` : `
+  const body = headDim % 4 === 0 ? store(name, `(${line}) * ${quads}u + quad`, "value") : `
   let base = (${line}) * ${headDim}u + quad * 4u;
-  ${name}[base] = value.x;
-  ${name}[base + 1u] = value.y;
+  ${store(name, "base", "value.x")}
+  ${store(name, "base + 1u", "value.y")}
   if (quad == ${quads - 1}u) { return; }
-  ${name}[base + 2u] = value.z;
-  ${name}[base + 3u] = value.w;`;
+  ${store(name, "base + 2u", "value.z")}
+  ${store(name, "base + 3u", "value.w")}`;
   return `fn store_${name}(token: u32, head: u32, quad: u32, value: vec4f) {
   if (token >= ${tokens}u || quad >= ${quads}u) { return; }
   ${body}

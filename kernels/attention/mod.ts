@@ -38,12 +38,12 @@ export function attentionForward(options: AttentionOptions): Kernel {
   const shape = shapeOf("attention.forward", options);
   const { queries, keys, rows } = lengthsOf(shape);
   const operands: readonly Operand[] = [
-    { name: "q", type: "f32", length: queries, access: "read" },
-    { name: "k", type: "f32", length: keys, access: "read" },
-    { name: "v", type: "f32", length: keys, access: "read" },
+    { name: "q", type: shape.type, length: queries, access: "read" },
+    { name: "k", type: shape.type, length: keys, access: "read" },
+    { name: "v", type: shape.type, length: keys, access: "read" },
     { name: "start", type: "u32", length: shape.tokens, access: "read" },
     { name: "end", type: "u32", length: shape.tokens, access: "read" },
-    { name: "o", type: "f32", length: queries, access: "write" },
+    { name: "o", type: shape.type, length: queries, access: "write" },
     { name: "logSumExp", type: "f32", length: rows, access: "write" },
   ];
   return {
@@ -51,7 +51,7 @@ export function attentionForward(options: AttentionOptions): Kernel {
     operands,
     cost: { flops: 2 * productFlops(shape), bytes: leastBytes(operands) },
     reference: (views) => reference.attentionForward(shape, views),
-    passes: (traits) => [forwardPass(formFor(shape, traits), shape, operands)],
+    passes: (traits) => [forwardPass(formFor(shape, traits), shape, operands, traits)],
   };
 }
 
@@ -67,17 +67,17 @@ export function attentionBackward(options: AttentionOptions): Kernel {
   const shape = shapeOf("attention.backward", options);
   const { queries, keys, rows } = lengthsOf(shape);
   const operands: readonly Operand[] = [
-    { name: "q", type: "f32", length: queries, access: "read" },
-    { name: "k", type: "f32", length: keys, access: "read" },
-    { name: "v", type: "f32", length: keys, access: "read" },
-    { name: "o", type: "f32", length: queries, access: "read" },
+    { name: "q", type: shape.type, length: queries, access: "read" },
+    { name: "k", type: shape.type, length: keys, access: "read" },
+    { name: "v", type: shape.type, length: keys, access: "read" },
+    { name: "o", type: shape.type, length: queries, access: "read" },
     { name: "logSumExp", type: "f32", length: rows, access: "read" },
-    { name: "dO", type: "f32", length: queries, access: "read" },
+    { name: "dO", type: shape.type, length: queries, access: "read" },
     { name: "start", type: "u32", length: shape.tokens, access: "read" },
     { name: "end", type: "u32", length: shape.tokens, access: "read" },
-    { name: "dQ", type: "f32", length: queries, access: "write" },
-    { name: "dK", type: "f32", length: keys, access: "write" },
-    { name: "dV", type: "f32", length: keys, access: "write" },
+    { name: "dQ", type: shape.type, length: queries, access: "write" },
+    { name: "dK", type: shape.type, length: keys, access: "write" },
+    { name: "dV", type: shape.type, length: keys, access: "write" },
     { name: "rowData", type: "u32", length: 4 * rows, access: "scratch" },
   ];
   return {
@@ -91,9 +91,9 @@ export function attentionBackward(options: AttentionOptions): Kernel {
       const fit = 2 * form.localRows * form.quads <= mostSums;
       const together: readonly ("dK" | "dV")[][] = fit ? [["dK", "dV"]] : [["dK"], ["dV"]];
       return [
-        rowDataPass(shape, operands),
-        queryGradientPass(form, shape, operands),
-        ...together.map((gradients) => keyGradientPass(form, shape, operands, gradients)),
+        rowDataPass(shape, operands, traits),
+        queryGradientPass(form, shape, operands, traits),
+        ...together.map((gradients) => keyGradientPass(form, shape, operands, traits, gradients)),
       ];
     },
   };
@@ -113,7 +113,7 @@ function formFor({ headDim }: AttentionShape, traits: DeviceTraits): BlockForm {
 }
 
 function shapeOf(kernel: string, options: AttentionOptions): AttentionShape {
-  const { tokens, heads, kvHeads, headDim, scale = 1 / Math.sqrt(headDim) } = options;
+  const { tokens, heads, kvHeads, headDim, scale = 1 / Math.sqrt(headDim), type = "f32" } = options;
   requireSizes(kernel, { tokens, heads, kvHeads, headDim });
   if (heads % kvHeads !== 0) {
     throw new RangeError(`Cannot make ${kernel}: kvHeads must divide heads, current values are ${kvHeads}, ${heads}`);
@@ -124,7 +124,7 @@ function shapeOf(kernel: string, options: AttentionOptions): AttentionShape {
   if (!Number.isFinite(scale)) {
     throw new RangeError(`Cannot make ${kernel}: scale must be a finite number, current value is ${scale}`);
   }
-  return { tokens, heads, kvHeads, headDim, scale };
+  return { tokens, heads, kvHeads, headDim, scale, type };
 }
 
 function lengthsOf({ tokens, heads, kvHeads, headDim }: AttentionShape) {

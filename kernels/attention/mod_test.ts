@@ -1,6 +1,6 @@
 import { assertAlmostEquals, assertEquals, assertThrows } from "@std/assert";
 import type { DeviceTraits } from "../kernel.ts";
-import { type Checked, checkGradient, checkKernel, randomNormal } from "../testing.ts";
+import { type Checked, checkGradient, checkKernel, halfTypes, randomNormal } from "../testing.ts";
 import { attentionBackward, attentionForward, type AttentionOptions } from "./mod.ts";
 
 /** Traits that lead to the form for GPUs, whatever the device at hand. */
@@ -87,6 +87,18 @@ for (const [form, traits] of forms) {
       ...(traits && { traits }),
     });
     assertEquals(outputs.o.every((value) => Number.isFinite(value)), true);
+  });
+}
+
+for (const type of halfTypes) {
+  Deno.test(`attention kernels of ${type} operands match their references, on this device`, async () => {
+    await check({ heads: 2, kvHeads: 1, headDim: 44, type }, [5, 1, 34]);
+    await check({ heads: 3, kvHeads: 3, headDim: 6, type }, [65, 8]); // heads that are no vectors
+  });
+
+  Deno.test(`attention kernels of ${type} operands match their references, as a GPU would`, async () => {
+    // The texts take long to compile here, so one of each kind.
+    await check({ heads: 2, kvHeads: 1, headDim: type === "f16" ? 8 : 6, type }, [5, 1, 34, 65], gpu);
   });
 }
 

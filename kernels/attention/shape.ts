@@ -1,6 +1,8 @@
 /** Sizes of attention, shared by every form of the kernels. */
+import type { Stored } from "../storage.ts";
 
-export interface AttentionOptions {
+/** `type` is that of all operands but the log-sum-exp, which is `f32`. Every form takes every type. */
+export interface AttentionOptions extends Stored {
   /** Tokens of all segments together. */
   readonly tokens: number;
   /** Heads of the queries. */

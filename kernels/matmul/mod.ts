@@ -4,13 +4,14 @@ import { requireSizes } from "../norm/rows.ts";
 import * as reference from "./reference.ts";
 import { matmulOperands, type MatmulOptions, type MatmulShape } from "./shape.ts";
 import { subgroupBroadcastPasses } from "./subgroup_broadcast.ts";
-import { tilingFor, tilingOf, workgroupTilePasses } from "./workgroup_tiles.ts";
+import { tilingOf, workgroupTilePasses } from "./workgroup_tiles.ts";
 
 export type { MatmulOptions } from "./shape.ts";
 
 /**
  * C = A B, row by row in memory: A `[m, k]`, B `[k, n]`, C `[m, n]`, each stored transposed where the options say so,
- * each with a leading dimension `batch`. The sum is in `f32`.
+ * each with a leading dimension `batch`. Each operand is stored as `types` says; sums are in `f32`, and rounded once where
+ * C is stored.
  *
  * Operands: a, b, [bias `[n]`], [residual, shaped as c], c (written, or added to with `accumulate`), and scratch where
  * the depth is split: a C of few tiles and long sums, as gradients of weights are.
@@ -34,6 +35,7 @@ export function matmul(options: MatmulOptions): Kernel {
     accumulate: false,
     bias: false,
     residual: false,
+    types: {},
     ...options,
   };
   const { m, n, k, batch, transposeA, transposeB } = shape;
@@ -51,9 +53,9 @@ export function matmul(options: MatmulOptions): Kernel {
   };
 }
 
-/** The best form known for a device. */
+/** The best form known for a device. All three take every operand in every type. */
 function passesFor(shape: MatmulShape, operands: readonly Operand[], traits: DeviceTraits): Pass[] {
   const { software, subgroupSize } = traits;
   if (software && subgroupSize >= 4 && subgroupSize <= 64) return subgroupBroadcastPasses(shape, operands, traits);
-  return workgroupTilePasses(shape, operands, tilingFor(shape, traits));
+  return workgroupTilePasses(shape, operands, traits);
 }

@@ -1,6 +1,6 @@
 import { assertAlmostEquals, assertEquals, assertThrows } from "@std/assert";
 import type { DeviceTraits, Kernel } from "../kernel.ts";
-import { checkKernel, randomNormal } from "../testing.ts";
+import { checkKernel, halfTypes, randomNormal, storageError } from "../testing.ts";
 import { matmul, type MatmulOptions } from "./mod.ts";
 import { naivePasses } from "./naive.ts";
 import type { MatmulShape } from "./shape.ts";
@@ -87,12 +87,57 @@ Deno.test("naivePasses() matches the reference", async () => {
       bias: true,
       residual: true,
       accumulate: true,
+      types: {},
       ...transpose,
     };
-    await checkKernel({ ...kernel, passes: () => naivePasses(shape, kernel.operands) }, inputsOf(kernel), {
-      tolerance,
+    const passes = (traits: DeviceTraits) => naivePasses(shape, kernel.operands, traits);
+    await checkKernel({ ...kernel, passes }, inputsOf(kernel), { tolerance });
+  }
+});
+
+for (const type of halfTypes) {
+  /** What a linear layer is made of: its product, and the gradients of what it read and of its weight. */
+  const uses: readonly (Omit<MatmulOptions, "m" | "n" | "k">)[] = [
+    { transposeB: true, bias: true, residual: true, types: { a: type, b: type, bias: type, residual: type, c: type } },
+    { types: { a: type, b: type, c: type } },
+    { transposeA: true, accumulate: true, types: { a: type, b: type } },
+    // Streams and heads that are kept in float32.
+    { transposeB: true, residual: true, types: { a: type, b: type } },
+    { transposeB: true, types: { b: type, c: type } },
+  ];
+  for (const [form, traits] of [["on this device", undefined], ["as a GPU would", gpu]] as const) {
+    Deno.test(`matmul() of ${type} operands sums in f32 and rounds once, ${form}`, async () => {
+      // Texts take long to compile here: each use has either vectors on every side, or words that two rows share.
+      for (const [i, use] of uses.entries()) {
+        await check({ ...(i % 2 === 0 ? { m: 36, n: 68, k: 44 } : { m: 37, n: 45, k: 19, batch: 3 }), ...use }, traits);
+      }
+      await check({ m: 5, n: 7, k: 9, ...uses[0] }, traits);
+      await check({ m: 20, n: 23, k: 1100, ...uses[2] }, traits); // split where the device is a GPU
     });
   }
+
+  Deno.test(`matmul() of ${type} operands keeps sums that ${type} could not`, async () => {
+    // 4096 terms of one: a sum in a half type stops at 2048 or 256.
+    const kernel = matmul({ m: 3, n: 4, k: 4096, transposeB: true, types: { a: type, b: type } });
+    const ones = { a: new Float32Array(3 * 4096).fill(1), b: new Float32Array(4 * 4096).fill(1) };
+    const { outputs } = await checkKernel(kernel, ones, { tolerance: storageError.f32 });
+    assertEquals([...outputs.c], Array(12).fill(4096));
+  });
+
+  Deno.test(`naivePasses() matches the reference with ${type} operands`, async () => {
+    const types = { a: type, b: type, bias: type, residual: type, c: type };
+    const options = { m: 5, n: 7, k: 9, transposeB: true, bias: true, residual: true, types } as const;
+    const shape = { batch: 1, transposeA: false, accumulate: false, ...options };
+    const kernel = matmul(options);
+    const passes = (traits: DeviceTraits) => naivePasses(shape, kernel.operands, traits);
+    await checkKernel({ ...kernel, passes }, inputsOf(kernel), { tolerance });
+  });
+}
+
+Deno.test("matmul() refuses f16 where the device has none, and says what works", () => {
+  const kernel = matmul({ m: 4, n: 4, k: 4, types: { a: "f16" } });
+  const without = { software: false, features: { shaderF16: false }, limits: {} } as DeviceTraits;
+  assertThrows(() => kernel.passes(without), TypeError, "operand a as f16: the device has no shader-f16; bf16");
 });
 
 Deno.test("matmul() has a reference that sums by definition", () => {

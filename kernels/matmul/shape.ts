@@ -1,5 +1,9 @@
 /** The sizes and options of a matrix product, shared by every form of the kernel. */
+import type { FloatType } from "../host.ts";
 import type { Operand } from "../kernel.ts";
+
+/** Operands of a product that may be stored as half floats, each for itself. */
+export type MatmulOperand = "a" | "b" | "bias" | "residual" | "c";
 
 export interface MatmulOptions {
   /** Rows of C. */
@@ -20,20 +24,25 @@ export interface MatmulOptions {
   readonly bias?: boolean;
   /** Add a tensor shaped as C. @default {false} */
   readonly residual?: boolean;
+  /** What operands are stored as. Products are summed in `f32`, whatever they are. @default {all "f32"} */
+  readonly types?: Readonly<Partial<Record<MatmulOperand, FloatType>>>;
 }
 
 export type MatmulShape = Required<MatmulOptions>;
 
 /** Operands in order, without scratch: a, b, [bias], [residual], c. */
 export function matmulOperands(
-  { m, n, k, batch, accumulate, bias, residual }: MatmulShape,
+  { m, n, k, batch, accumulate, bias, residual, types }: MatmulShape,
 ): Operand[] {
+  const operand = (name: MatmulOperand, length: number, access: Operand["access"]): Operand => {
+    return { name, type: types[name] ?? "f32", length, access };
+  };
   return [
-    { name: "a", type: "f32", length: batch * m * k, access: "read" },
-    { name: "b", type: "f32", length: batch * k * n, access: "read" },
-    ...(bias ? [{ name: "bias", type: "f32", length: n, access: "read" } as const] : []),
-    ...(residual ? [{ name: "residual", type: "f32", length: batch * m * n, access: "read" } as const] : []),
-    { name: "c", type: "f32", length: batch * m * n, access: accumulate ? "update" : "write" },
+    operand("a", batch * m * k, "read"),
+    operand("b", batch * k * n, "read"),
+    ...(bias ? [operand("bias", n, "read")] : []),
+    ...(residual ? [operand("residual", batch * m * n, "read")] : []),
+    operand("c", batch * m * n, accumulate ? "update" : "write"),
   ];
 }
 

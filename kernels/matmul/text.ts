@@ -1,4 +1,5 @@
 /** WGSL that the forms share: how a panel of A or B is read, four elements at once, and how sums end up in C. */
+import type { Storage } from "../storage.ts";
 import type { MatmulShape } from "./shape.ts";
 
 /** One of the two inputs as `outer` lines (rows of A, columns of B) of `k` terms each. */
@@ -23,7 +24,7 @@ export function panelsOf({ m, n, k, transposeA, transposeB }: MatmulShape): { a:
   return { a: panel("a", m, !transposeA), b: panel("b", n, transposeB) };
 }
 
-/** Storage element types of a pass's operands by name: vectors wherever the sizes allow them. */
+/** Types of a pass's operands by name as the text sees them: vectors wherever the sizes allow them. */
 export function elementTypes(shape: MatmulShape): Record<string, string> {
   const { a, b } = panelsOf(shape);
   const columns = shape.n % 4 === 0 ? "vec4f" : "f32";
@@ -38,7 +39,7 @@ export function elementTypes(shape: MatmulShape): Record<string, string> {
  *
  * @param tile lines that are read together, from a multiple of it on: where it divides `outer`, no edge is passed
  */
-export function loader(name: string, panel: Panel, guarded: boolean, tile?: number): string {
+export function loader(name: string, panel: Panel, { load }: Storage, guarded: boolean, tile?: number): string {
   const { outer, k, contiguous, vectors } = panel;
   const alongDepth = contiguous === "depth";
   const width = alongDepth ? k : outer, lines = alongDepth ? outer : k;
@@ -52,15 +53,15 @@ export function loader(name: string, panel: Panel, guarded: boolean, tile?: numb
       : whole
       ? "outer / 4u"
       : inside("outer / 4u", Math.max(1, outer / 4));
-    const value = `${panel.name}[(z * ${lines}u + ${line}) * ${width / 4}u + ${place}]`;
+    const at = `(z * ${lines}u + ${line}) * ${width / 4}u + ${place}`;
     return `${open}
   ${guarded ? `if (depth >= ${k}u) { return vec4f(); }` : ""}
-  return ${value};
+  return ${load(panel.name, at)};
 }`;
   }
   const along = alongDepth ? "depth" : "outer";
   const element = (i: number) => {
-    const value = `${panel.name}[base + ${inside(`${along} + ${i}u`, width)}]`;
+    const value = load(panel.name, `base + ${inside(`${along} + ${i}u`, width)}`);
     if (!guarded) return value;
     return `select(0f, ${value}, depth${alongDepth ? ` + ${i}u` : ""} < ${k}u)`;
   };
@@ -77,6 +78,7 @@ export function loader(name: string, panel: Panel, guarded: boolean, tile?: numb
 export function finisher(
   { m, n, accumulate, bias, residual }: MatmulShape,
   tile: { readonly rows: number; readonly columns: number },
+  { load, store: write, add }: Storage,
   target = "c",
 ): string {
   const guards = [
@@ -85,11 +87,11 @@ export function finisher(
   ];
   const guard = guards.length > 0 ? `if (${guards.join(" || ")}) { return; }` : "";
   const terms = (columnIndex: string, at: string) => [
-    ...(bias ? [`bias[${columnIndex}]`] : []),
-    ...(residual ? [`residual[${at}]`] : []),
+    ...(bias ? [load("bias", columnIndex)] : []),
+    ...(residual ? [load("residual", at)] : []),
   ];
   const store = (sum: string, columnIndex: string, at: string) =>
-    `${target}[${at}] ${accumulate ? "+=" : "="} ${[sum, ...terms(columnIndex, at)].join(" + ")};`;
+    (accumulate ? add : write)(target, at, [sum, ...terms(columnIndex, at)].join(" + "));
   const body = n % 4 === 0
     ? `let at = ((z * ${m}u + row) * ${n}u + column) / 4u;
   ${store("sum", "column / 4u", "at")}`
@@ -110,13 +112,15 @@ export function finisher(
  * A function `before(row, column, z)` that gives four neighbouring columns of C as they are, for sums that are added to
  * them: read before the first store, as no compiler moves a load of C over a store to it.
  */
-export function reader({ m, n }: MatmulShape): string {
+export function reader({ m, n }: MatmulShape, { load }: Storage): string {
   const open = "fn before(row: u32, column: u32, z: u32) -> vec4f {";
   const line = `z * ${m}u + min(row, ${m - 1}u)`;
-  if (n % 4 === 0) return `${open}\n  return c[((${line}) * ${n}u + min(column, ${n - 4}u)) / 4u];\n}`;
+  if (n % 4 === 0) {
+    return `${open}\n  return ${load("c", `((${line}) * ${n}u + min(column, ${n - 4}u)) / 4u`)};\n}`;
+  }
   return `${open}
   let line = (${line}) * ${n}u;
-  return vec4f(${[0, 1, 2, 3].map((i) => `c[line + min(column + ${i}u, ${n - 1}u)]`).join(", ")});
+  return vec4f(${[0, 1, 2, 3].map((i) => load("c", `line + min(column + ${i}u, ${n - 1}u)`)).join(", ")});
 }`;
 }
 

@@ -12,7 +12,7 @@
  * - the lanes of a subgroup form a block of 8 x 4, which reads the fewest different words.
  */
 import { type DeviceTraits, type Operand, type Pass, spread } from "../kernel.ts";
-import { bindings } from "../norm/rows.ts";
+import { storage } from "../storage.ts";
 import { epilogueNames, type MatmulShape, placesOf } from "./shape.ts";
 import { elementTypes, finisher, loader, type Panel, panelsOf, reader, upTo } from "./text.ts";
 
@@ -87,7 +87,8 @@ export function tilingFor(shape: MatmulShape, { limits }: DeviceTraits): Tiling 
 export function workgroupTilePasses(
   shape: MatmulShape,
   operands: readonly Operand[],
-  tiling: Tiling = tilingOf(shape),
+  traits: DeviceTraits,
+  tiling: Tiling = tilingFor(shape, traits),
 ): Pass[] {
   const { rows, columns, blockRows, blockColumns, depth, splits, partDepth } = tiling;
   const { m, n, k, batch } = shape;
@@ -155,14 +156,15 @@ ${
     ].join("\n  ");
   };
   const rowsFirst = rowTiles < columnTiles;
-  const code = `
-${bindings(places.map((place) => operands[place]), elementTypes(shape))}
+  const bound = storage(traits, places.map((place) => operands[place]), elementTypes(shape));
+  const code = `${bound.directives}
+${bound.bindings}
 var<workgroup> tileA: ${tile(rows)};
 var<workgroup> tileB: ${tile(columns)};
-${loader("loadA", a, guarded, rows)}
-${loader("loadB", b, guarded, columns)}
-${adds ? reader(shape) : ""}
-${finisher(stored, { rows, columns }, split ? "partial" : "c")}
+${loader("loadA", a, bound, guarded, rows)}
+${loader("loadB", b, bound, guarded, columns)}
+${adds ? reader(shape, bound) : ""}
+${finisher(stored, { rows, columns }, bound, split ? "partial" : "c")}
 
 @compute @workgroup_size(${threads})
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) local: u32) {
@@ -182,7 +184,7 @@ ${loop}
 }
 `;
   const product: Pass = { code, workgroups, operands: places };
-  return split ? [product, sumOfParts(shape, splits, operands)] : [product];
+  return split ? [product, sumOfParts(shape, splits, operands, traits)] : [product];
 }
 
 /** `vec4f`s of a line of a tile: one more than it holds, or the stores of neighbours along the depth meet in one bank. */
@@ -225,20 +227,25 @@ function stage(side: "A" | "B", panel: Panel, outer: number, { depth }: Tiling, 
 }
 
 /** Adds the parts of the depth, in order, and finishes as a whole product would. */
-function sumOfParts(shape: MatmulShape, splits: number, operands: readonly Operand[]): Pass {
+function sumOfParts(shape: MatmulShape, splits: number, operands: readonly Operand[], traits: DeviceTraits): Pass {
   const { m, n, batch } = shape;
   const width = n % 4 === 0 ? 4 : 1;
   const each = m * n / width, total = each * batch;
   const workgroups = spread(Math.ceil(total / 64));
   const places = placesOf(operands, ["partial", ...epilogueNames(shape)]);
   const column = `i % ${n / width}u`;
+  const { directives, bindings, load, store, add } = storage(
+    traits,
+    places.map((place) => operands[place]),
+    elementTypes(shape),
+  );
   const terms = [
     "sum",
-    ...(shape.bias ? [`bias[${column}]`] : []),
-    ...(shape.residual ? ["residual[i]"] : []),
+    ...(shape.bias ? [load("bias", column)] : []),
+    ...(shape.residual ? [load("residual", "i")] : []),
   ];
-  const code = `
-${bindings(places.map((place) => operands[place]), elementTypes(shape))}
+  const code = `${directives}
+${bindings}
 @compute @workgroup_size(64)
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) local: u32) {
   let i = (group.y * ${workgroups[0]}u + group.x) * 64u + local;
@@ -246,7 +253,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lo
   let first = i / ${each}u * ${each * splits}u + i % ${each}u;
   var sum = partial[first];
   ${upTo(splits - 1).map((s) => `sum += partial[first + ${(s + 1) * each}u];`).join("\n  ")}
-  c[i] ${shape.accumulate ? "+=" : "="} ${terms.join(" + ")};
+  ${(shape.accumulate ? add : store)("c", "i", terms.join(" + "))}
 }
 `;
   return { code, workgroups, operands: places };

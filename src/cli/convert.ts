@@ -253,15 +253,12 @@ async function initialState(config: ResolvedConfig): Promise<Json> {
   const loader = createTrainLoader(config.data, { dataRank: 0, dataWorldSize: 1, onNotice: say });
   try {
     using backend = openNullBackend();
-    const { family, plan, boxes, memory, zero } = planModel(config, backend.traits, solo.mesh);
+    const { plan, ...planned } = planModel(config, backend.traits, solo.mesh);
     const program = await Program.create(backend, plan, { microBatches: config.data.micro_num });
     const model = {
+      ...planned,
       config,
-      family,
       program,
-      boxes,
-      memory,
-      zero,
       world: solo,
       parameterCount: 0,
       [Symbol.dispose]() {},

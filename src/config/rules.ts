@@ -113,12 +113,13 @@ export const rules: readonly Rule[] = [
       );
     }
   },
-  function chunksNeedOverlap({ model, parallel }, fail) {
-    const { interleaved_overlap, mode } = parallel.pipeline;
-    if (model.num_chunks === 1 || mode !== "1F1B" || interleaved_overlap) return;
+  function interleavingTakesWholeRounds({ data, model, parallel }, fail) {
+    const { size: stages } = parallel.pipeline;
+    if (stages === 1 || model.num_chunks === 1 || data.micro_num % stages === 0) return;
     fail(
-      "parallel.pipeline.interleaved_overlap",
-      `false cannot be with model.num_chunks ${model.num_chunks}; true would work`,
+      "data.micro_num",
+      `${data.micro_num} is no multiple of the ${stages} stages, which the interleaved schedule deals them to in turn; ` +
+        `${roundUp(data.micro_num, stages)} would work`,
     );
   },
   function vocabularySplits({ model, parallel }, fail) {

@@ -8,8 +8,10 @@ import type { Mesh } from "./mesh.ts";
 
 /** @returns what this rank holds of each parameter, by canonical name */
 export function shard(graph: Graph, plan: ShardingPlan, mesh: Mesh): ReadonlyMap<string, Box> {
-  if (mesh.world !== mesh.size("data")) {
-    throw new RangeError(`Cannot shard over ${mesh.world} ranks: parallel sizes other than the data's must be 1`);
+  if (mesh.world !== mesh.size("data") * mesh.size("pipeline")) {
+    throw new RangeError(
+      `Cannot shard over ${mesh.world} ranks: parallel sizes other than data's and pipeline's must be 1`,
+    );
   }
   const boxes = new Map<string, Box>();
   for (const [name, { tensor }] of graph.parameters) boxes.set(name, boxOf(tensor.shape, layoutOf(name, plan), mesh));

@@ -21,20 +21,24 @@ export interface InterleavedShape extends PipelineShape {
  * The schedule of one stage. Step t of a pass (forward, or backward with the chunks in reverse) is chunk
  * `⌊(t mod stages·chunks) / stages⌋` of micro-batch `⌊t / (stages·chunks)⌋ · stages + t mod stages`.
  *
- * @throws {RangeError} when the micro-batches are no multiple of the stages
+ * @throws {RangeError} when the micro-batches are no multiple of the stages, except in an evaluation
  */
 export function interleaved({ overlap = true, ...shape }: InterleavedShape, stage: number): ScheduleStep[] {
   const writer = new ScheduleWriter({ forwardOnly: false, ...shape }, stage);
   const { stages, chunks, microBatches, forwardOnly } = writer.shape;
-  if (microBatches % stages !== 0) {
+  if (microBatches % stages !== 0 && !forwardOnly) {
     throw new RangeError(
       `Cannot interleave ${microBatches} micro-batches over ${stages} stages: they must be a multiple; ` +
         `${stages * Math.ceil(microBatches / stages)} would work`,
     );
   }
   const total = microBatches * chunks, group = stages * chunks;
-  const forwardAt = (t: number) =>
-    [Math.floor(t / group) * stages + t % stages, Math.floor(t % group / stages)] as const;
+  const forwardAt = (t: number) => {
+    const first = Math.floor(t / group) * stages;
+    // Only in an evaluation are there fewer in the last group.
+    const together = Math.min(stages, microBatches - first);
+    return [first + t % group % together, Math.floor(t % group / together)] as const;
+  };
   const backwardAt = (t: number) => {
     const [microBatch, chunk] = forwardAt(t);
     return [microBatch, chunks - 1 - chunk] as const;

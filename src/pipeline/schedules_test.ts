@@ -139,6 +139,15 @@ Deno.test("the bubble of 1F1B, interleaved and ZB-H1 is what the papers' formula
   }
 });
 
+Deno.test("an interleaved evaluation takes any number of micro-batches", () => {
+  for (let microBatches = 1; microBatches < 10; microBatches++) {
+    const shape = { stages: 4, microBatches, chunks: 2, forwardOnly: true } as const;
+    const { runs } = simulate(all({ ...shape, name: "interleaved" }), { run: () => 1 });
+    const done = new Set(runs.map(({ stage, chunk, microBatch }) => `${stage} ${chunk} ${microBatch}`));
+    assertEquals([runs.length, done.size], [8 * microBatches, 8 * microBatches]);
+  }
+});
+
 Deno.test("simulate() makes a slow link cost what it costs", () => {
   // Two stages, one micro-batch: forward, message, forward, backward, message, backward.
   const { seconds, idle, bubble, messages } = simulate(all({ stages: 2, microBatches: 1, name: "1f1b" }), {

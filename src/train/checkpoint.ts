@@ -12,10 +12,15 @@ import type { Model } from "./model.ts";
  * What this rank writes of master weights and moments: the parts that it updates, each written by the first of the ranks
  * that do. They are read from the device when the writer gets there.
  */
-export function shardEntries({ program, boxes, zero, world: { mesh } }: Model): ShardEntry[] {
+export function shardEntries({ program, boxes, zero, stage, world: { mesh } }: Model): ShardEntry[] {
+  const elsewhere = new Set(
+    stage.shared.filter(({ stages }) => stages[0] !== mesh.index("pipeline")).map(({ name }) => name),
+  );
   return zero.flatMap(({ division, reduce, partition }) =>
     mesh.index(reduce) >= mesh.size(partition) ? [] : division
-      .filter(({ owner, name }) => owner === mesh.index(partition) && firstHolder(boxes.get(name)!, mesh))
+      .filter(({ owner, name }) =>
+        owner === mesh.index(partition) && !elsewhere.has(name) && firstHolder(boxes.get(name)!, mesh)
+      )
       .flatMap((part) =>
         entryKinds.flatMap((kind) => {
           let read: Promise<Float32Array<ArrayBuffer>> | undefined; // a part may be several boxes, and is read once
@@ -58,8 +63,8 @@ async function readPart(program: Program, kind: EntryKind, part: ParameterPart):
 }
 
 /** Every global tensor that the shards of all ranks hold together. */
-export function globalTensors({ boxes }: Model): GlobalTensor[] {
-  return [...boxes].flatMap(([name, { shape }]) => entryKinds.map((kind) => ({ kind, name, shape })));
+export function globalTensors({ shapes }: Model): GlobalTensor[] {
+  return [...shapes].flatMap(([name, shape]) => entryKinds.map((kind) => ({ kind, name, shape })));
 }
 
 /**
@@ -69,11 +74,11 @@ export function globalTensors({ boxes }: Model): GlobalTensor[] {
  * @throws {RangeError} naming tensors that are missing, have another shape, or belong to no parameter of the model
  */
 export function loadTensors(
-  { program, boxes }: Pick<Model, "program" | "boxes">,
+  { program, boxes, shapes }: Pick<Model, "program" | "boxes" | "shapes">,
   checkpoint: Checkpoint,
   kinds: readonly EntryKind[] = entryKinds,
 ): void {
-  const differing = differences(boxes, checkpoint, kinds);
+  const differing = differences(shapes, checkpoint, kinds);
   if (differing.length > 0) {
     const more = differing.length > 3 ? `; and ${differing.length - 3} more` : "";
     throw new RangeError(
@@ -101,14 +106,14 @@ export function loadTensors(
   }
 }
 
-function differences(boxes: Model["boxes"], checkpoint: Checkpoint, kinds: readonly EntryKind[]): string[] {
+function differences(shapes: Model["shapes"], checkpoint: Checkpoint, kinds: readonly EntryKind[]): string[] {
   return kinds.flatMap((kind) => [
-    ...[...boxes].flatMap(([name, { shape }]) => {
+    ...[...shapes].flatMap(([name, shape]) => {
       const stored = checkpoint.shape(kind, name);
       if (String(stored) === String(shape)) return [];
       return [`${kind} ${name} is ${stored ? `[${stored}]` : "not"} there, [${shape}] in this model`];
     }),
-    ...checkpoint.names(kind).filter((name) => !boxes.has(name)).map((name) =>
+    ...checkpoint.names(kind).filter((name) => !shapes.has(name)).map((name) =>
       `${kind} ${name} [${checkpoint.shape(kind, name)}] is in no place of this model`
     ),
   ]);

@@ -38,14 +38,17 @@ export function feed(
       }
     }
   }
-  const upload = (name: string, values: ArrayBufferView) => program.upload(segment, name, values, frame);
+  const { inputs } = program.plan.segments[segment];
+  /** A stage of a pipeline reads some of them only. */
+  const upload = (name: string, values: ArrayBufferView) => {
+    if (inputs.has(name)) program.upload(segment, name, values, frame);
+  };
   upload("ids", data.inputIds);
   upload("labels", data.labels);
   upload("positions", data.positions);
   upload("start", data.segmentStart);
   upload("end", data.segmentEnd);
   upload("lossWeight", new Float32Array([lossWeight]));
-  const { inputs } = program.plan.segments[segment];
   if (inputs.has("dropoutCounter")) {
     // An odd factor keeps steps apart, so that masks differ between the micro-batches of a step as between steps.
     upload("dropoutCounter", new Uint32Array([config.runtime.seed, Math.imul(step, 0x9e3779b1) + microBatch]));

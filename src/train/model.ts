@@ -3,7 +3,6 @@ import { resolve } from "node:path";
 import { pathToFileURL } from "node:url";
 import type { Backend } from "../backend/backend.ts";
 import { ConfigError, type ResolvedConfig } from "../config/mod.ts";
-import { differentiate } from "../graph/differentiate.ts";
 import { elementCount, Graph } from "../graph/graph.ts";
 import { crossEntropy } from "../graph/operators.ts";
 import { estimateMemory, type MemoryEstimate, plan as planProgram } from "../graph/plan.ts";
@@ -19,6 +18,7 @@ import { planZero, type ZeroPlan } from "../optimizer/zero.ts";
 import type { Box } from "../parallel/layout.ts";
 import type { Mesh, Mode } from "../parallel/mesh.ts";
 import { shard } from "../parallel/shard.ts";
+import { planStage, type SharedParameter, type Stage } from "./stage.ts";
 import { solo, type World } from "../parallel/world.ts";
 
 export interface Model extends Disposable {
@@ -31,6 +31,10 @@ export interface Model extends Disposable {
   readonly zero: readonly ZeroPlan[];
   /** What this rank holds of each parameter, by canonical name. */
   readonly boxes: ReadonlyMap<string, Box>;
+  /** Shape of every parameter of the whole model, by canonical name. */
+  readonly shapes: ReadonlyMap<string, readonly number[]>;
+  /** The part of the model that this rank holds, and the schedule it is run by. */
+  readonly stage: Stage;
   /** Number of parameters in the whole model. */
   readonly parameterCount: number;
 }
@@ -61,36 +65,40 @@ export function planModel(config: ResolvedConfig, { limits }: Pick<Backend["trai
     const { inputs, labels, lossWeight } = declareInputs(graph, { tokens, training });
     const logits = family.model(graph, inputs, config.model);
     const attributes = { labelSmoothing: config.loss.label_smoothing };
-    return { graph, logits, loss: crossEntropy({ logits, labels, weight: lossWeight }, attributes) };
+    const loss = crossEntropy({ logits, labels, weight: lossWeight }, attributes);
+    return { graph, outputs: training ? { ...loss } : { ...loss, logits } };
   };
   const training = trace(true), evaluation = trace(false);
-  const recomputed = Math.trunc(config.model.num_layers * config.model.checkpoint);
-  const boxes = shard(training.graph, family.sharding, mesh);
-  const whole = planProgram({
-    chunks: [{
-      training: differentiate(training.graph, { recompute: (layer) => layer < recomputed }),
-      trainingOutputs: { ...training.loss },
-      evaluation: { graph: evaluation.graph, outputs: { ...evaluation.loss, logits: evaluation.logits } },
-    }],
-    limits,
-  });
+  const everywhere = shard(training.graph, family.sharding, mesh);
+  const stage = planStage(config, mesh, { training, evaluation });
+  const whole = planProgram({ chunks: stage.chunks, limits });
+  const boxes = new Map(whole.parameters.map(({ name }) => [name, everywhere.get(name)!]));
   const zero = planZero({ parameters: whole.parameters, order: gradientOrder(whole), config, mesh });
   const state = placeState(whole.parameters, {
     largest: Math.min(limits.maxBufferSize, limits.maxStorageBufferBindingSize),
     parts: zero.flatMap(({ division, partition }) => division.filter(({ owner }) => owner === mesh.index(partition))),
-    counted: countedOnce(zero, boxes, mesh),
+    counted: countedOnce(zero, boxes, mesh, stage.shared),
   });
   const plan = { ...whole, state };
   const memory = estimateMemory(plan, {
-    frames: 1,
+    frames: stage.frames,
     microBatches: config.data.micro_num,
     optimizerBytes: adamwBytes(state),
   });
-  return { family, plan, boxes, memory, zero };
+  const shapes = new Map([...everywhere].map(([name, { shape }]) => [name, shape]));
+  return { family, plan, boxes, shapes, memory, zero, stage };
 }
 
 /** Of the ranks that hold a parameter, the one whose gradients count in the norm over all. */
-function countedOnce(zero: readonly ZeroPlan[], boxes: ReadonlyMap<string, Box>, mesh: Mesh) {
+function countedOnce(
+  zero: readonly ZeroPlan[],
+  boxes: ReadonlyMap<string, Box>,
+  mesh: Mesh,
+  shared: readonly SharedParameter[],
+) {
+  const elsewhere = new Set(
+    shared.filter(({ stages }) => stages[0] !== mesh.index("pipeline")).map(({ name }) => name),
+  );
   const first = new Map(
     zero.flatMap(({ reduce, partition, division }) =>
       division.map(({ name }) => [name, mesh.index(reduce) < mesh.size(partition)] as const)
@@ -99,7 +107,7 @@ function countedOnce(zero: readonly ZeroPlan[], boxes: ReadonlyMap<string, Box>,
   return (name: string): boolean => {
     const { shape, extent } = boxes.get(name)!;
     const replicated = String(shape) === String(extent);
-    return first.get(name)! && (!replicated || mesh.index("tensor") === 0);
+    return first.get(name)! && !elsewhere.has(name) && (!replicated || mesh.index("tensor") === 0);
   };
 }
 
@@ -113,15 +121,14 @@ export async function initializeModel(
   config: ResolvedConfig,
   { backend, world = solo }: { backend: Backend; world?: World },
 ): Promise<Model> {
-  const { family, plan, boxes, memory, zero } = planModel(config, backend.traits, world.mesh);
+  const { plan, ...planned } = planModel(config, backend.traits, world.mesh);
   const program = await Program.create(backend, plan, {
+    frames: planned.stage.frames,
     microBatches: config.data.micro_num,
     groups: (axis) => world.group(axis as Mode),
   });
-  let parameterCount = 0;
   for (const { name, shape, initialization } of plan.parameters) {
     const length = elementCount(shape);
-    parameterCount += length;
     program.writeParameter(
       "parameter",
       name,
@@ -129,14 +136,11 @@ export async function initializeModel(
     );
   }
   return {
+    ...planned,
     config,
     world,
-    family,
     program,
-    memory,
-    zero,
-    boxes,
-    parameterCount,
+    parameterCount: [...planned.shapes.values()].reduce((sum, shape) => sum + elementCount(shape), 0),
     [Symbol.dispose]: () => program[Symbol.dispose](),
   };
 }

@@ -7,7 +7,7 @@
  * on losses and norms after it, in one small exchange: so all of them clip, skip and scale alike. The executor is a
  * generator that yields at every wait, so that a whole world of ranks can run in one thread.
  */
-import { drive, settle, type Wait } from "../graph/program.ts";
+import { drive, type Wait } from "../graph/program.ts";
 import type { Batch, MicroBatch } from "../data/mod.ts";
 import type { AdamW } from "../optimizer/adamw.ts";
 import { clipFactor } from "../optimizer/clip.ts";
@@ -15,10 +15,11 @@ import type { Beta2Scheduler, Beta2State } from "../optimizer/beta2.ts";
 import type { DynamicGradScaler, GradScalerState } from "../optimizer/grad_scaler.ts";
 import type { FineTuneCosineAnnealingWarmupLR, LearningRateState } from "../optimizer/learning_rate.ts";
 import type { Synchronizer } from "../optimizer/synchronize.ts";
-import { gradientAccumulation } from "../pipeline/schedule.ts";
 import { agree } from "./agree.ts";
+import { Executor, type Traffic } from "./execute.ts";
 import { countLabels, feed } from "./feed.ts";
 import type { Model } from "./model.ts";
+import { sumSharedGradients } from "./shared_gradients.ts";
 
 /** What the device says of one micro-batch; arrays of one entry a token. */
 export interface MicroBatchResult {
@@ -32,7 +33,7 @@ export interface MicroBatchResult {
 export interface ScheduleResult {
   /** Mean of the micro-batches' losses, those of all data-parallel ranks. */
   readonly loss: number;
-  /** Those of this rank. */
+  /** Those of this rank; in a pipeline, of the last stage. */
   readonly microBatches: readonly MicroBatchResult[];
   /** Length of the whole gradient before clipping, loss scale taken out; absent when only forward. */
   readonly gradNorm?: number;
@@ -94,6 +95,9 @@ export class Trainer implements Disposable {
   optimizerSteps = 0;
   infNanSkipBatches = 0;
   readonly times: StepTimes = { submit: 0, readBack: 0, update: 0 };
+  /** What this rank sent to other stages in the last schedule. */
+  sent: Traffic = { messages: 0, bytes: 0 };
+  readonly #executor = new Executor();
   #squaredNorm: number | undefined;
 
   constructor(readonly model: Model, readonly optimizer: Optimizer) {}
@@ -114,30 +118,37 @@ export class Trainer implements Disposable {
 
   /** `executeSchedule` as a generator that yields at every wait. */
   *schedule({ microBatches, globalRows }: TrainerBatch): Generator<Wait, ScheduleResult> {
-    const { program, world } = this.model, all = globalRows ?? microBatches.length * world.mesh.size("data");
+    const { program, world, stage } = this.model, pipeline = world.group("pipeline");
+    const all = globalRows ?? microBatches.length * world.mesh.size("data");
     if (all === 0) throw new RangeError("Cannot execute a schedule: the batch has no micro-batches");
     const { synchronizers } = this.optimizer, scale = this.optimizer.gradScaler.scale;
     const started = performance.now();
     for (const synchronizer of synchronizers) yield* synchronizer.gather();
-    for (const { segment, microBatch: index, frame } of gradientAccumulation(microBatches.length)) {
-      if (segment === "forward") {
+    this.sent = yield* this.#executor.run(stage.schedule(microBatches.length), {
+      program,
+      pipeline,
+      feed: (name, { microBatch: index, frame }) => {
         const microBatch = microBatches[index]!, count = countLabels(microBatch.labels);
         const lossWeight = count === 0 ? 0 : scale / (count * all);
-        feed(this.model, "forward 0", microBatch, { lossWeight, step: this.stepCount, microBatch: index, frame });
-      }
-      yield* program.run(`${segment} 0`, frame);
-      if (segment === "forward") program.keepOutputs(index, frame);
-    }
+        feed(this.model, name, microBatch, { lossWeight, step: this.stepCount, microBatch: index, frame });
+      },
+      *done(name, { microBatch, frame, chunk }) {
+        if (program.plan.segments[name].outputs.size > 0) program.keepOutputs(microBatch, frame, chunk);
+      },
+    });
+    yield* sumSharedGradients(stage.shared, { program, pipeline });
     for (const synchronizer of synchronizers) yield* synchronizer.reduce();
     this.optimizer.device.norm();
-    const ranges = microBatches.flatMap((_, index) => outputNames.map((name) => program.outputRange(name, index)));
+    // Losses are with the last stage.
+    const judged = world.mesh.index("pipeline") === world.mesh.size("pipeline") - 1 ? microBatches : [];
+    const ranges = judged.flatMap((_, index) => outputNames.map((name) => program.outputRange(name, index)));
     const ticket = program.backend.read([...ranges, ...this.optimizer.device.normRanges]);
     this.times.submit = (performance.now() - started) / 1000;
     yield ticket;
     const read = ticket.take();
     this.times.readBack = (performance.now() - started) / 1000 - this.times.submit;
 
-    const results = microBatches.map((microBatch) => toResult(microBatch, read.splice(0, outputNames.length)));
+    const results = judged.map((microBatch) => toResult(microBatch, read.splice(0, outputNames.length)));
     let counted = 0, finite = 0;
     program.plan.state.runs.forEach((run, index) => {
       const squared = floats(read[index]!)[0]!;
@@ -145,27 +156,35 @@ export class Trainer implements Disposable {
       else finite += 0 * squared; // counted by another rank; what is not finite is so for all
     });
     // The ranks of one data-parallel replica have the same losses; its first one tells them.
-    const tells = world.mesh.index("tensor") === 0 && world.mesh.index("pipeline") === world.mesh.size("pipeline") - 1;
-    const lossSum = tells ? results.reduce((sum, { loss }) => sum + loss, 0) : 0;
+    const lossSum = world.mesh.index("tensor") === 0 ? results.reduce((sum, { loss }) => sum + loss, 0) : 0;
     const [losses, squaredNorm] = yield* awaited(agree(world, [lossSum, counted + finite]));
     this.#squaredNorm = squaredNorm!;
     return { loss: losses! / all, microBatches: results, gradNorm: Math.sqrt(squaredNorm!) / scale };
   }
 
-  /** Forward passes only, without dropout; `logits` are read too where asked for. */
+  /**
+   * Forward passes only, without dropout; `logits` are read too where asked for. In a pipeline the last stage has the
+   * results, and all stages must evaluate together.
+   */
   async evaluate(microBatches: readonly MicroBatch[], { logits = false } = {}) {
-    const { program } = this.model;
+    const { program, world, stage } = this.model, { segments } = program.plan;
     await this.gather();
     const results: (MicroBatchResult & { logits?: Float32Array })[] = [];
-    for (const microBatch of microBatches) {
-      feed(this.model, "evaluate 0", microBatch, { lossWeight: 0, step: 0 });
-      await drive(program.run("evaluate 0"));
-      const names = logits ? [...outputNames, "logits"] : outputNames;
-      const ranges = names.map((name) => program.resultRange("evaluate 0", name));
-      const read = await settle(program.backend.read(ranges));
-      results.push({ ...toResult(microBatch, read), ...(logits ? { logits: floats(read[outputNames.length]!) } : {}) });
-    }
-    return { loss: mean(results.map(({ loss }) => loss)), microBatches: results };
+    const names = logits ? [...outputNames, "logits"] : outputNames;
+    await drive(this.#executor.run(stage.schedule(microBatches.length, { forwardOnly: true }), {
+      program,
+      pipeline: world.group("pipeline"),
+      evaluating: true,
+      feed: (name, { microBatch }) => feed(this.model, name, microBatches[microBatch]!, { lossWeight: 0, step: 0 }),
+      *done(name, { microBatch }) {
+        if (segments[name].outputs.size === 0) return;
+        const ticket = program.backend.read(names.map((output) => program.resultRange(name, output)));
+        yield ticket;
+        const read = ticket.take(), result = toResult(microBatches[microBatch]!, read);
+        results.push({ ...result, ...(logits ? { logits: floats(read[outputNames.length]!) } : {}) });
+      },
+    }));
+    return { loss: results.length > 0 ? mean(results.map(({ loss }) => loss)) : 0, microBatches: results };
   }
 
   /**

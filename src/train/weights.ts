@@ -36,12 +36,31 @@ export function importWeights(model: Model, mappings: readonly TensorMapping[], 
   for (const mapping of mappings) {
     const data = source.readFloat32(mapping.tensor, new Float32Array(elementCount(mapping.shape)));
     for (const [name, values] of toParameters(mapping, data as Float32Array<ArrayBuffer>)) {
-      model.program.writeParameter("parameter", name, values);
+      if (model.boxes.has(name)) model.program.writeParameter("parameter", name, values); // else another stage's
     }
   }
 }
 
-/** Reads one file tensor's content out of the model: its weight, or what mirrors it (its gradient, its moments). */
+/** A whole parameter, or what mirrors it. In a pipeline all stages must ask, and all get it. */
+async function wholeTensor(
+  { program, shapes, boxes, stage, world }: Model,
+  kind: ArenaKind,
+  name: string,
+): Promise<Float32Array<ArrayBuffer>> {
+  if (world.mesh.size("pipeline") === 1) return await program.readParameter(kind, name);
+  const shared = stage.shared.find((each) => each.name === name);
+  const holds = boxes.has(name) && (!shared || shared.stages[0] === world.mesh.index("pipeline"));
+  const whole = holds
+    ? await program.readParameter(kind, name)
+    : new Float32Array(elementCount(shapes.get(name) ?? [0]));
+  await world.group("pipeline").allReduce(whole);
+  return whole;
+}
+
+/**
+ * Reads one file tensor's content out of the model: its weight, or what mirrors it (its gradient, its moments). In a
+ * pipeline all stages must ask, and all get it.
+ */
 export async function exportTensor(
   model: Model,
   mapping: TensorMapping,
@@ -49,7 +68,7 @@ export async function exportTensor(
 ): Promise<Float32Array<ArrayBuffer>> {
   const parameters = new Map<string, Float32Array<ArrayBuffer>>();
   for (const { parameter } of mapping.parts) {
-    parameters.set(parameter, await model.program.readParameter(kind, parameter));
+    parameters.set(parameter, await wholeTensor(model, kind, parameter));
   }
   return fromParameters(mapping, (name) => parameters.get(name)!);
 }

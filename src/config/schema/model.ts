@@ -38,12 +38,10 @@ export const modelSchema = z.strictObject({
     "Inner width of the feed-forward part as a multiple of hidden_size, before rounding up to multiple_of.",
   ),
   multiple_of: works(int({ min: 1 }).default(256), "The inner width of the feed-forward part is a multiple of this."),
-  num_chunks: refused(
+  num_chunks: works(
     int({ min: 1 }).default(1),
-    "Model chunks of each pipeline stage, for the interleaved schedule.",
-    {
-      derived: "1 (2 with ZBV)",
-    },
+    "Model chunks of each pipeline stage, for the interleaved schedule. One stage has one.",
+    { derived: "1 (2 with ZBV)" },
   ),
   checkpoint: works(fraction, "Fraction of the layers whose activations are recomputed in the backward pass.", {
     derived: "0; 1 for the QWEN2, GEMMA and BAICHUAN2 families",

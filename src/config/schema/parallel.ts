@@ -46,23 +46,23 @@ export const parallelSchema = z.strictObject({
     ),
   }),
   pipeline: z.strictObject({
-    size: refused(size(), "Stages that the layers are divided into."),
-    interleaved_overlap: refused(
+    size: works(size(), "Stages that the layers are divided into."),
+    interleaved_overlap: works(
       bool().default(false),
-      "Overlap messages in the interleaved schedule; it needs this.",
-      {
-        onlyWith: "parallel.pipeline.size",
-      },
+      "Let the messages of one pass travel while the next one computes, in the interleaved schedule.",
     ),
-    mode: refused(
+    mode: works(
       z.preprocess((value) => typeof value === "string" ? value.toUpperCase() : value, z.enum(["1F1B", "ZBH1", "ZBV"]))
         .default("1F1B"),
       "Schedule, as InternEvo names it.",
+      { only: ["1F1B", "ZBH1"] },
     ),
-    schedule: refused(
+    schedule: works(
       z.enum(["1f1b", "interleaved", "zbh1", "zbv"]),
-      "Order of the micro-batches' work over the stages; may also be written as pipeline.schedule.",
-      { derived: "from mode; interleaved if model.num_chunks > 1" },
+      "Order of the micro-batches' work over the stages: 1f1b, interleaved (several chunks of the model a stage), zbh1 " +
+        "(zero bubble: gradients of weights are put off to where a stage would be idle). May also be written as " +
+        "pipeline.schedule.",
+      { derived: "from mode; interleaved if model.num_chunks > 1", only: ["1f1b", "interleaved", "zbh1"] },
     ),
   }),
   weight: z.strictObject(weightFields("the weights", "parallel.weight")),

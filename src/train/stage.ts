@@ -1,0 +1,83 @@
+/**
+ * The part of a model that a rank holds: all of it, or, in a pipeline, the chunks of its stage, with the schedule that the
+ * stages play together. It follows from the record and the mesh alone, so that all stages come to the same without a word.
+ */
+import type { ResolvedConfig } from "../config/mod.ts";
+import { chunkOf, cut, type LayerSpan } from "../graph/cut.ts";
+import type { Graph } from "../graph/graph.ts";
+import type { ChunkGraph, Outputs } from "../graph/plan.ts";
+import type { Mesh } from "../parallel/mesh.ts";
+import { partitionLayers } from "../parallel/stages.ts";
+import { framesOf, type ScheduleStep } from "../pipeline/schedule.ts";
+import { type ScheduleName, scheduleOf } from "../pipeline/schedules.ts";
+
+/** A traced pass over the whole model, and what the host reads of it. */
+export interface TracedPass {
+  readonly graph: Graph;
+  readonly outputs: Outputs;
+}
+
+/** A parameter that several stages hold: a tied head is the embedding of the first stage. */
+export interface SharedParameter {
+  readonly name: string;
+  /** Stages that hold it, ascending. The first one counts its gradient and writes it to checkpoints. */
+  readonly stages: readonly number[];
+}
+
+export interface Stage {
+  readonly chunks: readonly ChunkGraph[];
+  /** Parameters of this stage that other stages hold too. */
+  readonly shared: readonly SharedParameter[];
+  /** Micro-batches in flight at once, by chunk. */
+  readonly frames: readonly number[];
+  /** What this rank does in a step of so many micro-batches. */
+  schedule(microBatches: number, options?: { readonly forwardOnly?: boolean }): readonly ScheduleStep[];
+}
+
+/**
+ * @throws {RangeError} when the layers cannot be dealt out
+ */
+export function planStage(
+  config: ResolvedConfig,
+  mesh: Pick<Mesh, "size" | "index">,
+  { training, evaluation }: { readonly training: TracedPass; readonly evaluation: TracedPass },
+): Stage {
+  const { model, parallel: { pipeline }, data } = config;
+  const stages = mesh.size("pipeline"), stage = mesh.index("pipeline"), chunks = stages === 1 ? 1 : model.num_chunks;
+  const spans = partitionLayers(model.num_layers, { stages, chunks });
+  const byPiece: LayerSpan[] = [];
+  spans.forEach((ranges, of) => ranges.forEach((range, chunk) => byPiece[chunk * stages + of] = range));
+  const own = spans[stage]!.map((_, chunk) => chunk * stages + stage);
+
+  const cutTraining = cut(training.graph, byPiece, own), cutEvaluation = cut(evaluation.graph, byPiece, own);
+  /** The first layers of every chunk, as in InternEvo. */
+  const recompute = (layer: number) => {
+    const { first, end } = byPiece.find(({ first, end }) => first <= layer && layer < end)!;
+    return layer - first < Math.trunc((end - first) * model.checkpoint);
+  };
+  const name = pipeline.schedule as ScheduleName;
+  const schedules = new Map<string, readonly ScheduleStep[]>();
+  const schedule: Stage["schedule"] = (microBatches, { forwardOnly = false } = {}) => {
+    if (microBatches === 0) return [];
+    const key = `${microBatches} ${forwardOnly}`, shape = { stages, chunks, microBatches, forwardOnly };
+    const steps = schedules.get(key) ?? scheduleOf({ name, overlap: pipeline.interleaved_overlap, ...shape }, stage);
+    schedules.set(key, steps);
+    return steps;
+  };
+  const planned = schedule(data.micro_num);
+  return {
+    chunks: own.map((_, chunk) =>
+      chunkOf({
+        training: { piece: cutTraining.pieces[chunk]!, outputs: training.outputs },
+        evaluation: { piece: cutEvaluation.pieces[chunk]!, outputs: evaluation.outputs },
+        recompute,
+        split: planned.some((step) => step.kind === "run" && step.segment === "backward input"),
+      })
+    ),
+    shared: [...cutTraining.readers].map(([name, pieces]) => (
+      { name, stages: [...new Set([...pieces].map((piece) => piece % stages))].sort((a, b) => a - b) }
+    )).filter((each) => each.stages.length > 1 && each.stages.includes(stage)),
+    frames: own.map((_, chunk) => framesOf(planned, chunk)),
+    schedule,
+  };
+}

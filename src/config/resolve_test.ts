@@ -243,7 +243,7 @@ Deno.test("resolveConfig() checks the rules between fields", () => {
   broken({ model: { add_unit_offset: true, norm_type: "layernorm" } }, "model.add_unit_offset");
   broken({ model: { use_dynamic_ntk_rope: true } }, "model.use_dynamic_ntk_rope");
   broken({ model: { adapt_hf: true, qk_interleaved: true } }, "model.qk_interleaved");
-  broken({ model: { num_chunks: 2 }, parallel: { pipeline: 2 } }, "parallel.pipeline.interleaved_overlap");
+  broken({ model: { num_layers: 4, num_chunks: 2 }, parallel: { pipeline: 2 } }, "data.micro_num");
   broken({ parallel: { pipeline: 4 } }, "model.num_layers");
   broken({ model: { vocab_size: 511 }, parallel: { tensor: 2 } }, "model.vocab_size");
   broken({ data: { gradient_accumulation: 2 } }, "data.gradient_accumulation");

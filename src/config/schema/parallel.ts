@@ -62,7 +62,7 @@ export const parallelSchema = z.strictObject({
       "Order of the micro-batches' work over the stages: 1f1b, interleaved (several chunks of the model a stage), zbh1 " +
         "(zero bubble: gradients of weights are put off to where a stage would be idle). May also be written as " +
         "pipeline.schedule.",
-      { derived: "from mode; interleaved if model.num_chunks > 1", only: ["1f1b", "interleaved", "zbh1"] },
+      { derived: "by mode and model.num_chunks", only: ["1f1b", "interleaved", "zbh1"] },
     ),
   }),
   weight: z.strictObject(weightFields("the weights", "parallel.weight")),

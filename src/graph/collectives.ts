@@ -17,6 +17,7 @@
  * share of one dimension, in the order of the ranks along the axis. Axes of size one have no operators: whoever shards a
  * graph leaves them out.
  */
+import type { FloatType } from "../../kernels/host.ts";
 import { slice } from "../../kernels/slice/mod.ts";
 import { elementCount, type Operator, type Strips, type Tensor, type TensorType } from "./graph.ts";
 
@@ -128,7 +129,8 @@ const splitOperator: Operator<AlongDimension> = {
   gradient: (node, [dY]) => [dY && gather(dY, node.attributes)],
   lower({ attributes: { size, index, dimension }, inputs: [x], outputs: [y] }) {
     const { outer, inner } = stripsOf(x!, dimension, size);
-    const kernel = slice({ outer, whole: inner * size, first: inner * index, part: inner });
+    const type = x!.type as FloatType;
+    const kernel = slice({ outer, whole: inner * size, first: inner * index, part: inner, type });
     return { kernel, operands: [x, y] };
   },
 };

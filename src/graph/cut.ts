@@ -80,7 +80,7 @@ export function cut(
       .map(([value]) => value);
 
   const pieces = wanted.map((index) => {
-    const own = new Graph(), tensors = new Map<Tensor, Tensor>();
+    const own = new Graph(graph.types), tensors = new Map<Tensor, Tensor>();
     const entering = crossing(index - 1), leaving = crossing(index);
     entering.forEach((value, place) => tensors.set(value, own.input(enteringName(place), value)));
     const here = (tensor: Tensor): Tensor => {
@@ -156,7 +156,7 @@ export function chunkOf(
 function copyLeaf(into: Graph, { graph, kind, name, ...tensor }: Tensor): Tensor {
   switch (kind) {
     case "parameter":
-      return into.parameter(name, tensor.shape, graph.parameters.get(name)!.initialization);
+      return into.parameter(name, tensor.shape, graph.parameters.get(name)!.initialization, tensor.type);
     case "input":
       return into.inputs.get(name) ?? into.input(name, tensor);
     case "constant":

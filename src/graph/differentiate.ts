@@ -46,7 +46,10 @@ export function differentiate(
   }
 
   const gradients = new Map<string, Tensor>();
-  for (const [name, { tensor }] of graph.parameters) gradients.set(name, graph.tensor(tensor, "gradient", name));
+  // Whatever a parameter is read as: many small terms are added up here.
+  for (const [name, { tensor: { shape } }] of graph.parameters) {
+    gradients.set(name, graph.tensor({ shape, type: "f32" }, "gradient", name));
+  }
 
   const needsGradient = new Set<Tensor>(wanted);
   for (const node of forward) {

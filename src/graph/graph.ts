@@ -4,6 +4,7 @@
  *
  * A graph is in single assignment form and its nodes stand in execution order, so a pass is a loop over a list.
  */
+import type { FloatType } from "../../kernels/host.ts";
 import type { ElementType, Kernel } from "../../kernels/kernel.ts";
 import { elementBytes } from "../../kernels/kernel.ts";
 
@@ -11,6 +12,23 @@ export interface TensorType {
   readonly shape: readonly number[];
   readonly type: ElementType;
 }
+
+/**
+ * What a model's tensors are stored as. Arithmetic is in `f32` whatever they are, and so are the gradients of parameters,
+ * statistics of rows, losses, and the masters of parameters that the optimizer updates.
+ */
+export interface ModelTypes {
+  /** Parameters as the passes read them, and activations. */
+  readonly model: FloatType;
+  /** Weights of norms. */
+  readonly norm: FloatType;
+  /** The stream between blocks. */
+  readonly stream: FloatType;
+  /** The head's weight, and the logits. */
+  readonly head: FloatType;
+}
+
+export const float32Types: ModelTypes = { model: "f32", norm: "f32", stream: "f32", head: "f32" };
 
 /** How a parameter's full initial tensor is drawn; the stream is keyed by its name, so every layout starts the same. */
 export type Initialization =
@@ -100,7 +118,9 @@ export interface Operator<A> {
 }
 
 export const elementCount = (shape: readonly number[]): number => shape.reduce((product, size) => product * size, 1);
-export const tensorBytes = (tensor: TensorType): number => elementCount(tensor.shape) * elementBytes[tensor.type];
+/** Bytes of a tensor, in whole words. */
+export const tensorBytes = (tensor: TensorType): number =>
+  Math.ceil(elementCount(tensor.shape) * elementBytes[tensor.type] / 4) * 4;
 export const f32 = (...shape: number[]): TensorType => ({ shape, type: "f32" });
 
 export class Graph {
@@ -111,12 +131,23 @@ export class Graph {
   #layer: number | undefined;
   #nextId = 0;
 
+  constructor(readonly types: ModelTypes = float32Types) {}
+
   tensor(type: TensorType, kind: TensorKind, name = ""): Tensor {
     return { graph: this, id: this.#nextId++, kind, name, shape: type.shape, type: type.type };
   }
 
-  /** A parameter by canonical name. Asking twice gives the same tensor: a tied parameter exists once. */
-  parameter(name: string, shape: readonly number[], initialization: Initialization): Tensor {
+  /**
+   * A parameter by canonical name, as the passes read it. Asking twice gives the same tensor: a tied parameter exists once.
+   *
+   * @param type what it is stored as for the passes; the model's type if left out
+   */
+  parameter(
+    name: string,
+    shape: readonly number[],
+    initialization: Initialization,
+    type: ElementType = this.types.model,
+  ): Tensor {
     const known = this.parameters.get(name);
     if (known) {
       if (known.tensor.shape.join() !== shape.join()) {
@@ -126,7 +157,7 @@ export class Graph {
       }
       return known.tensor;
     }
-    const tensor = this.tensor({ shape, type: "f32" }, "parameter", name);
+    const tensor = this.tensor({ shape, type }, "parameter", name);
     this.parameters.set(name, { tensor, initialization });
     return tensor;
   }

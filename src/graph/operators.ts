@@ -6,6 +6,7 @@
 import {
   add as addKernel,
   addInPlace,
+  cast as castKernel,
   dropout as dropoutKernel,
   scale as scaleKernel,
 } from "../../kernels/elementwise/mod.ts";
@@ -26,7 +27,8 @@ import {
 import { rotate as rotateKernel } from "../../kernels/rope/mod.ts";
 import { rowNormalizeBackward, rowNormalizeForward } from "../../kernels/row_normalize/mod.ts";
 import { elementCount, f32, type Lowered, type Node, type Operator, type Tensor, type TensorType } from "./graph.ts";
-import type { Kernel } from "../../kernels/kernel.ts";
+import type { FloatType } from "../../kernels/host.ts";
+import type { ElementType, Kernel } from "../../kernels/kernel.ts";
 
 /** Binds inputs then outputs to a kernel's operands in order, passing over scratch. */
 function bind(kernel: Kernel, tensors: readonly Tensor[]): Lowered {
@@ -34,10 +36,10 @@ function bind(kernel: Kernel, tensors: readonly Tensor[]): Lowered {
   const operands = kernel.operands.map((operand) => {
     if (operand.access === "scratch") return undefined;
     const tensor = tensors[next++];
-    if (!tensor || elementCount(tensor.shape) !== operand.length) {
+    if (!tensor || elementCount(tensor.shape) !== operand.length || tensor.type !== operand.type) {
       throw new TypeError(
-        `Cannot bind ${kernel.name}: operand ${operand.name} holds ${operand.length} elements, ` +
-          `the tensor has shape [${tensor?.shape}]`,
+        `Cannot bind ${kernel.name}: operand ${operand.name} holds ${operand.length} elements of ${operand.type}, ` +
+          `the tensor is ${tensor?.type} [${tensor?.shape}]`,
       );
     }
     return tensor;
@@ -49,6 +51,14 @@ const bindAll = (kernel: Kernel, node: Node) => bind(kernel, [...node.inputs, ..
 const rowsAndColumns = (shape: readonly number[]) => {
   const columns = shape[shape.length - 1]!;
   return { rows: elementCount(shape) / columns, columns };
+};
+/** Another tensor's shape and type. */
+const like = ({ shape, type }: TensorType): TensorType => ({ shape, type });
+const typed = (type: ElementType, ...shape: number[]): TensorType => ({ shape, type });
+/** What a float tensor is stored as, as kernels take it. */
+const storedAs = ({ type }: TensorType): FloatType => {
+  if (type === "u32" || type === "i32") throw new TypeError(`Cannot compute on ${type} as on floats`);
+  return type;
 };
 const accumulate = (node: Node): boolean => node.attributes.accumulate === true;
 const requireShape = (what: string, actual: readonly number[], expected: readonly number[]) => {
@@ -65,6 +75,8 @@ interface MatmulAttributes {
   readonly k: number;
   readonly transposeA: boolean;
   readonly transposeB: boolean;
+  /** What the product is stored as. */
+  readonly type: FloatType;
   readonly accumulate?: boolean;
 }
 
@@ -72,8 +84,12 @@ interface MatmulAttributes {
 const matmul: Operator<MatmulAttributes> = {
   name: "matmul",
   accumulates: true,
-  infer: (_inputs, { m, n }) => [f32(m, n)],
-  lower: (node) => bindAll(matmulKernel({ ...node.attributes, accumulate: accumulate(node) }), node),
+  infer: (_inputs, { m, n, type }) => [typed(type, m, n)],
+  lower(node) {
+    const { type, ...sizes } = node.attributes as MatmulAttributes, [a, b] = node.inputs as [Tensor, Tensor];
+    const types = { a: storedAs(a), b: storedAs(b), c: type };
+    return bindAll(matmulKernel({ ...sizes, types, accumulate: accumulate(node) }), node);
+  },
 };
 
 interface LinearAttributes {
@@ -81,19 +97,21 @@ interface LinearAttributes {
   readonly residual: boolean;
   /** The weight's gradient is multiplied by it, the value is not. */
   readonly weightGradientScale: number;
+  /** What y is stored as. @default the residual's type, or x's */
+  readonly type?: FloatType;
 }
 
 /** `y = x Wᵀ (+ bias) (+ residual)`: x `[tokens, in]`, W `[out, in]`, y `[tokens, out]`. */
 const linearOperator: Operator<LinearAttributes> = {
   name: "linear",
-  infer([x, weight, ...rest], { bias, residual }) {
+  infer([x, weight, ...rest], { bias, residual, type }) {
     const [tokens, width] = x!.shape, [out, inside] = weight!.shape;
     if (width !== inside) {
       throw new TypeError(`Cannot trace linear: x has ${width} features, the weight takes ${inside}`);
     }
     if (bias) requireShape("linear bias", rest[0]!.shape, [out!]);
     if (residual) requireShape("linear residual", rest[bias ? 1 : 0]!.shape, [tokens!, out!]);
-    return [f32(tokens!, out!)];
+    return [typed(type ?? (residual ? rest.at(-1)! : x!).type, tokens!, out!)];
   },
   gradient(node, [dY]) {
     if (!dY) return [];
@@ -107,6 +125,7 @@ const linearOperator: Operator<LinearAttributes> = {
       k: out,
       transposeA: false,
       transposeB: false,
+      type: storedAs(x),
     });
     const scaledX = weightGradientScale === 1 ? x : scale(x, weightGradientScale);
     const [dWeight] = graph.apply(matmul, [dY, scaledX], {
@@ -115,6 +134,7 @@ const linearOperator: Operator<LinearAttributes> = {
       k: tokens,
       transposeA: true,
       transposeB: false,
+      type: "f32",
     });
     const gradients: (Tensor | undefined)[] = [dX, dWeight];
     if (bias) gradients.push(graph.apply(columnSum, [dY], {})[0]);
@@ -123,19 +143,33 @@ const linearOperator: Operator<LinearAttributes> = {
   },
   lower(node) {
     const { bias, residual } = node.attributes as LinearAttributes;
-    const [tokens, inside] = node.inputs[0]!.shape as [number, number], out = node.inputs[1]!.shape[0]!;
-    return bindAll(matmulKernel({ m: tokens, n: out, k: inside, transposeB: true, bias, residual }), node);
+    const [x, weight, ...rest] = node.inputs as [Tensor, Tensor, ...Tensor[]];
+    const [tokens, inside] = x.shape as [number, number], out = weight.shape[0]!;
+    const types = {
+      a: storedAs(x),
+      b: storedAs(weight),
+      ...(bias && { bias: storedAs(rest[0]!) }),
+      ...(residual && { residual: storedAs(rest.at(-1)!) }),
+      c: storedAs(node.outputs[0]!),
+    };
+    return bindAll(matmulKernel({ m: tokens, n: out, k: inside, transposeB: true, bias, residual, types }), node);
   },
 };
 
-/** `x Wᵀ (+ bias) (+ residual)`. */
+/** `x Wᵀ (+ bias) (+ residual)`, stored as `type`: that of the residual, or of x, if left out. */
 export function linear(
   x: Tensor,
   weight: Tensor,
-  { bias, residual, weightGradientScale = 1 }: { bias?: Tensor; residual?: Tensor; weightGradientScale?: number } = {},
+  { bias, residual, weightGradientScale = 1, type }: {
+    bias?: Tensor;
+    residual?: Tensor;
+    weightGradientScale?: number;
+    type?: FloatType;
+  } = {},
 ): Tensor {
   const inputs = [x, weight, ...(bias ? [bias] : []), ...(residual ? [residual] : [])];
-  return x.graph.apply(linearOperator, inputs, { bias: !!bias, residual: !!residual, weightGradientScale })[0]!;
+  const attributes = { bias: !!bias, residual: !!residual, weightGradientScale, ...(type && { type }) };
+  return x.graph.apply(linearOperator, inputs, attributes)[0]!;
 }
 
 /** Sum over rows: the gradient of a bias. */
@@ -143,11 +177,17 @@ const columnSum: Operator<{ accumulate?: boolean }> = {
   name: "columnSum",
   accumulates: true,
   infer: ([x]) => [f32(x!.shape[x!.shape.length - 1]!)],
-  lower: (node) =>
-    bindAll(columnSumKernel({ ...rowsAndColumns(node.inputs[0]!.shape), accumulate: accumulate(node) }), node),
+  lower(node) {
+    const [x] = node.inputs as [Tensor];
+    const sizes = { ...rowsAndColumns(x.shape), type: storedAs(x), accumulate: accumulate(node) };
+    return bindAll(columnSumKernel(sizes), node);
+  },
 };
 
 // -------------------------------------------------------------------------------------------------- element by element
+
+const lengthOf = (x: Tensor) => ({ length: elementCount(x.shape), type: storedAs(x) });
+const additionOf = (to: Tensor, addend: Tensor) => ({ ...lengthOf(to), addendType: storedAs(addend) });
 
 /** Sum of two tensors of one shape; the first one's storage is taken over. */
 const addOperator: Operator<Record<never, never>> = {
@@ -155,11 +195,10 @@ const addOperator: Operator<Record<never, never>> = {
   inPlace: 0,
   infer([a, b]) {
     requireShape("add", b!.shape, a!.shape);
-    return [f32(...a!.shape)];
+    return [like(a!)];
   },
   gradient: (_node, [dY]) => [dY, dY],
-  lower: (node) =>
-    bind(addInPlace({ length: elementCount(node.inputs[0]!.shape) }), [node.outputs[0]!, node.inputs[1]!]),
+  lower: ({ inputs: [a, b], outputs: [y] }) => bind(addInPlace(additionOf(a!, b!)), [y!, b!]),
 };
 
 /** The same where neither input may be overwritten. */
@@ -167,7 +206,7 @@ const addOutOfPlace: Operator<Record<never, never>> = {
   name: "add",
   infer: addOperator.infer,
   gradient: addOperator.gradient!,
-  lower: (node) => bindAll(addKernel({ length: elementCount(node.inputs[0]!.shape) }), node),
+  lower: (node) => bindAll(addKernel(lengthOf(node.inputs[0]!)), node),
 };
 
 /** `a + b`, both kept. */
@@ -177,12 +216,24 @@ export const addInto = (a: Tensor, b: Tensor): Tensor => a.graph.apply(addOperat
 
 const scaleOperator: Operator<{ factor: number }> = {
   name: "scale",
-  infer: ([x]) => [f32(...x!.shape)],
+  infer: ([x]) => [like(x!)],
   gradient: (node, [dY]) => [dY && scale(dY, node.attributes.factor)],
-  lower: (node) =>
-    bindAll(scaleKernel({ length: elementCount(node.inputs[0]!.shape), factor: node.attributes.factor }), node),
+  lower: (node) => bindAll(scaleKernel({ ...lengthOf(node.inputs[0]!), factor: node.attributes.factor }), node),
 };
 export const scale = (x: Tensor, factor: number): Tensor => x.graph.apply(scaleOperator, [x], { factor })[0]!;
+
+const castOperator: Operator<{ type: FloatType }> = {
+  name: "cast",
+  infer: ([x], { type }) => [typed(type, ...x!.shape)],
+  gradient: ({ inputs: [x] }, [dY]) => [dY && cast(dY, storedAs(x!))],
+  lower(node) {
+    const [x] = node.inputs as [Tensor], length = elementCount(x.shape);
+    return bindAll(castKernel({ length, from: storedAs(x), to: node.attributes.type }), node);
+  },
+};
+/** x stored as `type`: itself where it is so already. */
+export const cast = (x: Tensor, type: FloatType): Tensor =>
+  x.type === type ? x : x.graph.apply(castOperator, [x], { type })[0]!;
 
 interface DropoutAttributes {
   readonly rate: number;
@@ -193,9 +244,9 @@ interface DropoutAttributes {
 /** The mask is drawn from a counter, never stored: forward, backward and every replay draw the same. */
 const dropoutOperator: Operator<DropoutAttributes> = {
   name: "dropout",
-  infer: ([x]) => [f32(...x!.shape)],
+  infer: ([x]) => [like(x!)],
   gradient: (node, [dY]) => [dY && dropout(dY, node.inputs[1]!, node.attributes)],
-  lower: (node) => bindAll(dropoutKernel({ length: elementCount(node.inputs[0]!.shape), ...node.attributes }), node),
+  lower: (node) => bindAll(dropoutKernel({ ...lengthOf(node.inputs[0]!), ...node.attributes }), node),
 };
 export const dropout = (x: Tensor, counter: Tensor, attributes: DropoutAttributes): Tensor =>
   x.graph.apply(dropoutOperator, [x, counter], attributes)[0]!;
@@ -204,15 +255,15 @@ const gateOperator: Operator<{ activation: Activation }> = {
   name: "gate",
   infer([gate, up]) {
     requireShape("gate", up!.shape, gate!.shape);
-    return [f32(...gate!.shape)];
+    return [like(gate!)];
   },
   gradient: (node, [dY]) => dY ? dY.graph.apply(gateGradient, [...node.inputs, dY], node.attributes) : [],
-  lower: (node) => bindAll(gateForward({ length: elementCount(node.inputs[0]!.shape), ...node.attributes }), node),
+  lower: (node) => bindAll(gateForward({ ...lengthOf(node.inputs[0]!), ...node.attributes }), node),
 };
 const gateGradient: Operator<{ activation: Activation }> = {
   name: "gateGradient",
-  infer: ([gate]) => [f32(...gate!.shape), f32(...gate!.shape)],
-  lower: (node) => bindAll(gateBackward({ length: elementCount(node.inputs[0]!.shape), ...node.attributes }), node),
+  infer: ([gate]) => [like(gate!), like(gate!)],
+  lower: (node) => bindAll(gateBackward({ ...lengthOf(node.inputs[0]!), ...node.attributes }), node),
 };
 /** `activation(gate) * up`. */
 export const gate = (gateInput: Tensor, up: Tensor, activation: Activation): Tensor =>
@@ -232,9 +283,16 @@ const normWidth = (what: string, [x, weight]: readonly TensorType[]) => {
   return { rows, columns };
 };
 
+/** Sizes of a norm that reads x and a weight, and what these are stored as. */
+const normSizes = (x: Tensor, weight: Tensor) => (
+  { ...rowsAndColumns(x.shape), type: storedAs(x), weightType: storedAs(weight) }
+);
+/** Rows of a tensor, and what they are stored as. */
+const rowsOf = (x: Tensor) => ({ ...rowsAndColumns(x.shape), type: storedAs(x) });
+
 const rmsNormOperator: Operator<RmsNormAttributes> = {
   name: "rmsNorm",
-  infer: (inputs) => [f32(...inputs[0]!.shape), f32(normWidth("rmsNorm weight", inputs).rows)],
+  infer: (inputs) => [like(inputs[0]!), f32(normWidth("rmsNorm weight", inputs).rows)],
   gradient(node, [dY]) {
     if (!dY) return [];
     const [x, weight] = node.inputs as [Tensor, Tensor], inverse = node.outputs[1]!;
@@ -243,22 +301,20 @@ const rmsNormOperator: Operator<RmsNormAttributes> = {
       dY.graph.apply(rmsNormWeightGradientOperator, [x, inverse, dY], node.attributes)[0],
     ];
   },
-  lower: (node) => bindAll(rmsNormForward({ ...rowsAndColumns(node.inputs[0]!.shape), ...node.attributes }), node),
+  lower: (node) =>
+    bindAll(rmsNormForward({ ...normSizes(node.inputs[0]!, node.inputs[1]!), ...node.attributes }), node),
 };
 const rmsNormInputGradient: Operator<RmsNormAttributes> = {
   name: "rmsNormGradient",
-  infer: ([x]) => [f32(...x!.shape)],
-  lower: (node) => bindAll(rmsNormBackward({ ...rowsAndColumns(node.inputs[0]!.shape), ...node.attributes }), node),
+  infer: ([x]) => [like(x!)],
+  lower: (node) =>
+    bindAll(rmsNormBackward({ ...normSizes(node.inputs[0]!, node.inputs[1]!), ...node.attributes }), node),
 };
 const rmsNormWeightGradientOperator: Operator<RmsNormAttributes> = {
   name: "rmsNormWeightGradient",
   accumulates: true,
   infer: ([x]) => [f32(rowsAndColumns(x!.shape).columns)],
-  lower: (node) =>
-    bindAll(
-      rmsNormWeightGradient({ ...rowsAndColumns(node.inputs[0]!.shape), accumulate: accumulate(node) }),
-      node,
-    ),
+  lower: (node) => bindAll(rmsNormWeightGradient({ ...rowsOf(node.inputs[0]!), accumulate: accumulate(node) }), node),
 };
 export const rmsNorm = (x: Tensor, weight: Tensor, attributes: RmsNormAttributes): Tensor =>
   x.graph.apply(rmsNormOperator, [x, weight], attributes)[0]!;
@@ -267,7 +323,7 @@ const layerNormOperator: Operator<{ epsilon: number }> = {
   name: "layerNorm",
   infer(inputs) {
     const { rows } = normWidth("layerNorm weight", inputs);
-    return [f32(...inputs[0]!.shape), f32(rows), f32(rows)];
+    return [like(inputs[0]!), f32(rows), f32(rows)];
   },
   gradient(node, [dY]) {
     if (!dY) return [];
@@ -276,12 +332,13 @@ const layerNormOperator: Operator<{ epsilon: number }> = {
     const [dWeight, dBias] = dY.graph.apply(layerNormParameterGradient, [x, mean, inverse, dY], {});
     return [dX, dWeight, dBias];
   },
-  lower: (node) => bindAll(layerNormForward({ ...rowsAndColumns(node.inputs[0]!.shape), ...node.attributes }), node),
+  lower: (node) =>
+    bindAll(layerNormForward({ ...normSizes(node.inputs[0]!, node.inputs[1]!), ...node.attributes }), node),
 };
 const layerNormInputGradient: Operator<Record<never, never>> = {
   name: "layerNormGradient",
-  infer: ([x]) => [f32(...x!.shape)],
-  lower: (node) => bindAll(layerNormBackward(rowsAndColumns(node.inputs[0]!.shape)), node),
+  infer: ([x]) => [like(x!)],
+  lower: (node) => bindAll(layerNormBackward(normSizes(node.inputs[0]!, node.inputs[1]!)), node),
 };
 const layerNormParameterGradient: Operator<Record<never, never>> = {
   name: "layerNormParameterGradient",
@@ -289,8 +346,7 @@ const layerNormParameterGradient: Operator<Record<never, never>> = {
     const { columns } = rowsAndColumns(x!.shape);
     return [f32(columns), f32(columns)];
   },
-  lower: (node) =>
-    bindAll(layerNormWeightGradient({ ...rowsAndColumns(node.inputs[0]!.shape), accumulate: false }), node),
+  lower: (node) => bindAll(layerNormWeightGradient({ ...rowsOf(node.inputs[0]!), accumulate: false }), node),
 };
 export const layerNorm = (x: Tensor, weight: Tensor, bias: Tensor, attributes: { epsilon: number }): Tensor =>
   x.graph.apply(layerNormOperator, [x, weight, bias], attributes)[0]!;
@@ -298,16 +354,19 @@ export const layerNorm = (x: Tensor, weight: Tensor, bias: Tensor, attributes: {
 /** Rows of a weight scaled to length one (`norm_head`). */
 const rowNormalizeOperator: Operator<Record<never, never>> = {
   name: "rowNormalize",
-  infer: ([w]) => [f32(...w!.shape), f32(w!.shape[0]!)],
+  infer: ([w]) => [like(w!), f32(w!.shape[0]!)],
   gradient: (node, [dY]) => dY ? dY.graph.apply(rowNormalizeGradient, [...node.outputs, dY], {}) : [],
-  lower: (node) => bindAll(rowNormalizeForward(rowsAndColumns(node.inputs[0]!.shape)), node),
+  lower: (node) => bindAll(rowNormalizeForward(rowsOf(node.inputs[0]!)), node),
 };
 const rowNormalizeGradient: Operator<{ accumulate?: boolean }> = {
   name: "rowNormalizeGradient",
   accumulates: true,
   infer: ([y]) => [f32(...y!.shape)],
-  lower: (node) =>
-    bindAll(rowNormalizeBackward({ ...rowsAndColumns(node.inputs[0]!.shape), accumulate: accumulate(node) }), node),
+  lower(node) {
+    const [y, , dY] = node.inputs as [Tensor, Tensor, Tensor];
+    const sizes = { ...rowsOf(y), gradientType: storedAs(dY), accumulate: accumulate(node) };
+    return bindAll(rowNormalizeBackward(sizes), node);
+  },
 };
 export const rowNormalize = (weight: Tensor): Tensor => weight.graph.apply(rowNormalizeOperator, [weight], {})[0]!;
 
@@ -321,17 +380,17 @@ interface RotateAttributes {
 }
 const rotateOperator: Operator<RotateAttributes> = {
   name: "rotate",
-  infer: ([x]) => [f32(...x!.shape)],
+  infer: ([x]) => [like(x!)],
   gradient: (node, [dY]) => {
     if (!dY) return [];
     const inverse = !node.attributes.inverse;
     return dY.graph.apply(rotateOperator, [dY, ...node.inputs.slice(1)], { ...node.attributes, inverse });
   },
   lower(node) {
-    const [tokens, width] = node.inputs[0]!.shape as [number, number];
+    const [x, , cosine] = node.inputs as [Tensor, Tensor, Tensor], [tokens, width] = x.shape as [number, number];
     const { heads, interleaved, inverse } = node.attributes as RotateAttributes;
-    const headDim = width / heads, positionsLength = node.inputs[2]!.shape[0]!;
-    const kernel = rotateKernel({ tokens, heads, headDim, positionsLength, interleaved, inverse: !!inverse });
+    const sizes = { tokens, heads, headDim: width / heads, positionsLength: cosine.shape[0]! };
+    const kernel = rotateKernel({ ...sizes, interleaved, inverse: !!inverse, type: storedAs(x) });
     return bindAll(kernel, node);
   },
 };
@@ -347,9 +406,9 @@ interface AttentionAttributes {
   readonly kvHeads: number;
 }
 const attentionSizes = (node: Node) => {
-  const [tokens, width] = node.inputs[0]!.shape as [number, number];
+  const [q] = node.inputs as [Tensor], [tokens, width] = q.shape as [number, number];
   const { heads, kvHeads } = node.attributes as AttentionAttributes;
-  return { tokens, heads, kvHeads, headDim: width / heads };
+  return { tokens, heads, kvHeads, headDim: width / heads, type: storedAs(q) };
 };
 const attentionOperator: Operator<AttentionAttributes> = {
   name: "attention",
@@ -357,7 +416,7 @@ const attentionOperator: Operator<AttentionAttributes> = {
     const [tokens, width] = q!.shape as [number, number];
     requireShape("attention keys", k!.shape, [tokens, width / heads * kvHeads]);
     requireShape("attention values", v!.shape, k!.shape);
-    return [f32(tokens, width), f32(tokens, heads)];
+    return [like(q!), f32(tokens, heads)];
   },
   gradient(node, [dO]) {
     if (!dO) return [];
@@ -368,7 +427,7 @@ const attentionOperator: Operator<AttentionAttributes> = {
 };
 const attentionGradient: Operator<AttentionAttributes> = {
   name: "attentionGradient",
-  infer: ([q, k, v]) => [f32(...q!.shape), f32(...k!.shape), f32(...v!.shape)],
+  infer: ([q, k, v]) => [like(q!), like(k!), like(v!)],
   lower: (node) => bindAll(attentionBackward(attentionSizes(node)), node),
 };
 /** Causal grouped-query attention; a token sees its own segment up to itself. */
@@ -383,6 +442,8 @@ export const attention = (
 interface EmbeddingAttributes {
   /** `embed_grad_scale`: the table's gradient is multiplied by it, the value is not. */
   readonly gradientScale: number;
+  /** What is looked up is stored as. @default the table's type */
+  readonly type?: FloatType;
   readonly accumulate?: boolean;
 }
 const embeddingSizes = (ids: TensorType, table: TensorType) => {
@@ -391,7 +452,7 @@ const embeddingSizes = (ids: TensorType, table: TensorType) => {
 };
 const embeddingOperator: Operator<EmbeddingAttributes> = {
   name: "embedding",
-  infer: ([ids, table]) => [f32(elementCount(ids!.shape), table!.shape[1]!)],
+  infer: ([ids, table], { type = storedAs(table!) }) => [typed(type, elementCount(ids!.shape), table!.shape[1]!)],
   gradient(node, [dY]) {
     if (!dY) return [];
     const { gradientScale } = node.attributes as EmbeddingAttributes;
@@ -400,7 +461,11 @@ const embeddingOperator: Operator<EmbeddingAttributes> = {
     const [dTable] = dY.graph.apply(embeddingTableGradient, [ids, scaled], { shape: table.shape });
     return [undefined, dTable];
   },
-  lower: (node) => bindAll(embeddingForward(embeddingSizes(node.inputs[0]!, node.inputs[1]!)), node),
+  lower(node) {
+    const [ids, table] = node.inputs as [Tensor, Tensor];
+    const types = { type: storedAs(node.outputs[0]!), tableType: storedAs(table) };
+    return bindAll(embeddingForward({ ...embeddingSizes(ids, table), ...types }), node);
+  },
 };
 /** Only adds: always into an accumulator (`embeddingGradient` touches no row that was not looked up). */
 const embeddingTableGradient: Operator<{ shape: readonly number[]; accumulate?: boolean }> = {
@@ -409,7 +474,8 @@ const embeddingTableGradient: Operator<{ shape: readonly number[]; accumulate?: 
   infer: (_inputs, { shape }) => [f32(...shape)],
   lower(node) {
     if (!accumulate(node)) throw new TypeError("An embedding's gradient must flow straight into a parameter");
-    return bindAll(embeddingGradient(embeddingSizes(node.inputs[0]!, node.outputs[0]!)), node);
+    const [ids, dY] = node.inputs as [Tensor, Tensor];
+    return bindAll(embeddingGradient({ ...embeddingSizes(ids, node.outputs[0]!), type: storedAs(dY) }), node);
   },
 };
 /** Rows of `table` `[vocabulary, columns]` by id. */
@@ -433,16 +499,16 @@ const crossEntropyOperator: Operator<CrossEntropyAttributes> = {
   },
   lower(node) {
     const [logits, labels] = node.inputs as [Tensor, Tensor];
-    const kernel = crossEntropyForward({ ...rowsAndColumns(logits.shape), ...node.attributes });
+    const kernel = crossEntropyForward({ ...rowsOf(logits), ...node.attributes });
     return bind(kernel, [logits, labels, ...node.outputs]);
   },
 };
 const crossEntropyGradient: Operator<CrossEntropyAttributes> = {
   name: "crossEntropyGradient",
   inPlace: 0,
-  infer: ([logits]) => [f32(...logits!.shape)],
+  infer: ([logits]) => [like(logits!)],
   lower(node) {
-    const kernel = crossEntropyBackward({ ...rowsAndColumns(node.inputs[0]!.shape), ...node.attributes });
+    const kernel = crossEntropyBackward({ ...rowsOf(node.inputs[0]!), ...node.attributes });
     return bind(kernel, [node.outputs[0]!, ...node.inputs.slice(1)]);
   },
 };
@@ -472,6 +538,5 @@ export function crossEntropy(
 export const accumulateInto: Operator<Record<never, never>> = {
   name: "accumulate",
   infer: () => [],
-  lower: (node) =>
-    bind(addInPlace({ length: elementCount(node.inputs[0]!.shape) }), [node.inputs[0]!, node.inputs[1]!]),
+  lower: ({ inputs: [sum, value] }) => bind(addInPlace(additionOf(sum!, value!)), [sum!, value!]),
 };

@@ -8,6 +8,8 @@ import { getModule } from "../src/models/registry.ts";
 import { initialTensor } from "../src/nn/random.ts";
 import { roundedFfnSize } from "../src/nn/settings.ts";
 import { singleRank } from "../src/parallel/mesh.ts";
+import { runMesh } from "../src/parallel/run_mesh.ts";
+import { partitionLayers } from "../src/parallel/stages.ts";
 import { planModel } from "../src/train/model.ts";
 import { readGoldenJson } from "./golden_dir.ts";
 import { messageOf, skip } from "./skip.ts";
@@ -22,7 +24,13 @@ const golden = readGoldenJson<{
   structure: Structure[];
   structure_moe: Structure[];
   shards: unknown[];
-  pipeline_param_names: unknown[];
+  pipeline_param_names: {
+    model_type: string;
+    num_layers: number;
+    pipeline: number;
+    chunks: number;
+    stages: { params: string[] }[];
+  }[];
   mlp_hidden_rounding: { columns: string[]; rows: number[][] };
   init_std: { model_type: string; config: Config; measured_std_and_absmax: Record<string, [number, number]> }[];
 }>("internevo", "models", "model_structure.json");
@@ -112,6 +120,37 @@ function deviation(values: Float32Array): number {
 
 if (golden.structure_moe.length > 0) skip("structure_moe of model_structure.json", "there are no experts yet");
 if (golden.shards.length > 0) skip("shards of model_structure.json", "Troupe trains on one rank yet");
-if (golden.pipeline_param_names.length > 0) {
-  skip("pipeline_param_names of model_structure.json", "Troupe trains in one stage yet");
-}
+
+golden.pipeline_param_names.forEach(({ model_type, num_layers, pipeline, chunks, stages }, index) => {
+  const what = `stages of ${model_type} hold the tensors of model_structure.json pipeline_param_names[${index}]`;
+  Deno.test(what, () => {
+    const plainHeads = model_type === "INTERNLM" ? {} : { num_kv_attention_heads: 2, no_bias: true };
+    const record = resolveConfig({
+      model_type,
+      model: { num_layers, hidden_size: 16, num_attention_heads: 4, vocab_size: 32, num_chunks: chunks, ...plainHeads },
+      data: { seq_len: 4, micro_bsz: 1, micro_num: pipeline, total_steps: 1 },
+      adam: { lr: 1e-3 },
+      parallel: { pipeline },
+      ckpt: { enable_save_ckpt: false },
+    }, { worldSize: pipeline });
+    const layers = partitionLayers(num_layers, { stages: pipeline, chunks });
+    using backend = openNullBackend();
+    for (const [stage, { params }] of stages.entries()) {
+      const { boxes } = planModel(record, backend.traits, runMesh(record, { rank: stage, world: pipeline }));
+      const held = getModule(model_type).internEvo!.tensors(record.model)
+        .filter(({ parts }) => parts.some(({ parameter }) => boxes.has(parameter)))
+        .map(({ tensor }) => {
+          const [, before, layer] = tensor.match(/^(.*?\b(?:layers|blocks)\.)(\d+)/) ?? [];
+          if (before === undefined) {
+            const chunk = tensor.startsWith("tok_embeddings") || tensor.startsWith("embedding") ? 0 : chunks - 1;
+            return chunks === 1 ? tensor : `${chunk}.${tensor}`;
+          }
+          // InternEvo counts the layers of each chunk from 0.
+          const chunk = layers[stage]!.findIndex(({ first, end }) => first <= Number(layer) && Number(layer) < end);
+          const local = tensor.replace(before + layer, before + (Number(layer) - layers[stage]![chunk]!.first));
+          return chunks === 1 ? local : `${chunk}.${local}`;
+        });
+      assertEquals(held.sort(), [...params].sort(), `stage ${stage}`);
+    }
+  });
+});

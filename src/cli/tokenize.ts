@@ -14,7 +14,8 @@ const description = `${summary}
   troupe tokenize --tokenizer tokenizer.model --out data --validation 0.1 --instruct alpaca.json
 
 Written: OUT/train/SUBSET/NAME.bin and NAME.bin.meta, and with --validation the same under OUT/valid/. OUT/train and
-OUT/valid are what data.train_folder and data.valid_folder of a run record name.`;
+OUT/valid are what data.train_folder and data.valid_folder of a run record name. A run that was killed goes on where it
+was when the same command is given again.`;
 
 interface TokenizeArguments extends ParsedArguments {
   readonly inputs: readonly string[];
@@ -33,6 +34,8 @@ interface TokenizeArguments extends ParsedArguments {
   readonly min_chars: number | undefined;
   readonly max_chars: number | undefined;
   readonly overwrite: boolean;
+  readonly workers: number | undefined;
+  readonly journal_seconds: number | undefined;
   readonly json: boolean;
   readonly help: boolean;
 }
@@ -77,6 +80,13 @@ const makeParser = () =>
       help: "Cut documents, at ends of sentences, into parts of about N characters",
     })
     .addArgument("--overwrite", { type: "flag", help: "Replace existing output instead of refusing" })
+    .addArgument("--workers", {
+      type: "int",
+      help:
+        "Workers that encode; one a core if left out, and none for little text. The output is the same with any number",
+    })
+    // For tests: how often it notes how far it is.
+    .addArgument("--journal_seconds", { type: "float", verbs: [] })
     .addArgument("--json", { type: "flag", help: "Standard output carries one line of JSON" });
 
 /** One line on how far it is: `tokenizing  42 %  1.20 MiB  1.5k documents  300k tokens`. */
@@ -85,6 +95,16 @@ export function progressLine({ stage, bytes, totalBytes, documents, tokens }: To
   if (stage === "train tokenizer") return `training the tokenizer on ${counts}, ${formatBytes(totalBytes)}`;
   const share = totalBytes > 0 ? Math.floor(100 * bytes / totalBytes) : 100;
   return `tokenizing  ${share} %  ${formatBytes(bytes)}  ${counts}  ${formatCount(tokens)} tokens`;
+}
+
+/** Where there is no terminal, a line now and then. */
+function slowLines() {
+  let last = performance.now();
+  return (progress: TokenizeProgress) => {
+    if (performance.now() - last < 30_000) return;
+    last = performance.now();
+    say(progressLine(progress));
+  };
 }
 
 /** Keeps one line of a terminal up to date, ten times a second at most. */
@@ -125,6 +145,7 @@ export const tokenize: Verb = {
     if (validation < 0 || validation >= 1) {
       throw new ArgumentError(`--validation: ${validation} is not a share from 0 to below 1; 0.05 would work`);
     }
+    if ((parsed.workers ?? 0) < 0) throw new ArgumentError(`--workers: ${parsed.workers} is below 0`);
     for (const [name, value] of Object.entries({ train_bpe: trainBpe, min_chars, max_chars })) {
       if (value !== undefined && value < 1) throw new ArgumentError(`--${name}: ${value} is not above 0`);
     }
@@ -151,11 +172,13 @@ export const tokenize: Verb = {
         field: parsed.field,
         instruct: parsed.instruct,
         overwrite,
+        ...(parsed.workers !== undefined && { workers: parsed.workers }),
+        ...(parsed.journal_seconds !== undefined && { journalSeconds: parsed.journal_seconds }),
         ...(trainBpe !== undefined && { trainBpe }),
         ...(outDir !== undefined && { outDir }),
         ...(min_chars !== undefined && { minChars: min_chars }),
         ...(max_chars !== undefined && { maxChars: max_chars }),
-      }, line && { progress: line.show });
+      }, { progress: line?.show ?? slowLines(), notice: (message) => (line?.clear(), say(message)) });
     } finally {
       line?.clear();
     }

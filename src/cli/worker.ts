@@ -2,12 +2,15 @@
 import { communicator } from "../../actors/communicator.ts";
 import { dataLoader, type DataLoaderOptions } from "../../actors/data_loader.ts";
 import { serve } from "../../actors/runtime/mod.ts";
+import { type DataTask, isDataTask } from "../data/worker.ts";
+import { runDataWorker } from "../data/worker_main.ts";
 
 export type WorkerTask =
   | { readonly actor: "data_loader"; readonly options: DataLoaderOptions }
   | { readonly actor: "communicator" };
 
-export async function runWorker(task: WorkerTask): Promise<never> {
+export async function runWorker(task: WorkerTask | DataTask): Promise<void> {
+  if (isDataTask(task)) return runDataWorker(task);
   switch (task.actor) {
     case "data_loader":
       return await serve(dataLoader(task.options));

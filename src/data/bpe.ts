@@ -46,11 +46,6 @@ interface PreTokenizer {
   readonly config?: { readonly invert?: boolean; readonly behavior?: string };
 }
 
-/** Words whose ids are kept; beyond, all are forgotten. */
-const cachedWords = 1 << 17;
-/** Longer words are hardly met again. */
-const longestCached = 64;
-
 /** Ranks of merges by the two ids, and the id that each makes: open addressing, since a Map's keys would be objects. */
 function mergeTable(merges: readonly (readonly [left: number, right: number, merged: number])[]) {
   const mask = 2 ** Math.ceil(Math.log2(merges.length * 2 + 2)) - 1;
@@ -151,41 +146,101 @@ function makeMerger({ rank, merged }: MergeTable) {
   };
 }
 
-/** Words of a text, such that no token crosses from one to the next; undefined where this tokenizer has none. */
-function wordSplitter(definition: Definition, parts: Parts): ((text: string, section: number) => string[]) | undefined {
+/** Words whose ids are kept, and room for their characters and ids; where it is full, all are forgotten. */
+const cachedWords = 1 << 17, cachedCharacters = 1 << 20, cachedIds = 1 << 19;
+/** Longer words are hardly met again. */
+const longestCached = 64;
+
+/** Ids of words by their characters, which are looked up where they stand in the text, without making a string of them. */
+class WordCache {
+  readonly ids = new Int32Array(cachedIds);
+  /** Of the word found last: where its ids begin, and how many there are. */
+  at = 0;
+  count = 0;
+  readonly #mask = 2 * cachedWords - 1;
+  /** Numbers of words, plus one. */
+  readonly #slots = new Int32Array(2 * cachedWords);
+  /** Of each word: hash, first character, characters, first id, ids. */
+  readonly #words = new Int32Array(5 * cachedWords);
+  readonly #characters = new Uint16Array(cachedCharacters);
+  #size = 0;
+  #charactersUsed = 0;
+  #idsUsed = 0;
+  #hash = 0;
+  #slot = 0;
+
+  find(text: string, start: number, end: number): boolean {
+    let hash = end - start;
+    for (let i = start; i < end; i++) hash = Math.imul(hash ^ text.charCodeAt(i), 0x5bd1e995) ^ hash >>> 15;
+    this.#hash = hash;
+    const words = this.#words, characters = this.#characters;
+    for (let slot = (hash ^ hash >>> 13) & this.#mask;; slot = slot + 1 & this.#mask) {
+      const word = 5 * (this.#slots[slot]! - 1);
+      if (word < 0) {
+        this.#slot = slot;
+        return false;
+      }
+      if (words[word] !== hash || words[word + 2] !== end - start) continue;
+      let from = words[word + 1]!, i = start;
+      while (i < end && characters[from] === text.charCodeAt(i)) i++, from++;
+      if (i < end) continue;
+      this.at = words[word + 3]!;
+      this.count = words[word + 4]!;
+      return true;
+    }
+  }
+
+  /** Adds the word that `find` has just missed. */
+  add(text: string, start: number, end: number, ids: Int32Array): void {
+    const length = end - start;
+    if (
+      this.#size === cachedWords || this.#charactersUsed + length > cachedCharacters ||
+      this.#idsUsed + ids.length > cachedIds
+    ) {
+      this.#slots.fill(0);
+      this.#size = this.#charactersUsed = this.#idsUsed = 0;
+      this.find(text, start, end);
+    }
+    this.#words.set([this.#hash, this.#charactersUsed, length, this.#idsUsed, ids.length], 5 * this.#size);
+    this.#slots[this.#slot] = ++this.#size;
+    for (let i = start; i < end; i++) this.#characters[this.#charactersUsed++] = text.charCodeAt(i);
+    this.ids.set(ids, this.#idsUsed);
+    this.#idsUsed += ids.length;
+  }
+}
+
+/** Words of a text, such that no token crosses from one to the next. */
+interface WordSplitter {
+  /** Pieces of the text, as the tokenizer's steps before the last one make them; absent where there are none. */
+  readonly pieces?: (text: string, section: number) => string[];
+  /** The words of a piece, each beginning where the last ended; absent where a piece is a word. */
+  readonly words?: RegExp;
+}
+
+/** How the tokenizer splits text; undefined where that is not known to keep tokens within words. */
+function wordSplitter(definition: Definition, parts: Parts): WordSplitter | undefined {
   const { pre_tokenizer: given } = definition, { pre_tokenizer: library } = parts;
   const steps = given?.type === "Sequence" ? given.pretokenizers ?? [] : given ? [given] : [];
-  const last = steps.at(-1);
+  const last = steps.at(-1), sticky = ({ pattern }: PreTokenizer) => new RegExp(pattern!.source, "uy");
   if (last?.type !== "ByteLevel") {
     // SentencePiece's way: words begin with its sign for a space, which no token has after another character.
     if (Object.keys(definition.model.vocab).some((token) => /[^▁]▁/.test(token))) return undefined;
-    return (text, section_index) => {
-      const words: string[] = [];
-      for (const part of library ? library(text, { section_index }) : [text]) {
-        for (const word of part.match(/▁*[^▁]+|▁+/g) ?? []) words.push(word);
-      }
-      return words;
-    };
+    const pieces = library && ((text: string, section_index: number) => library(text, { section_index }));
+    return { ...(pieces && { pieces }), words: /▁*[^▁]+|▁+/uy };
   }
   if (last.add_prefix_space || steps.slice(0, -1).some(({ type }) => type === "ByteLevel" || type === "Metaspace")) {
     return undefined;
   }
   const made = given!.type === "Sequence" ? [...library!.tokenizers!] : [library!], bytes = made.pop()!;
-  return (text, section_index) => {
-    let words = [text];
-    for (const step of made) {
-      const [first] = words, { pattern, config } = step;
-      // A pattern that matches everywhere leaves nothing to say about what stands between.
-      const plain = pattern && !config?.invert && config?.behavior?.toLowerCase() !== "removed";
-      if (plain && words.length === 1 && first !== undefined) {
-        const matches: string[] = first.match(pattern) ?? [];
-        let length = 0;
-        for (const match of matches) length += match.length;
-        words = length === first.length && !matches.includes("") ? matches : step(first, { section_index });
-      } else words = step(words, { section_index });
-    }
-    return last.use_regex ?? true ? words.flatMap((word) => word.match(bytes.pattern!) ?? []) : words;
+  const ownWords = last.use_regex ?? true;
+  const [only] = made;
+  const isolates = only?.pattern && !only.config?.invert && only.config?.behavior?.toLowerCase() !== "removed";
+  if (made.length === 1 && isolates && !ownWords) return { words: sticky(only) };
+  const pieces = made.length > 0 && {
+    pieces: (text: string, section_index: number) =>
+      made.reduce((words, step) => step(words, { section_index }), [text]),
   };
+  return { ...pieces, ...(ownWords && { words: sticky(bytes) }) };
 }
 
 /**
@@ -266,20 +321,36 @@ export function bpeEncoder(
     return Int32Array.from(spelled);
   };
 
-  let cache = new Map<string, Int32Array>();
-  /** Adds the ids of a text without added tokens to `into`; false where it cannot be spelled. */
+  const cache = new WordCache();
+  /** Adds the ids of one word to `into`; false where it cannot be spelled. */
+  const addWord = (text: string, start: number, end: number, into: number[]): boolean => {
+    const short = end - start <= longestCached;
+    if (short && cache.find(text, start, end)) {
+      const { ids, at, count } = cache;
+      for (let i = at; i < at + count; i++) into.push(ids[i]!);
+      return true;
+    }
+    const found = encodeWord(text.slice(start, end));
+    if (!found) return false;
+    if (short) cache.add(text, start, end, found);
+    for (let i = 0; i < found.length; i++) into.push(found[i]!);
+    return true;
+  };
+  /** Adds the ids of a text without added tokens to `into`; false where the library must encode it. */
   const encodeSection = (text: string, section: number, into: number[]): boolean => {
-    for (const word of split(text, section)) {
-      let found = cache.get(word);
-      if (!found) {
-        found = encodeWord(word);
-        if (!found) return false;
-        if (word.length <= longestCached) {
-          if (cache.size >= cachedWords) cache = new Map();
-          cache.set(word, found);
-        }
+    const { pieces, words } = split;
+    for (const piece of pieces ? pieces(text, section) : [text]) {
+      if (!words) {
+        if (!addWord(piece, 0, piece.length, into)) return false;
+        continue;
       }
-      for (let i = 0; i < found.length; i++) into.push(found[i]!);
+      for (let start = 0; start < piece.length;) {
+        words.lastIndex = start;
+        if (!words.test(piece)) return false;
+        const end = words.lastIndex;
+        if (end === start || !addWord(piece, start, end, into)) return false;
+        start = end;
+      }
     }
     return true;
   };

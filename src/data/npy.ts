@@ -60,21 +60,27 @@ export function parseNpy(bytes: Uint8Array<ArrayBuffer>, path: string): IntegerM
   return { type: descr, rows, columns, values };
 }
 
-/** The bytes of an NPY file, version 1.0, data beginning at a multiple of 64 bytes. */
+/** The header of an NPY file, version 1.0, data beginning at a multiple of 64 bytes. */
+export function npyHeader(type: NpyType, rows: number, columns: number): Uint8Array<ArrayBuffer> {
+  const dictionary = `{'descr': '${type}', 'fortran_order': False, 'shape': (${rows}, ${columns}), }`;
+  const dataStart = Math.ceil((10 + dictionary.length + 1) / 64) * 64;
+  const bytes = new Uint8Array(dataStart);
+  bytes.set([...magic, 1, 0]);
+  new DataView(bytes.buffer).setUint16(8, dataStart - 10, true);
+  new TextEncoder().encodeInto(dictionary.padEnd(dataStart - 11) + "\n", bytes.subarray(10));
+  return bytes;
+}
+
+/** The bytes of an NPY file. */
 export function formatNpy(type: NpyType, columns: number, values: ArrayLike<number>): Uint8Array<ArrayBuffer> {
   if (columns < 1 || values.length % columns !== 0) {
     throw new RangeError(`${values.length} values do not fill rows of ${columns}`);
   }
-  const dictionary = `{'descr': '${type}', 'fortran_order': False, 'shape': (${
-    values.length / columns
-  }, ${columns}), }`;
-  const dataStart = Math.ceil((10 + dictionary.length + 1) / 64) * 64;
+  const header = npyHeader(type, values.length / columns, columns), dataStart = header.length;
   const width = type === "<i4" ? 4 : 8;
   const bytes = new Uint8Array(dataStart + values.length * width);
+  bytes.set(header);
   const view = new DataView(bytes.buffer);
-  bytes.set([...magic, 1, 0]);
-  view.setUint16(8, dataStart - 10, true);
-  new TextEncoder().encodeInto(dictionary.padEnd(dataStart - 11) + "\n", bytes.subarray(10, dataStart));
   for (let i = 0; i < values.length; i++) {
     const at = dataStart + i * width;
     if (width === 8) view.setBigInt64(at, BigInt(values[i]), true);

@@ -1,10 +1,19 @@
 /** `troupe tokenize`: from text files to a tokenized data set, and to a tokenizer where there is none yet. */
 import { dirname, join } from "node:path";
 import { createBpeTrainer } from "./bpe_training.ts";
-import { type DocumentOptions, listTextFiles, readDocuments } from "./documents.ts";
+import { type DocumentOptions, listTextFiles, readDocuments, type TextFile } from "./documents.ts";
+import { type Chunk, type EncodedLines, openChunkEncoders } from "./encode_chunks.ts";
 import { type Instruction, instructionFileKinds, readInstructions } from "./instructions.ts";
 import { RandomState } from "./mt19937.ts";
-import { createTokenFile, refuseExisting, type TokenFileWriter } from "./token_file_writer.ts";
+import {
+  createTokenFile,
+  fileExists,
+  hasWritten,
+  naming,
+  refuseExisting,
+  type TokenFileWriter,
+} from "./token_file_writer.ts";
+import { fingerprint, type Journal, readJournal, type Tally, writeJournal } from "./tokenize_journal.ts";
 import { loadTokenizer, type Tokenizer } from "./tokenizer.ts";
 
 export interface TokenizeOptions extends DocumentOptions {
@@ -35,7 +44,18 @@ export interface TokenizeOptions extends DocumentOptions {
   readonly seed?: number;
   /** Replace existing output instead of refusing. @default {false} */
   readonly overwrite?: boolean;
+  /**
+   * Workers that encode beside this thread, which reads and writes; with none it encodes too. They load the tokenizer by
+   * its path.
+   *
+   * @default {one a core, none for little text}
+   */
+  readonly workers?: number;
+  /** Between two notes of how far it is. @default {5} */
+  readonly journalSeconds?: number;
   readonly onProgress?: (progress: TokenizeProgress) => void;
+  /** Told what people should know: that an unfinished run goes on, or why it does not. */
+  readonly onNotice?: (message: string) => void;
 }
 
 export interface TokenizeProgress {
@@ -70,59 +90,116 @@ export interface TokenizeSummary {
   readonly seconds: number;
 }
 
+const newTally = (vocabSize: number): Tally => ({
+  lengthHistogram: [],
+  shortest: Infinity,
+  longest: 0,
+  counts: new Float64Array(vocabSize),
+});
+
 /** Counts what goes into one file. */
-function tally(writer: TokenFileWriter, vocabSize: number) {
-  const counts = new Float64Array(vocabSize);
-  const lengthHistogram: number[] = [];
-  let shortest = Infinity;
-  let longest = 0;
+function count(tally: Tally, { lengths, ids, counts }: EncodedLines): void {
+  for (const length of lengths) {
+    const bucket = Math.floor(Math.log2(Math.max(1, length))), { lengthHistogram } = tally;
+    while (lengthHistogram.length <= bucket) lengthHistogram.push(0);
+    lengthHistogram[bucket]!++;
+    tally.shortest = Math.min(tally.shortest, length);
+    tally.longest = Math.max(tally.longest, length);
+  }
+  for (let i = 0; i < ids.length; i++) tally.counts[ids[i]!]! += counts[i]!;
+}
+
+function summarize(
+  { path, samples, tokens }: TokenFileWriter,
+  { lengthHistogram, shortest, longest, counts }: Tally,
+): TokenizedSet {
   return {
-    write(tokens: readonly number[]) {
-      writer.write(tokens);
-      for (const token of tokens) counts[Math.abs(token)]++;
-      const bucket = Math.floor(Math.log2(Math.max(1, tokens.length)));
-      for (let i = lengthHistogram.length; i <= bucket; i++) lengthHistogram.push(0);
-      lengthHistogram[bucket]++;
-      shortest = Math.min(shortest, tokens.length);
-      longest = Math.max(longest, tokens.length);
-    },
-    summary: (): TokenizedSet => ({
-      path: writer.path,
-      documents: writer.samples,
-      tokens: writer.tokens,
-      lengthHistogram,
-      shortest: writer.samples > 0 ? shortest : 0,
-      longest,
-      unigramEntropy: counts.reduce((sum, n) => n > 0 ? sum - n / writer.tokens * Math.log(n / writer.tokens) : sum, 0),
-      zeroIds: counts[0] ?? 0,
-    }),
+    path,
+    documents: samples,
+    tokens,
+    lengthHistogram,
+    shortest: samples > 0 ? shortest : 0,
+    longest,
+    unigramEntropy: counts.reduce((sum, n) => n > 0 ? sum - n / tokens * Math.log(n / tokens) : sum, 0),
+    zeroIds: counts[0] ?? 0,
   };
 }
 
 type Inputs = Pick<TokenizeOptions, "inputs" | "instruct"> & DocumentOptions;
 
-/** What there is to tokenize: documents, or prompts and answers. */
+/** What there is to tokenize: files, and their documents, or prompts and answers. */
 function openInputs(options: Inputs) {
   const files = listTextFiles(options.inputs, options.instruct ? instructionFileKinds : undefined);
-  const documents: AsyncIterable<Omit<Instruction, "prompt"> & { readonly prompt?: string }> = options.instruct
-    ? readInstructions(files)
-    : readDocuments(files, options);
-  return { files, documents, totalBytes: files.reduce((sum, { bytes }) => sum + bytes, 0) };
+  const documentsOf = (
+    files: readonly TextFile[],
+  ): AsyncIterable<Omit<Instruction, "prompt"> & { readonly prompt?: string }> =>
+    options.instruct ? readInstructions(files) : readDocuments(files, options);
+  return { files, documentsOf, totalBytes: files.reduce((sum, { bytes }) => sum + bytes, 0) };
+}
+
+/** Bytes of input below which workers take longer to start than they save. */
+const littleText = 8e6;
+
+/** A chunk goes to an encoder with the document that reaches one of these. */
+const chunkCharacters = 1 << 18, chunkDocuments = 1 << 12;
+
+/** Documents side by side, and where reading stands after the last of them. */
+interface PlacedChunk extends Chunk {
+  /** Files before the one that the last document is of. */
+  readonly file: number;
+  /** Documents of that file. */
+  readonly inFile: number;
+  readonly bytesRead: number;
+}
+
+/** The documents from a place on, in chunks; `draw` says which set the next document goes to. */
+async function* readChunks(
+  { files, documentsOf }: ReturnType<typeof openInputs>,
+  from: Pick<Journal, "file" | "inFile">,
+  draw: () => number,
+): AsyncGenerator<PlacedChunk> {
+  let texts: string[] = [], prompts: string[] = [], sets: number[] = [], characters = 0;
+  for (let file = from.file; file < files.length; file++) {
+    const skip = file === from.file ? from.inFile : 0;
+    let inFile = 0, bytesRead = 0;
+    const take = (): PlacedChunk => {
+      const chunk = { texts, sets: Uint8Array.from(sets), file, inFile, bytesRead };
+      const taken = prompts.length > 0 ? { ...chunk, prompts } : chunk;
+      [texts, prompts, sets, characters] = [[], [], [], 0];
+      return taken;
+    };
+    for await (const document of documentsOf([files[file]!])) {
+      bytesRead = document.bytesRead;
+      if (inFile++ < skip) continue;
+      texts.push(document.text);
+      if (document.prompt !== undefined) prompts.push(document.prompt);
+      sets.push(draw());
+      characters += document.text.length + (document.prompt?.length ?? 0);
+      if (characters >= chunkCharacters || texts.length >= chunkDocuments) yield take();
+    }
+    if (texts.length > 0 && (file + 1 === files.length || characters >= chunkCharacters / 2)) yield take();
+  }
 }
 
 /**
- * Tokenizes text files. Throws, leaving no output, when an input, the tokenizer or a wanted bos or eos token is missing,
- * when text is not UTF-8 or a line not JSON, when output exists, or when a set would be empty.
+ * Tokenizes text files, in several workers if asked to; the output does not depend on how many. Throws, leaving no output,
+ * when an input, the tokenizer or a wanted bos or eos token is missing, when text is not UTF-8 or a line not JSON, when
+ * output exists, or when a set would be empty.
+ *
+ * Every few seconds it notes how far it is, beside the output. Once it has, what was done outlives a kill and an error, and
+ * the same call goes on from there.
  */
 export async function tokenizeFiles(options: TokenizeOptions): Promise<TokenizeSummary> {
   const started = performance.now();
   const { outDir, name = "data", subset = "en", bos = true, eos = true, validationFraction = 0, overwrite = false } =
     options;
+  const { seed = 0, journalSeconds = 5, onNotice } = options;
   if (!(validationFraction >= 0 && validationFraction < 1)) {
     throw new RangeError(`The validation fraction must be at least 0 and below 1; got ${validationFraction}`);
   }
-  const { files, documents: read, totalBytes } = openInputs(options);
+  const inputs = openInputs(options), { files, totalBytes } = inputs;
   const tokenizer = typeof options.tokenizer === "string" ? loadTokenizer(options.tokenizer) : options.tokenizer;
+  const { workers = totalBytes < littleText ? 0 : navigator.hardwareConcurrency } = options;
   for (const [wanted, id, label] of [[bos, tokenizer.bosId, "bos"], [eos, tokenizer.eosId, "eos"]] as const) {
     if (wanted && id === undefined) {
       throw new RangeError(`The tokenizer ${tokenizer.path} has no ${label} token; --no_${label} would work`);
@@ -131,47 +208,91 @@ export async function tokenizeFiles(options: TokenizeOptions): Promise<TokenizeS
   const pathOf = (split: string) => join(outDir, split, subset, name + ".bin");
   const outputs = validationFraction > 0 ? [pathOf("train"), pathOf("valid")] : [pathOf("train")];
   refuseExisting(outputs.flatMap((path) => [path, path + ".meta"]), overwrite);
-  using writers = new DisposableStack();
-  const sets = outputs.map((path) => {
-    const writer = writers.use(createTokenFile(path, { overwrite }));
-    return { writer, tally: tally(writer, tokenizer.vocabSize) };
-  });
 
-  const random = new RandomState(options.seed ?? 0);
-  const before = new Map<string, number>();
-  let bytesBefore = 0;
-  for (const { path, bytes } of files) {
-    before.set(path, bytesBefore);
-    bytesBefore += bytes;
+  const { split, field, minChars, maxChars, instruct } = options;
+  const settings = { split, field, minChars, maxChars, instruct, bos, eos, validationFraction, seed, outputs };
+  const identity = fingerprint(settings, tokenizer.path, files), journalPath = `${outputs[0]}.partial.journal`;
+  const found = readJournal(journalPath, identity);
+  let begin: Journal | undefined;
+  if (found && "unfit" in found) onNotice?.(`Begun anew: an unfinished run is there, but ${found.unfit}`);
+  else if (found?.sets.every(({ written }, i) => hasWritten(outputs[i]!, written))) {
+    begin = found;
+    onNotice?.(`Going on after ${begin.documents.toLocaleString("en-US")} documents of an unfinished run`);
   }
-  let documents = 0;
-  let tokens = 0;
-  for await (const { prompt, text, path, bytesRead } of read) {
-    const context = prompt === undefined ? [] : tokenizer.encode(prompt).map((id) => -id);
-    if (bos) context.unshift(prompt === undefined ? tokenizer.bosId! : -tokenizer.bosId!);
-    const ids = context.concat(tokenizer.encode(text), eos ? [tokenizer.eosId!] : []);
-    const set = sets.length > 1 && random.randomSample() < validationFraction ? sets[1] : sets[0];
-    set.tally.write(ids);
-    tokens += ids.length;
-    if (++documents % 256 === 0) {
-      options.onProgress?.({ stage: "tokenize", bytes: before.get(path)! + bytesRead, totalBytes, documents, tokens });
+
+  let journaled = begin !== undefined;
+  const sets: { writer: TokenFileWriter; tally: Tally }[] = [];
+  const encoders = openChunkEncoders(tokenizer, { tokenizer: tokenizer.path, bos, eos, sets: outputs.length }, workers);
+  try {
+    for (const [i, path] of outputs.entries()) {
+      const before = begin?.sets[i];
+      const writer = createTokenFile(path, { overwrite, ...(before && { from: before.written }) });
+      sets.push({ writer, tally: before?.tally ?? newTally(tokenizer.vocabSize) });
     }
-  }
-  options.onProgress?.({ stage: "tokenize", bytes: totalBytes, totalBytes, documents, tokens });
-  for (const { writer } of sets) {
-    if (writer.samples === 0) {
+    const random = new RandomState(seed);
+    const draw = () => sets.length > 1 && random.randomSample() < validationFraction ? 1 : 0;
+    for (let i = 0; i < (begin?.documents ?? 0); i++) draw();
+
+    const bytesBefore = files.map((_, i) => files.slice(0, i).reduce((sum, { bytes }) => sum + bytes, 0));
+    let documents = begin?.documents ?? 0, saved = performance.now();
+    const tell = (bytes: number) => {
+      const tokens = sets.reduce((sum, { writer }) => sum + writer.tokens, 0);
+      options.onProgress?.({ stage: "tokenize", bytes, totalBytes, documents, tokens });
+    };
+    const store = (chunk: PlacedChunk, lines: readonly EncodedLines[]) => {
+      lines.forEach((line, i) => {
+        sets[i]!.writer.append(line);
+        count(sets[i]!.tally, line);
+      });
+      documents += chunk.texts.length;
+      tell(bytesBefore[chunk.file]! + chunk.bytesRead);
+      if (performance.now() - saved < journalSeconds * 1000) return;
+      const { file, inFile } = chunk;
+      const done = sets.map(({ writer, tally }) => ({ written: writer.sync(), tally }));
+      naming(journalPath, () => writeJournal(journalPath, identity, { file, inFile, documents, sets: done }));
+      journaled = true;
+      saved = performance.now();
+    };
+    // Encoders work ahead, and what they give is stored in the order of the documents.
+    const underWay: { chunk: PlacedChunk; lines: Promise<EncodedLines[]> }[] = [];
+    const storeNext = async () => {
+      const { chunk, lines } = underWay.shift()!;
+      store(chunk, await lines);
+    };
+    for await (const chunk of readChunks(inputs, begin ?? { file: 0, inFile: 0 }, draw)) {
+      const lines = encoders.encode(chunk);
+      lines.catch(() => {}); // it is awaited when its turn comes
+      underWay.push({ chunk, lines });
+      while (underWay.length >= 2 * encoders.width) await storeNext();
+    }
+    while (underWay.length > 0) await storeNext();
+    tell(totalBytes);
+    for (const { writer } of sets) {
+      if (writer.samples > 0) continue;
+      journaled = false;
       throw new RangeError(
         `${writer.path} would be empty: the text has ${documents} documents. More text` +
           (sets.length > 1 ? `, or another validation fraction than ${validationFraction},` : "") + " would work",
       );
     }
+    for (const { writer } of sets) writer.finish();
+    journaled = false;
+  } catch (error) {
+    if (journaled) onNotice?.("What was done so far is kept: the same command goes on from there");
+    throw error;
+  } finally {
+    await encoders.close();
+    for (const { writer } of sets) {
+      if (journaled) writer.keep();
+      else writer[Symbol.dispose]();
+    }
+    if (!journaled && sets.length === outputs.length && fileExists(journalPath)) Deno.removeSync(journalPath);
   }
-  for (const { writer } of sets) writer.finish();
-  const [train, valid] = sets.map((set) => set.tally.summary());
+  const [train, valid] = sets.map(({ writer, tally }) => summarize(writer, tally));
   return {
     tokenizer: tokenizer.path,
     vocabSize: tokenizer.vocabSize,
-    train,
+    train: train!,
     ...(valid && { valid }),
     bytes: totalBytes,
     seconds: (performance.now() - started) / 1000,
@@ -193,10 +314,10 @@ export async function trainTokenizer(
     & Inputs,
 ): Promise<number> {
   refuseExisting([options.path], options.overwrite ?? false);
-  const { documents: read, totalBytes } = openInputs(options);
+  const { files, documentsOf, totalBytes } = openInputs(options);
   const trainer = createBpeTrainer();
   let documents = 0;
-  for await (const { prompt, text } of read) {
+  for await (const { prompt, text } of documentsOf(files)) {
     if (prompt !== undefined) trainer.add(prompt);
     trainer.add(text);
     documents++;
@@ -216,7 +337,7 @@ export async function trainTokenizer(
 }
 
 /** What the command line gives. */
-export interface RunTokenizeOptions extends Omit<TokenizeOptions, "tokenizer" | "outDir" | "onProgress"> {
+export interface RunTokenizeOptions extends Omit<TokenizeOptions, "tokenizer" | "outDir" | "onProgress" | "onNotice"> {
   /** Path of the `tokenizer.json`: read, or written first with `trainBpe`. */
   readonly tokenizer: string;
   /** Train a tokenizer of this many entries on the same text first. */
@@ -228,7 +349,10 @@ export interface RunTokenizeOptions extends Omit<TokenizeOptions, "tokenizer" | 
 /** The verb `tokenize`. Returns nothing but the tokenizer's size when no data set was asked for. */
 export async function runTokenize(
   options: RunTokenizeOptions,
-  { progress }: { progress?: (progress: TokenizeProgress) => void } = {},
+  { progress, notice }: {
+    progress?: (progress: TokenizeProgress) => void;
+    notice?: (message: string) => void;
+  } = {},
 ): Promise<{ trainedEntries?: number; summary?: TokenizeSummary }> {
   const { trainBpe, outDir, ...rest } = options;
   const onProgress = progress && { onProgress: progress };
@@ -243,7 +367,7 @@ export async function runTokenize(
     }
     return { trainedEntries };
   }
-  const summary = await tokenizeFiles({ ...rest, ...onProgress, outDir });
+  const summary = await tokenizeFiles({ ...rest, ...onProgress, ...(notice && { onNotice: notice }), outDir });
   return { ...(trainedEntries !== undefined && { trainedEntries }), summary };
 }
 

@@ -1,0 +1,1 @@
+export function serveParquet(_port: unknown): void {}

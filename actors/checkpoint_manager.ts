@@ -1,6 +1,9 @@
 /**
  * The checkpoint manager: the coordinator at the root. It finds what to resume from, opens a save, commits it when every
  * writer has its shard on disk, and retires old ones. The writers are the ranks; no tensor passes through here.
+ *
+ * All ranks of an attempt ask to begin the same save, and get the same folder; each brings its shard, and all hear of the
+ * commit together. A save of an earlier attempt, whose ranks are gone, is forgotten.
  */
 import { dirname, resolve } from "node:path";
 import { z } from "zod";
@@ -14,7 +17,7 @@ import {
   retireOld,
   type ShardReport,
 } from "../src/checkpoint/mod.ts";
-import { actor, protocol } from "./runtime/mod.ts";
+import { actor, protocol, type Reply } from "./runtime/mod.ts";
 
 const plainObject = <T>() => z.custom<T>((value) => typeof value === "object" && value !== null, "expected an object");
 
@@ -29,15 +32,28 @@ export const checkpointManagerProtocol = protocol({
       reply: z.object({ directory: z.string(), step: z.number() }).nullable(),
     },
     /** Opens a save: the folder that writers put their shards into. */
-    begin: { ask: { step: z.number(), snapshot: z.boolean() }, reply: z.object({ directory: z.string() }) },
-    /** Makes the shards of a save a checkpoint. */
+    begin: {
+      ask: {
+        step: z.number(),
+        snapshot: z.boolean(),
+        /** Which start of the ranks this is: saves of earlier ones are over. @default {1} */
+        attempt: z.number().optional(),
+        /** Writers in all, each of which asks. @default {1} */
+        writers: z.number().optional(),
+      },
+      reply: z.object({ directory: z.string() }),
+    },
+    /** Brings a writer's shards; answered when those of all writers are a checkpoint. */
     commit: {
       ask: {
         directory: z.string(),
         step: z.number(),
         shards: z.array(plainObject<ShardReport>()),
         tensors: z.array(plainObject<GlobalTensor>()),
+        /** The same from all ranks. */
         state: plainObject<Json>(),
+        /** Writers in all. @default {1} */
+        writers: z.number().optional(),
       },
       reply: z.object({ directory: z.string() }),
     },
@@ -63,12 +79,30 @@ export interface CheckpointManagerOptions {
   readonly layout: Json;
 }
 
+const notWritten = "another rank could not write its part";
+
+interface Commit {
+  readonly shards: readonly ShardReport[];
+  readonly tensors: readonly GlobalTensor[];
+  readonly reply: Reply<{ directory: string }>;
+}
+
+/** A save under way. */
+interface Save {
+  readonly key: string;
+  readonly directory: string;
+  readonly commits: Commit[];
+  /** Writers that have asked for it. */
+  begun: number;
+  abandoned: boolean;
+}
+
 /** A disk that fails is answered, not crashed on: the run decides whether to go on without the checkpoint. */
 export const checkpointManager = ({ folder, keepLast, snapshots, config, layout }: CheckpointManagerOptions) => {
   const folders = snapshots === undefined ? [folder] : [folder, snapshots];
   return actor({
     protocol: checkpointManagerProtocol,
-    initial: () => ({}),
+    initial: (): { save: Save | undefined } => ({ save: undefined }),
     async handle(state, message, context) {
       try {
         switch (message.kind) {
@@ -82,15 +116,41 @@ export const checkpointManager = ({ folder, keepLast, snapshots, config, layout 
             break;
           }
           case "begin": {
-            const where = message.snapshot && snapshots !== undefined ? snapshots : folder;
-            message.reply({ directory: await beginCheckpoint(where, message.step) });
+            const { snapshot, step, attempt = 1, writers = 1 } = message, key = `${attempt} ${step} ${snapshot}`;
+            // One that all have asked for is over when another begins, whatever became of it.
+            if (state.save?.key !== key || state.save.begun >= writers) {
+              const where = snapshot && snapshots !== undefined ? snapshots : folder;
+              const directory = await beginCheckpoint(where, step);
+              state.save = { key, directory, commits: [], begun: 0, abandoned: false };
+            }
+            state.save.begun++;
+            if (state.save.abandoned) message.reply.refuse(notWritten);
+            else message.reply({ directory: state.save.directory });
             break;
           }
           case "commit": {
-            const { directory, step, shards, tensors, state } = message;
-            message.reply({
-              directory: await commitCheckpoint({ directory, step, shards, tensors, layout, state, config }),
-            });
+            const { directory, step, state: content, writers = 1 } = message, { save } = state;
+            if (save?.directory !== directory || save.abandoned) {
+              message.reply.refuse(notWritten);
+              break;
+            }
+            save.commits.push(message);
+            if (save.commits.length < writers) break;
+            state.save = undefined;
+            const shards = save.commits.flatMap((commit) => commit.shards);
+            const tensors = [
+              ...new Map(
+                save.commits.flatMap((commit) => commit.tensors).map((each) => [`${each.kind} ${each.name}`, each]),
+              ).values(),
+            ];
+            let committed: string;
+            try {
+              committed = await commitCheckpoint({ directory, step, shards, tensors, layout, state: content, config });
+            } catch (error) {
+              for (const { reply } of save.commits) reply.refuse((error as Error).message);
+              break;
+            }
+            for (const { reply } of save.commits) reply({ directory: committed });
             const isSnapshot = snapshots !== undefined && resolve(dirname(directory)) === resolve(snapshots);
             const keep = isSnapshot ? keptSnapshots : keepLast;
             if (keep > 0) {
@@ -100,6 +160,10 @@ export const checkpointManager = ({ folder, keepLast, snapshots, config, layout 
             break;
           }
           case "abandon":
+            if (state.save?.directory === message.directory) {
+              state.save.abandoned = true;
+              for (const { reply } of state.save.commits) reply.refuse(notWritten);
+            }
             await abandonCheckpoint(message.directory);
         }
       } catch (error) {

@@ -1,22 +1,63 @@
 /**
  * The communicator: a worker of each rank that stays awake while the rank's own thread blocks on the GPU. It holds the
- * control connection to the root and tells it every second where the rank is, from the progress word in shared memory.
+ * control connection to the root and tells it every second where the rank is, from the progress word in shared memory; and
+ * the connections to the other ranks, over which it carries out the collectives that the rank asks for, on shared memory.
  * When the root is gone the rank must not live on, however long its thread is busy.
  */
 import { z } from "zod";
+import { type CollectiveCall, perform } from "../src/comm/collectives/calls.ts";
+import { type Communicator, createCommunicator } from "../src/comm/collectives/communicator.ts";
 import { type ControlConnection, joinControl } from "../src/comm/control.ts";
+import { joinWorld } from "../src/comm/transport/rendezvous.ts";
 import { Progress } from "./progress.ts";
 import { actor, protocol } from "./runtime/mod.ts";
+
+/** Where the ranks of an attempt find each other. */
+export const meetingSchema = z.object({
+  hostname: z.string(),
+  port: z.number(),
+  /** Ranks in all. */
+  world: z.number(),
+  /** Of the run record and the program: the same on all ranks. */
+  fingerprint: z.string(),
+  encrypt: z.boolean(),
+  timeoutMs: z.number(),
+});
+export type Meeting = z.output<typeof meetingSchema>;
+
+const callSchema = z.custom<CollectiveCall>((value) => typeof value === "object" && value !== null);
 
 export const communicatorProtocol = protocol({
   requests: {
     /** Joins the root; answers when it is joined. */
     join: {
-      ask: { hostname: z.string(), port: z.number(), token: z.string(), progress: z.instanceof(SharedArrayBuffer) },
+      ask: {
+        hostname: z.string(),
+        port: z.number(),
+        token: z.string(),
+        rank: z.number(),
+        attempt: z.number(),
+        progress: z.instanceof(SharedArrayBuffer),
+      },
       reply: z.null(),
     },
     /** Answers when the root is gone. */
     lost: { ask: {}, reply: z.null() },
+    /** Connects to the other ranks; answers when all have. */
+    meet: {
+      ask: {
+        meeting: meetingSchema,
+        /** This rank's own address, as the others reach it. */
+        address: z.string(),
+      },
+      reply: z.null(),
+    },
+    /** Carries out one collective; answers when it is done, refused when it failed. */
+    collective: { ask: { call: callSchema }, reply: z.null() },
+  },
+  commands: {
+    /** Ends all collectives everywhere. */
+    abort: { reason: z.string() },
   },
 });
 
@@ -26,7 +67,9 @@ const graceMs = 4000;
 
 interface State {
   connection: ControlConnection | undefined;
+  identity: { readonly rank: number; readonly attempt: number; readonly token: string } | undefined;
   progress: Progress | undefined;
+  communicator: Communicator | undefined;
 }
 
 export interface CommunicatorOptions {
@@ -38,7 +81,12 @@ export const communicator = ({ kill }: CommunicatorOptions) =>
   actor({
     protocol: communicatorProtocol,
     internal: { beat: {}, orphaned: {}, overdue: {} },
-    initial: (): State => ({ connection: undefined, progress: undefined }),
+    initial: (): State => ({
+      connection: undefined,
+      identity: undefined,
+      progress: undefined,
+      communicator: undefined,
+    }),
     async handle(state, message, context) {
       switch (message.kind) {
         case "join":
@@ -48,6 +96,7 @@ export const communicator = ({ kill }: CommunicatorOptions) =>
             message.reply.refuse((error as Error).message);
             break;
           }
+          state.identity = { rank: message.rank, attempt: message.attempt, token: message.token };
           state.progress = new Progress(message.progress);
           message.reply(null);
           context.every(beatMs, { kind: "beat" });
@@ -64,11 +113,53 @@ export const communicator = ({ kill }: CommunicatorOptions) =>
           if (!state.connection) message.reply.refuse("the root was never joined");
           else state.connection.closed.then(() => message.reply(null));
           break;
+        case "meet": {
+          // Beats must go on meanwhile, so this is not waited for here.
+          const { reply, meeting, address } = message;
+          meet(state, meeting, address).then(() => reply(null), (error) => reply.refuse((error as Error).message));
+          break;
+        }
+        case "collective": {
+          const { reply, call } = message;
+          if (!state.communicator) reply.refuse("the other ranks were never met");
+          else {
+            perform(state.communicator, call)
+              .then(() => reply(null), (error) => reply.refuse((error as Error).message));
+          }
+          break;
+        }
+        case "abort":
+          state.communicator?.transport.abort(message.reason);
+          break;
         case "beat":
-          // A connection that breaks is noticed by `lost`, once for all.
-          await state.connection!.send(state.progress!.read()).catch(() => {});
+          await tell(state, state.progress!.read());
       }
       return state;
     },
-    stopped: ({ connection }) => connection?.[Symbol.dispose](),
+    async stopped({ connection, communicator }) {
+      await communicator?.transport.close(500);
+      connection?.[Symbol.dispose](); // last, or the rank would take its root for gone
+    },
   });
+
+/** Says something to the root. A connection that breaks is noticed by `lost`, once for all. */
+async function tell({ connection, identity }: State, what: Readonly<Record<string, unknown>>): Promise<void> {
+  const { rank, attempt } = identity!;
+  await connection!.send({ rank, attempt, ...what }).catch(() => {});
+}
+
+async function meet(state: State, meeting: Meeting, address: string): Promise<void> {
+  if (!state.identity) throw new Error("the root was never joined");
+  const { rank, token } = state.identity, { hostname, port, world, fingerprint, encrypt, timeoutMs } = meeting;
+  const transport = await joinWorld({
+    rank,
+    world,
+    token,
+    fingerprint,
+    encrypt,
+    timeoutMs,
+    root: { hostname, port },
+    hostname: address,
+  });
+  state.communicator = createCommunicator(transport, { onLate: (report) => void tell(state, { late: report }) });
+}

@@ -66,6 +66,10 @@ export interface DataLoaderOptions {
   readonly position?: Partial<DataPosition>;
   readonly dataRank: number;
   readonly dataWorldSize: number;
+  /** Whether the model runs in pipeline stages. @default {false} */
+  readonly pipeline?: boolean;
+  /** Whether a position may be one of another number of data-parallel ranks. @default {false} */
+  readonly elastic?: boolean;
 }
 
 interface State {
@@ -77,14 +81,19 @@ interface State {
 }
 
 /** Bad data is answered, with a refusal in one sentence; a disk that fails is a crash. */
-export const dataLoader = ({ data, position, dataRank, dataWorldSize }: DataLoaderOptions) =>
+export const dataLoader = ({ data, position, dataRank, dataWorldSize, pipeline, elastic }: DataLoaderOptions) =>
   actor({
     protocol: dataLoaderProtocol,
     internal: { fill: {} },
     initial(context): State {
       try {
-        const loader = createTrainLoader(data, { dataRank, dataWorldSize, onNotice: (line) => context.log(line) });
-        if (position) loader.load({ ...loader.state(), ...position });
+        const loader = createTrainLoader(data, {
+          dataRank,
+          dataWorldSize,
+          ...(pipeline === undefined ? {} : { pipeline }),
+          onNotice: (line) => context.log(line),
+        });
+        if (position) loader.load({ ...loader.state(), ...position }, { elastic: elastic ?? false });
         context.sendSelf({ kind: "fill" });
         return { loader, begin: loader.state(), ready: [], fault: undefined };
       } catch (error) {

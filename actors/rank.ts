@@ -2,7 +2,8 @@
  * The rank: holds one program on one device and runs its steps. It learns everything it needs by message, so a fresh one
  * starts from a checkpoint or from nothing, never from what a dead one left.
  *
- * A step is one private message to itself, so that commands are heard between steps.
+ * A step is one private message to itself, so that commands are heard between steps. They reach ranks at different
+ * moments, so all agree before each step on whether to take it.
  */
 import { z } from "zod";
 import type { Backend } from "../src/backend/backend.ts";
@@ -14,6 +15,7 @@ import {
   type LoadPath,
   openCheckpoint,
   readStopFile,
+  type ShardReport,
   writeShard,
 } from "../src/checkpoint/mod.ts";
 import type { ResolvedConfig } from "../src/config/mod.ts";
@@ -23,7 +25,12 @@ import { globalTensors, shardEntries } from "../src/train/checkpoint.ts";
 import { describeContent, loadHuggingFace, openGivenCheckpoint, recordDifferences } from "../src/train/load.ts";
 import { loadPlugins } from "../src/train/model.ts";
 import { Session } from "../src/train/session.ts";
+import type { Communicator } from "../src/comm/collectives/communicator.ts";
+import { CommunicationError } from "../src/comm/transport/link.ts";
+import { runMesh } from "../src/parallel/run_mesh.ts";
+import { createWorld, solo, type World } from "../src/parallel/world.ts";
 import { checkpointManagerProtocol } from "./checkpoint_manager.ts";
+import { type Meeting, meetingSchema } from "./communicator.ts";
 import type { DataLoaderOptions, dataLoaderProtocol } from "./data_loader.ts";
 import { monitorProtocol } from "./monitor.ts";
 import { phases, type Progress } from "./progress.ts";
@@ -52,6 +59,21 @@ export type Trained = z.output<typeof trainedSchema>;
 
 const memorySchema = z.record(z.string(), z.number());
 
+const initialisedSchema = z.object({
+  /** Steps done. */
+  step: z.number(),
+  /** Batches consumed. */
+  batch: z.number(),
+  /** What was loaded from where, when it was `load`. */
+  loaded: z.string().optional(),
+  parameters: z.number(),
+  memory: memorySchema,
+  device: z.string(),
+  software: z.boolean(),
+  rows: z.number(),
+});
+export type Initialised = z.output<typeof initialisedSchema>;
+
 export const rankProtocol = protocol({
   requests: {
     /** Makes model and optimizer, takes a checkpoint where there is one, and opens the data. Refused with a sentence. */
@@ -68,20 +90,15 @@ export const rankProtocol = protocol({
         cpuFallback: z.boolean(),
         monitor: refTo(monitorProtocol),
         checkpoints: refTo(checkpointManagerProtocol),
+        /** Which rank of how many this one is; where and how the others are met, if there are any. */
+        place: z.object({
+          rank: z.number(),
+          world: z.number(),
+          attempt: z.number(),
+          meeting: meetingSchema.nullable(),
+        }),
       },
-      reply: z.object({
-        /** Steps done. */
-        step: z.number(),
-        /** Batches consumed. */
-        batch: z.number(),
-        /** What was loaded from where, when it was `load`. */
-        loaded: z.string().optional(),
-        parameters: z.number(),
-        memory: memorySchema,
-        device: z.string(),
-        software: z.boolean(),
-        rows: z.number(),
-      }),
+      reply: initialisedSchema,
     },
     /** Trains to the end, or until told to stop. */
     train: { ask: {}, reply: trainedSchema },
@@ -94,6 +111,9 @@ export const rankProtocol = protocol({
 
 interface Ready {
   readonly backend: Backend;
+  readonly world: World;
+  /** Which start of the ranks this is. */
+  readonly attempt: number;
   readonly session: Session;
   readonly loader: Ref<typeof dataLoaderProtocol>;
   readonly monitor: Ref<typeof monitorProtocol>;
@@ -117,6 +137,8 @@ export interface RankOptions {
   readonly backend: (name: BackendName) => Promise<Backend>;
   /** How the loader is started: in this thread, or in a worker. */
   readonly loader: (options: DataLoaderOptions) => ActorSpec<typeof dataLoaderProtocol>;
+  /** How the other ranks are met; needed where there are any. */
+  readonly meet?: (meeting: Meeting) => Promise<Pick<Communicator, "group">>;
   /** Where the rank is, for whoever watches from another thread. */
   readonly progress?: Progress;
 }
@@ -137,6 +159,7 @@ export const rank = (options: RankOptions) =>
           try {
             state.ready = await initialise(options, message, context);
           } catch (error) {
+            if (error instanceof CommunicationError) throw error; // another rank's failure is none of the record
             message.reply.refuse(plainReason(error));
             break;
           }
@@ -178,11 +201,13 @@ export const rank = (options: RankOptions) =>
 type Initialise = Extract<Message<typeof rankProtocol>, { kind: "initialise" }>;
 
 async function initialise(
-  { backend: open, loader }: RankOptions,
-  { config, checkpoint, load, runFolder, cpuFallback, monitor, checkpoints }: Initialise,
+  { backend: open, loader, meet }: RankOptions,
+  { config, checkpoint, load, runFolder, cpuFallback, monitor, checkpoints, place }: Initialise,
   context: Own,
 ): Promise<Ready> {
-  const notice = (text: string) => monitor.send({ kind: "notice", text });
+  // What one rank notices, all do.
+  const notice = (text: string) => void (place.rank === 0 && monitor.send({ kind: "notice", text }));
+  const mesh = place.world === 1 ? solo.mesh : runMesh(config, place);
   if (config.runtime.plugins.length > 0) await loadPlugins(config.runtime.plugins);
   using saved = checkpoint !== null
     ? openCheckpoint(checkpoint)
@@ -193,7 +218,14 @@ async function initialise(
   const position = saved && startingPosition(saved, content);
   const loaderRef = context.spawn(
     "loader",
-    loader({ data: config.data, dataRank: 0, dataWorldSize: 1, ...(position ? { position } : {}) }),
+    loader({
+      data: config.data,
+      dataRank: mesh.index("data"),
+      dataWorldSize: mesh.size("data"),
+      pipeline: mesh.size("pipeline") > 1,
+      elastic: config.runtime.elastic,
+      ...(position ? { position } : {}),
+    }),
   );
   await context.started(loaderRef);
   // Its refusal is the sentence that says what is wrong with the data.
@@ -203,7 +235,14 @@ async function initialise(
     notice(`${error.message}\nNo GPU: going on with the CPU backend, which is many times slower.`);
     return open("cpu");
   });
-  const session = await Session.open(config, { backend, datasetTypes: types, onNotice: notice }).catch((error) => {
+  // With fewer ranks than the run began with, each has more of the same batch.
+  const microBatches = Math.ceil(config.data.micro_num * begin.data_world_size / mesh.size("data"));
+  const openSession = async () => {
+    if (place.meeting && !meet) throw new TypeError("Cannot meet the other ranks: nobody says how");
+    const world = place.meeting ? createWorld(mesh, await meet!(place.meeting)) : solo;
+    return await Session.open(config, { backend, world, microBatches, datasetTypes: types, onNotice: notice });
+  };
+  const session = await openSession().catch((error) => {
     backend[Symbol.dispose]();
     throw error;
   });
@@ -229,6 +268,8 @@ async function initialise(
   }
   return {
     backend,
+    world: session.trainer.model.world,
+    attempt: place.attempt,
     session,
     loader: loaderRef,
     monitor,
@@ -255,57 +296,56 @@ function startingPosition(
 
 /** One batch: a step, what the record asks for after it, and the decision what comes next. */
 async function advance(state: State, ready: Ready, context: Own, progress: Progress | undefined): Promise<void> {
-  const { session, loader, monitor } = ready, { trainer, config } = session;
+  const { session, loader, monitor, world: { mesh } } = ready, { trainer, config } = session;
   const finished = (ready.position?.batch_count ?? 0) >= config.data.total_steps;
-  if (finished || state.stopping) {
+  if (mesh.rank === 0) reportMemory(ready);
+  progress?.enter(phases.data, trainer.stepCount);
+  const batch = finished || state.stopping ? undefined : await nextBatch(session, loader, context);
+  const problem = batch && "problem" in batch ? batch.problem : undefined;
+  const [stopping, problems] = await session.agree([Number(state.stopping), Number(problem !== undefined)]);
+  if (finished || stopping! > 0) {
     const { unsaved } = await save(ready, context, { force: true });
     const outcome = finished ? "finished" : "stopped";
     return state.reply!({ outcome, step: trainer.stepCount, ...(unsaved ? { unsaved } : {}) });
   }
 
-  // Starting again would not help; what was learned is kept.
-  const failOnData = async (problem: string) => {
+  if (problems! > 0) {
+    // Starting again would not help; what was learned is kept.
     const { unsaved } = await save(ready, context, { force: true });
-    state.reply!({ outcome: "failed", step: trainer.stepCount, problem, ...(unsaved ? { unsaved } : {}) });
-  };
-
-  reportMemory(ready);
-  progress?.enter(phases.data, trainer.stepCount);
-  const batch = await nextBatch(loader, context);
-  if ("problem" in batch) return await failOnData(batch.problem);
-  const before = ready.position;
+    return state.reply!({
+      outcome: "failed",
+      step: trainer.stepCount,
+      ...(problem ? { problem } : {}),
+      ...(unsaved ? { unsaved } : {}),
+    });
+  }
+  if (!batch || "problem" in batch) throw new TypeError("there is no batch"); // told above
   ready.position = batch.after;
   if (batch.skipped) {
-    monitor.send({ kind: "notice", text: `Skip batch count:\`${batch.batchCount}\`...` });
+    if (mesh.logs) monitor.send({ kind: "notice", text: `Skip batch count:\`${batch.batchCount}\`...` });
   } else {
     progress?.enter(phases.step, trainer.stepCount);
-    const report = await session.step(batch).catch((error) => {
-      if (error instanceof RangeError) return { problem: error.message }; // a batch that no model of this shape can take
-      throw error;
-    });
-    if ("problem" in report) {
-      ready.position = before;
-      return await failOnData(report.problem);
+    const { record, loss, gradNorm, learningRate, tokensPerSecond, success } = await session.step(batch);
+    if (mesh.logs) {
+      monitor.send({
+        kind: "step",
+        step: trainer.stepCount,
+        batch: batch.batchCount,
+        loss,
+        gradNorm,
+        learningRate,
+        tokensPerSecond,
+        memory: ready.backend.allocatedBytes,
+        success,
+        ...(record ? { record } : {}),
+      });
     }
-    const { record, loss, gradNorm, learningRate, tokensPerSecond, success } = report;
-    monitor.send({
-      kind: "step",
-      step: trainer.stepCount,
-      batch: batch.batchCount,
-      loss,
-      gradNorm,
-      learningRate,
-      tokensPerSecond,
-      memory: ready.backend.allocatedBytes,
-      success,
-      ...(record ? { record } : {}),
-    });
     if (session.evaluationDue) {
       const entered = () => progress?.enter(phases.evaluate, trainer.stepCount);
       entered();
-      monitor.send({ kind: "phase", name: "evaluating" });
+      if (mesh.logs) monitor.send({ kind: "phase", name: "evaluating" });
       const records = await session.evaluate(entered);
-      monitor.send({ kind: "validation", step: trainer.stepCount, batch: batch.batchCount, records });
+      if (mesh.logs) monitor.send({ kind: "validation", step: trainer.stepCount, batch: batch.batchCount, records });
     }
     progress?.enter(phases.save, trainer.stepCount);
     const { stop } = await save(ready, context);
@@ -314,15 +354,19 @@ async function advance(state: State, ready: Ready, context: Own, progress: Progr
   context.sendSelf({ kind: "advance" });
 }
 
-/** @throws where the loader ended; what is wrong with the data is answered. */
+/** @throws where the loader ended; what is wrong with the data, or with it for this model, is answered. */
 async function nextBatch(
+  session: Session,
   loader: Ref<typeof dataLoaderProtocol>,
   context: Own,
 ): Promise<Batch | { readonly problem: string }> {
   try {
-    return await context.ask(loader, { kind: "next" }, { timeoutMs: Infinity });
+    const batch = await context.ask(loader, { kind: "next" }, { timeoutMs: Infinity });
+    session.check(batch);
+    return batch;
   } catch (error) {
     if (error instanceof AskError && error.failure === "refused") return { problem: plainReason(error) };
+    if (error instanceof RangeError) return { problem: error.message }; // a batch that no model of this shape can take
     throw error;
   }
 }
@@ -348,7 +392,8 @@ async function save(
   context: Own,
   { force = false } = {},
 ): Promise<{ unsaved?: string; stop: boolean }> {
-  const { session: { trainer, config }, checkpoints, monitor, position, runFolder, lastSaved } = ready;
+  const { session: { trainer, config }, checkpoints, monitor, position, runFolder, lastSaved, attempt } = ready;
+  const { mesh } = ready.world;
   const { ckpt, data } = config, step = trainer.stepCount;
   const { save, stop, announce } = decideSave(
     {
@@ -360,20 +405,21 @@ async function save(
     step,
     { force, stopAt: await stopStep(ready) },
   );
-  if (announce && announce !== ready.stopFile) monitor.send({ kind: "alert", text: announce });
+  if (announce && announce !== ready.stopFile && mesh.rank === 0) monitor.send({ kind: "alert", text: announce });
   if (announce) ready.stopFile = announce;
   const snapshot = save === "snapshot";
   const done = step === lastSaved.step && (snapshot || !lastSaved.snapshot);
   if (save === "none" || done || position === undefined) return { stop };
-  monitor.send({ kind: "phase", name: "saving" });
+  if (mesh.logs) monitor.send({ kind: "phase", name: "saving" });
   const options = { timeoutMs: Infinity };
   try {
-    const { directory } = await context.ask(checkpoints, { kind: "begin", step, snapshot }, options);
+    const writers = mesh.world, ask = { kind: "begin", step, snapshot, attempt, writers } as const;
+    const { directory } = await context.ask(checkpoints, ask, options);
     try {
-      const shard = await writeShard({ directory, writer: 0, entries: shardEntries(trainer.model) });
+      const shards = await writeOwn(directory, ready);
       const state = { ...(ready.session.state(position) as object), run_folder: runFolder };
       const tensors = globalTensors(trainer.model);
-      await context.ask(checkpoints, { kind: "commit", directory, step, shards: [shard], tensors, state }, options);
+      await context.ask(checkpoints, { kind: "commit", directory, step, shards, tensors, state, writers }, options);
     } catch (error) {
       checkpoints.send({ kind: "abandon", directory });
       throw error;
@@ -382,21 +428,43 @@ async function save(
     return { stop };
   } catch (error) {
     const reason = plainReason(error);
-    monitor.send({ kind: "alert", text: `Checkpoint of step ${step} was not saved: ${reason}` });
+    const text = `Checkpoint of step ${step} was not saved: ${reason}`;
+    if (mesh.rank === 0) monitor.send({ kind: "alert", text });
     return { unsaved: reason, stop };
   }
 }
 
-/** The stop file's number. One that cannot be read is told, once, and asks for nothing: a slip must not end a run. */
+/**
+ * Writes this rank's part, and waits until all have written theirs: who is missing shows here, where ranks ask each other,
+ * rather than at the root.
+ *
+ * @throws where any rank could not write
+ */
+async function writeOwn(directory: string, { session, world: { mesh } }: Ready): Promise<ShardReport[]> {
+  const entries = shardEntries(session.trainer.model);
+  const written = entries.length > 0 ? writeShard({ directory, writer: mesh.rank, entries }) : undefined;
+  const [failures] = await session.agree([written ? await written.then(() => 0, () => 1) : 0]);
+  const shards = written ? [await written] : [];
+  if (failures! > 0) throw new Error("another rank could not write its part");
+  return shards;
+}
+
+/** The stop file's number, as rank 0 sees it. One that cannot be read is told, once, and asks for nothing: a slip must not end a run. */
 async function stopStep(ready: Ready): Promise<number> {
   const path = ready.session.config.ckpt.stop_file_path;
   if (path === null) return 0;
-  try {
-    return await readStopFile(path);
-  } catch (error) {
-    const text = `${(error as Error).message}; the run goes on`;
-    if (text !== ready.stopFile) ready.monitor.send({ kind: "alert", text });
-    ready.stopFile = text;
-    return 0;
+  const { world: { mesh }, session } = ready;
+  const [step] = await session.agree([mesh.rank === 0 ? await read(path) : 0]);
+  return step!;
+
+  async function read(path: string): Promise<number> {
+    try {
+      return await readStopFile(path);
+    } catch (error) {
+      const text = `${(error as Error).message}; the run goes on`;
+      if (text !== ready.stopFile) ready.monitor.send({ kind: "alert", text });
+      ready.stopFile = text;
+      return 0;
+    }
   }
 }

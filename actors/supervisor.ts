@@ -5,9 +5,10 @@
  * gather → initialise → train ⇄ recover → finish
  * ```
  *
- * and the restart budget. Whatever ends a rank (a crash, a signal, silence), the answer is the same: a fresh one starts
- * from the newest complete checkpoint. A refusal is no failure: what is wrong with a record, the data or the device is
- * wrong again next time, and ends the run with its sentence.
+ * and the restart budget. Whatever ends a rank (a crash, a signal, silence), the answer is the same: all ranks end, and
+ * fresh ones start from the newest complete checkpoint. The others hear of it first from their connections, and crash
+ * naming the one that is gone; so what is told is the first end that is not of that kind. A refusal is no failure: what is
+ * wrong with a record, the data or the device is wrong again next time, and ends the run with its sentence.
  */
 import { z } from "zod";
 import { createStopFile } from "../src/checkpoint/mod.ts";
@@ -15,8 +16,9 @@ import type { ResolvedConfig } from "../src/config/mod.ts";
 import { formatBytes } from "../src/observe/format.ts";
 import { loadPlanOf } from "../src/train/load.ts";
 import type { checkpointManagerProtocol } from "./checkpoint_manager.ts";
+import type { Meeting } from "./communicator.ts";
 import type { monitorProtocol } from "./monitor.ts";
-import type { rankProtocol, Trained } from "./rank.ts";
+import type { Initialised, rankProtocol, Trained } from "./rank.ts";
 import {
   actor,
   type ActorSpec,
@@ -49,51 +51,90 @@ export const supervisorProtocol = protocol({
   commands: {
     /** Save and end; said again, end without saving. */
     stop: {},
-    /** A sign of life of the rank, from its communicator. */
-    beat: { changes: z.number(), phase: z.string(), step: z.number() },
+    /** A sign of life of a rank, from its communicator. */
+    beat: {
+      rank: z.number(),
+      /** Which start of the ranks it is of; one of an earlier start is not heard. */
+      attempt: z.number(),
+      changes: z.number(),
+      phase: z.string(),
+      step: z.number(),
+    },
   },
 });
 
 const internal = {
   gather: {},
-  initialised: { attempt: z.number(), step: z.number(), batch: z.number(), text: z.string() },
+  initialised: { attempt: z.number(), rank: z.number(), result: z.custom<Initialised>() },
   refused: { attempt: z.number(), reason: z.string() },
-  trained: { attempt: z.number(), result: z.custom<Trained>() },
-  rankEnded: { attempt: z.number(), reason: reasonSchema },
+  trained: { attempt: z.number(), rank: z.number(), result: z.custom<Trained>() },
+  rankEnded: { attempt: z.number(), rank: z.number(), reason: reasonSchema },
+  /** The ranks that outlive the first that ended have had their time. */
+  outlived: { attempt: z.number() },
   check: {},
 };
 type Own = Context<typeof supervisorProtocol, typeof internal>;
+
+/** Who starts, and where the ranks meet. */
+export interface Muster {
+  readonly config: ResolvedConfig;
+  /** Ranks in all. */
+  readonly world: number;
+  /** Absent for one rank, which meets nobody. */
+  readonly meeting?: Meeting;
+  /** For people: what is different from the start before. */
+  readonly notice?: string;
+}
 
 export interface SupervisorOptions {
   readonly config: ResolvedConfig;
   readonly runFolder: string;
   /** Whether the CPU may compute where no adapter answers. */
   readonly cpuFallback: boolean;
-  /** How a rank is started: as a process, or in this thread. */
-  readonly rank: (attempt: number) => ActorSpec<typeof rankProtocol>;
+  /** Called before each start, counted from 1. @default one rank */
+  readonly muster?: (attempt: number) => Promise<Muster>;
+  /** How a rank is started: as a process, here or elsewhere, or in this thread. */
+  readonly rank: (attempt: number, rank: number) => ActorSpec<typeof rankProtocol>;
   readonly monitor: Ref<typeof monitorProtocol>;
   readonly checkpoints: Ref<typeof checkpointManagerProtocol>;
-  /** Ends the living rank by force, for one that would not hear; without it, a rank is told to stop like any actor. */
-  readonly kill?: () => void;
+  /** Ends a living rank by force, for one that would not hear; without it, a rank is told to stop like any actor. */
+  readonly kill?: (rank: number) => void;
+}
+
+/** A rank of the present start. */
+interface Member {
+  readonly ref: Ref<typeof rankProtocol>;
+  initialised?: Initialised;
+  trained?: Trained;
+  ended?: Reason;
+  /** The last sign of life, and the last change of the progress word. */
+  beat?: { atMs: number; changes: number; changedAtMs: number; phase: string; step: number };
+  /** Why it was killed from here; the signal alone would not tell. */
+  killed?: string;
+  /** It lived on when others had ended, and was ended from here: that is no cause of anything. */
+  outlived?: boolean;
 }
 
 interface State {
   phase: "gather" | "initialise" | "train" | "recover" | "finish";
   reply: Reply<Outcome> | undefined;
   attempt: number;
-  rank: Ref<typeof rankProtocol> | undefined;
-  /** Times of restarts, and what ended the rank at which step, to see that nothing gets better. */
+  /** By rank. */
+  members: Member[];
+  /** Ends in the order in which they were heard of, each with what it was in the middle of. */
+  ends: { rank: number; reason: Reason; when: string }[];
+  /** What the present start begins from, in words. */
+  from: string | undefined;
+  /** Times of restarts, and what ended the ranks at which step, to see that nothing gets better. */
   restarts: number[];
   lastFailure: { text: string; step: number } | undefined;
   stopping: boolean;
   step: number;
-  /** The last sign of life, and the last change of the progress word. */
-  beat: { atMs: number; changes: number; changedAtMs: number; phase: string; step: number } | undefined;
-  /** Why the rank was killed from here; the signal alone would not tell. */
-  killed: string | undefined;
 }
 
 const second = 1000;
+/** How long after a rank's end the cause may still be to come: the others hear of it by their connections first. */
+const causeMs = 3000;
 
 export const supervisor = (options: SupervisorOptions) =>
   actor({
@@ -103,13 +144,13 @@ export const supervisor = (options: SupervisorOptions) =>
       phase: "gather",
       reply: undefined,
       attempt: 0,
-      rank: undefined,
+      members: [],
+      ends: [],
+      from: undefined,
       restarts: [],
       lastFailure: undefined,
       stopping: false,
       step: 0,
-      beat: undefined,
-      killed: undefined,
     }),
     async handle(state, message, context) {
       const { monitor } = options;
@@ -121,7 +162,7 @@ export const supervisor = (options: SupervisorOptions) =>
           try {
             if (options.config.ckpt.stop_file_path) await createStopFile(options.config.ckpt.stop_file_path);
           } catch (error) {
-            await finish(state, { outcome: "failed", step: 0, reason: (error as Error).message }, context);
+            await finish(state, { outcome: "failed", step: 0, reason: (error as Error).message }, options, context);
             break;
           }
           context.every(second, { kind: "check" });
@@ -131,52 +172,72 @@ export const supervisor = (options: SupervisorOptions) =>
           await gather(state, options, context);
           break;
         case "initialised":
-          state.step = message.step;
-          monitor.send({ kind: "begin", step: message.step, batch: message.batch });
-          monitor.send({ kind: "notice", text: message.text });
+          state.members[message.rank]!.initialised = message.result;
+          if (state.phase !== "initialise" || state.members.some(({ initialised }) => !initialised)) break;
+          begin(state, options);
           train(state, context);
           break;
         case "refused":
-          await finish(state, { outcome: "failed", step: state.step, reason: message.reason }, context);
+          if (state.phase === "recover") break; // it could not meet those that had ended
+          await finish(state, { outcome: "failed", step: state.step, reason: message.reason }, options, context);
           break;
         case "trained": {
-          const { outcome, step, problem, unsaved } = message.result;
+          state.members[message.rank]!.trained = message.result;
+          if (state.phase !== "train" || state.members.some(({ trained }) => !trained)) break;
+          const all = state.members.map(({ trained }) => trained!);
+          const problem = all.find(({ problem }) => problem)?.problem;
+          const unsaved = all.find(({ unsaved }) => unsaved)?.unsaved;
+          const { outcome, step } = all[0]!;
           const reasons = [
             ...(problem ? [step > 0 ? `After step ${step}: ${problem}` : problem] : []),
             ...(unsaved ? [`The last checkpoint could not be written: ${unsaved}`] : []),
           ];
-          await finish(state, {
-            outcome: unsaved ? "failed" : outcome,
-            step,
-            ...(reasons.length > 0 ? { reason: reasons.join("\n") } : {}),
-          }, context);
+          await finish(
+            state,
+            {
+              outcome: unsaved ? "failed" : outcome,
+              step,
+              ...(reasons.length > 0 ? { reason: reasons.join("\n") } : {}),
+            },
+            options,
+            context,
+          );
           break;
         }
         case "rankEnded":
-          await recover(state, message.reason, options, context);
+          await ended(state, message.rank, message.reason, options, context);
+          break;
+        case "outlived":
+          for (const member of state.members) member.outlived = true;
+          endAll(state, options, context);
           break;
         case "beat": {
-          const now = context.now(), same = state.beat?.changes === message.changes;
-          state.beat = {
+          const member = state.members[message.rank];
+          if (!member) break;
+          const now = context.now(), same = member.beat?.changes === message.changes;
+          member.beat = {
             atMs: now,
             changes: message.changes,
-            changedAtMs: same ? state.beat!.changedAtMs : now,
+            changedAtMs: same ? member.beat!.changedAtMs : now,
             phase: message.phase,
             step: message.step,
           };
           break;
         }
-        case "check": {
-          if (state.killed || !state.rank) break;
-          state.killed = silence(state, options, context.now());
-          if (state.killed) end(state.rank, options, context); // and its end arrives as any other does
+        case "check":
+          state.members.forEach((member, rank) => {
+            if (member.killed !== undefined || member.ended) return;
+            const why = silence(member, options, context.now());
+            if (why === undefined) return;
+            member.killed = why;
+            end(rank, member, options, context); // and its end arrives as any other does
+          });
           break;
-        }
         case "stop":
-          if (state.stopping || !state.rank || state.phase !== "train") {
+          if (state.stopping || state.members.length === 0 || state.phase !== "train") {
             const done = await stepsDone(options, context);
-            if (state.rank) end(state.rank, options, context);
-            await finish(state, { outcome: "stopped", step: done, unsaved: done > 0 }, context);
+            endAll(state, options, context);
+            await finish(state, { outcome: "stopped", step: done, unsaved: done > 0 }, options, context);
             break;
           }
           state.stopping = true;
@@ -184,7 +245,7 @@ export const supervisor = (options: SupervisorOptions) =>
             kind: "notice",
             text: "Stopping after this step and saving (once more: stop at once, without saving) ...",
           });
-          state.rank.send({ kind: "stop" });
+          for (const { ref } of state.members) ref.send({ kind: "stop" });
       }
       return state;
     },
@@ -194,7 +255,7 @@ export const supervisor = (options: SupervisorOptions) =>
 const patience: Readonly<Record<string, number>> = { start: 10, initialise: 10, save: 10 };
 
 /** Why the rank must be taken for dead, if it must. */
-function silence({ beat }: State, { config }: SupervisorOptions, now: number) {
+function silence({ beat }: Member, { config }: SupervisorOptions, now: number) {
   if (!beat) return undefined;
   const quiet = now - beat.atMs, stuck = now - beat.changedAtMs, { step_timeout_s, silence_timeout_s } = config.runtime;
   const limit = step_timeout_s * (patience[beat.phase] ?? 1);
@@ -209,9 +270,13 @@ function silence({ beat }: State, { config }: SupervisorOptions, now: number) {
 }
 
 /** Sees to it that the rank ends, without waiting for it. */
-function end(rank: Ref<typeof rankProtocol>, { kill }: SupervisorOptions, context: Own): void {
-  kill?.();
-  if (!kill) context.stop(rank).catch((error) => context.log(String(error)));
+function end(rank: number, { ref }: Member, { kill }: SupervisorOptions, context: Own): void {
+  if (kill) kill(rank);
+  else context.stop(ref).catch((error) => context.log(String(error)));
+}
+
+function endAll(state: State, options: SupervisorOptions, context: Own): void {
+  state.members.forEach((member, rank) => member.ended || end(rank, member, options, context));
 }
 
 /** Steps whose records arrived: what a dead rank can no longer say. */
@@ -219,87 +284,127 @@ async function stepsDone({ monitor }: SupervisorOptions, context: Own): Promise<
   return (await context.ask(monitor, { kind: "progress" })).step;
 }
 
-/** Starts a rank on the newest checkpoint. */
+/** Starts the ranks on the newest checkpoint. */
 async function gather(state: State, options: SupervisorOptions, context: Own): Promise<void> {
-  const { config, monitor, checkpoints, runFolder } = options;
+  const { monitor, checkpoints, runFolder, muster } = options;
   state.phase = "initialise";
   const attempt = ++state.attempt;
-  state.beat = state.killed = undefined;
+  state.members = [];
+  state.ends = [];
   // After a failure the run goes on from what it saved itself, even if it was told to begin from elsewhere.
-  const { resume, load } = loadPlanOf(config), ofRun = resume ? null : runFolder;
-  let newest: { directory: string; step: number } | null = null;
+  const { resume, load } = loadPlanOf(options.config), ofRun = resume ? null : runFolder;
+  let newest: { directory: string; step: number } | null = null,
+    mustered: Muster = { config: options.config, world: 1 };
   try {
-    if (config.ckpt.enable_save_ckpt && (resume || attempt > 1)) {
+    if (options.config.ckpt.enable_save_ckpt && (resume || attempt > 1)) {
       newest = await context.ask(checkpoints, { kind: "newest", ofRun }, { timeoutMs: Infinity });
     }
+    if (muster) mustered = await muster(attempt);
   } catch (error) {
-    return await finish(state, { outcome: "failed", step: state.step, reason: plainReason(error) }, context);
+    const reason = plainReason(error);
+    return await finish(state, { outcome: "failed", step: state.step, reason }, options, context);
   }
+  const { config, world, meeting = null, notice } = mustered;
+  if (notice !== undefined) monitor.send({ kind: "alert", text: notice });
   if (newest && resume && load && attempt === 1) {
     monitor.send({
       kind: "notice",
       text: `The run has a checkpoint of its own, so ${load.path} is not loaded; ckpt.auto_resume: false would load it`,
     });
   }
-  const rank = state.rank = context.spawn(`rank-${attempt}`, options.rank(attempt));
-  context.watch(rank, (reason) => ({ kind: "rankEnded", attempt, reason }));
-  rank.ask({
-    kind: "initialise",
-    config,
-    checkpoint: newest?.directory ?? null,
-    load: newest ? null : load ?? null,
-    runFolder,
-    cpuFallback: options.cpuFallback,
-    monitor,
-    checkpoints,
-  }, { timeoutMs: Infinity }).then(
-    ({ step, batch, loaded, parameters, memory, device, software, rows }) => {
-      const from = newest ? `from step ${step} (${newest.directory})` : loaded && `with ${loaded}`;
-      const known = `${parameters.toLocaleString("en")} parameters, ${rows.toLocaleString("en")} rows of data, ` +
-        `${formatBytes(memory.total!)} planned on ${device}${software ? " (no GPU: this is slow)" : ""}`;
-      const text = attempt > 1
-        ? `Rank 0 is back and goes on ${from ?? "from the beginning, as nothing was saved yet"}`
-        : `${config.JOB_NAME}: ${newest ? `resumed ${from}` : loaded ? `begins ${from}` : "new run"}; ${known}`;
-      context.sendSelf({ kind: "initialised", attempt, step, batch, text });
-    },
-    (error) => {
-      // Anything but a refusal is the rank's end, which arrives by the watch.
-      if (error instanceof AskError && error.failure === "refused") {
-        context.sendSelf({ kind: "refused", attempt, reason: plainReason(error) });
-      }
-    },
-  );
+  state.from = newest ? `from step ${newest.step} (${newest.directory})` : undefined;
+  for (let rank = 0; rank < world; rank++) {
+    const ref = context.spawn(world === 1 ? `rank-${attempt}` : `rank-${rank}-${attempt}`, options.rank(attempt, rank));
+    state.members.push({ ref });
+    context.watch(ref, (reason) => ({ kind: "rankEnded", attempt, rank, reason }));
+    ref.ask({
+      kind: "initialise",
+      config,
+      checkpoint: newest?.directory ?? null,
+      load: newest ? null : load ?? null,
+      runFolder,
+      cpuFallback: options.cpuFallback,
+      monitor,
+      checkpoints,
+      place: { rank, world, attempt, meeting },
+    }, { timeoutMs: Infinity }).then(
+      (result) => context.sendSelf({ kind: "initialised", attempt, rank, result }),
+      (error) => {
+        // Anything but a refusal is the rank's end, which arrives by the watch.
+        if (error instanceof AskError && error.failure === "refused") {
+          context.sendSelf({ kind: "refused", attempt, reason: plainReason(error) });
+        }
+      },
+    );
+  }
+}
+
+/** All ranks are ready: says so. */
+function begin({ members, attempt, from: resumed }: State, { config, monitor }: SupervisorOptions): void {
+  const { step, batch, loaded, parameters, memory, device, software, rows } = members[0]!.initialised!;
+  const from = resumed ?? (loaded && `with ${loaded}`), many = members.length > 1;
+  const known = `${parameters.toLocaleString("en")} parameters, ${rows.toLocaleString("en")} rows of data, ` +
+    `${formatBytes(memory.total!)} planned on ${many ? `each of ${members.length} ranks, the first on ` : ""}` +
+    `${device}${software ? " (no GPU: this is slow)" : ""}`;
+  const text = attempt > 1
+    ? `${many ? `All ${members.length} ranks are back and go` : "Rank 0 is back and goes"} on ` +
+      `${from ?? "from the beginning, as nothing was saved yet"}`
+    : `${config.JOB_NAME}: ${resumed ? `resumed ${resumed}` : loaded ? `begins ${from}` : "new run"}; ${known}`;
+  monitor.send({ kind: "begin", step, batch });
+  monitor.send({ kind: "notice", text });
 }
 
 function train(state: State, context: Own): void {
   state.phase = "train";
   const { attempt } = state;
-  state.rank!.ask({ kind: "train" }, { timeoutMs: Infinity }).then(
-    (result) => context.sendSelf({ kind: "trained", attempt, result }),
-    () => {}, // the rank's end arrives by the watch
-  );
-  if (state.stopping) state.rank!.send({ kind: "stop" });
+  state.step = state.members[0]!.initialised!.step;
+  state.members.forEach(({ ref }, rank) => {
+    ref.ask({ kind: "train" }, { timeoutMs: Infinity }).then(
+      (result) => context.sendSelf({ kind: "trained", attempt, rank, result }),
+      () => {}, // the rank's end arrives by the watch
+    );
+    if (state.stopping) ref.send({ kind: "stop" });
+  });
 }
 
-/** A rank ended before it was done: starts another, within the budget. */
-async function recover(
+/** Whether a rank ended because another had: its connections told it. */
+const isConsequence = (reason: Reason) => reason.kind === "crashed" && /\bCommunicationError\b/.test(reason.error);
+
+/** A rank ended before it was done. When all have, others start, within the budget. */
+async function ended(
   state: State,
+  rank: number,
   reason: Reason,
   options: SupervisorOptions,
   context: Own,
 ): Promise<void> {
+  const { members, attempt } = state, when = state.phase === "initialise" ? "while starting" : undefined;
+  members[rank]!.ended = reason;
+  if (state.phase !== "recover") {
+    state.phase = "recover";
+    state.step = await stepsDone(options, context);
+    context.after(causeMs, { kind: "outlived", attempt });
+  }
+  const { step } = state;
+  state.ends.push({ rank, reason, when: when ?? `with ${step} step${step === 1 ? "" : "s"} done` });
+  const cause = state.ends.find((end) => !isConsequence(end.reason) && !members[end.rank]!.outlived);
+  if (members.every((member) => member.ended)) return await recover(state, cause ?? state.ends[0]!, options, context);
+  if (cause) endAll(state, options, context);
+}
+
+/** Starts all ranks again, within the budget. */
+async function recover(
+  state: State,
+  { rank, reason, when }: State["ends"][number],
+  options: SupervisorOptions,
+  context: Own,
+): Promise<void> {
   const { config: { runtime: { max_restarts, restart_window_s } }, monitor } = options;
-  const now = context.now();
-  state.step = await stepsDone(options, context);
-  const when = state.phase === "initialise"
-    ? "while starting"
-    : `with ${state.step} step${state.step === 1 ? "" : "s"} done`;
-  const text = state.killed ? `Rank 0 ${state.killed}` : howItEnded(reason, when);
-  const fail = (why: string) => finish(state, { outcome: "failed", step: state.step, reason: why }, context);
+  const now = context.now(), { members, lastFailure } = state;
+  const silent = members.findIndex(({ killed }) => killed !== undefined);
+  const text = silent >= 0 ? `Rank ${silent} ${members[silent]!.killed}` : howItEnded(rank, reason, when);
+  const fail = (why: string) => finish(state, { outcome: "failed", step: state.step, reason: why }, options, context);
   if (state.stopping) return await fail(`While stopping and saving: ${text}; the newest checkpoint stands`);
-  state.phase = "recover";
-  state.rank = undefined;
-  const { lastFailure } = state;
   if (reason.kind === "crashed" && lastFailure?.text === text && lastFailure.step === state.step) {
     return await fail(`${text} (this came twice, so starting again does not help)`);
   }
@@ -311,29 +416,35 @@ async function recover(
       `${text} (its restarts are used up: runtime.max_restarts allows ${budget}; the same command goes on)`,
     );
   }
-  const again = `starting it again (restart ${state.restarts.length}, of ${budget})`;
-  monitor.send({ kind: "alert", text: `${text}; ${again}` });
+  const whom = members.length === 1 ? "it" : "all ranks";
+  monitor.send({
+    kind: "alert",
+    text: `${text}; starting ${whom} again (restart ${state.restarts.length}, of ${budget})`,
+  });
+  state.members = [];
   context.sendSelf({ kind: "gather" });
 }
 
 /** @param when it ended, in words */
-function howItEnded(reason: Reason, when: string): string {
+function howItEnded(rank: number, reason: Reason, when: string): string {
   switch (reason.kind) {
     case "killed":
-      return `Rank 0 was killed by ${reason.signal} ${when}`;
+      return `Rank ${rank} was killed by ${reason.signal} ${when}`;
     case "lost":
-      return `Rank 0 was lost ${when} (${reason.detail})`;
+      return `Rank ${rank} was lost ${when} (${reason.detail})`;
     case "crashed":
       // The sentence says what the error's name would.
-      return `Rank 0 crashed ${when}: ${reason.error.replace(/^(\w*Error|NotFound): /, "")}`;
+      return `Rank ${rank} crashed ${when}: ${reason.error.replace(/^(\w*Error|NotFound): /, "")}`;
     default:
-      return `Rank 0 ${describeReason(reason)} ${when}`;
+      return `Rank ${rank} ${describeReason(reason)} ${when}`;
   }
 }
 
-async function finish(state: State, outcome: Outcome, context: Own): Promise<void> {
+async function finish(state: State, outcome: Outcome, options: SupervisorOptions, context: Own): Promise<void> {
   state.phase = "finish";
-  if (state.rank) await context.stop(state.rank);
-  state.rank = undefined;
+  // Ranks of a failed run may wait for each other: they cannot be asked to stop.
+  if (outcome.outcome === "failed" && state.members.length > 1) endAll(state, options, context);
+  await Promise.all(state.members.map(({ ref }) => context.stop(ref)));
+  state.members = [];
   state.reply?.(outcome);
 }

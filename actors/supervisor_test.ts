@@ -102,7 +102,7 @@ async function supervised(
       async pass(seconds, phase, { changing = false } = {}) {
         for (let passed = 0; passed < seconds; passed++) {
           if (changing) changes++;
-          root.send({ kind: "beat", changes, phase, step: 3 });
+          root.send({ kind: "beat", rank: 0, attempt: ranks.length, changes, phase, step: 3 });
           await runtime.advance(second);
         }
       },

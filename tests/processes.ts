@@ -241,11 +241,11 @@ export function ranks(folder: string): RankList | undefined {
 }
 
 /** Waits for the rank's process number `attempt`. */
-export async function rankOf(folder: string, attempt = 1): Promise<number> {
+export async function rankOf(folder: string, attempt = 1, number = 0): Promise<number> {
   let pid: number | undefined;
   await until(
-    () => pid = ranks(folder)?.ranks.find((rank) => rank.attempt >= attempt)?.pid,
-    `attempt ${attempt} of rank 0`,
+    () => pid = ranks(folder)?.ranks.find(({ rank, attempt: its }) => rank === number && its >= attempt)?.pid,
+    `attempt ${attempt} of rank ${number}`,
   );
   return pid!;
 }

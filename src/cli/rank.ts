@@ -1,26 +1,38 @@
 /** The rank's process, started by `train`: the rank in the main thread, its loader and communicator in workers. */
-import { communicatorProtocol } from "../../actors/communicator.ts";
+import { communicatorProtocol, type Meeting } from "../../actors/communicator.ts";
 import { dataLoaderProtocol } from "../../actors/data_loader.ts";
 import { Progress } from "../../actors/progress.ts";
 import { rank as rankActor } from "../../actors/rank.ts";
-import { type AskError, inWorker, type Runtime, serve } from "../../actors/runtime/mod.ts";
+import { type AskError, inWorker, plainReason, type Ref, type Runtime, serve } from "../../actors/runtime/mod.ts";
 import { openBackend } from "../backend/open.ts";
+import { callingCommunicator } from "../comm/collectives/calls.ts";
+import { CommunicationError } from "../comm/transport/link.ts";
 import { entryUrl } from "./self.ts";
 import type { Verb } from "./verb.ts";
 import type { WorkerTask } from "./worker.ts";
 
-/** Where the root listens, and the run's token: by environment, which other users of the machine cannot read. */
-export const controlVariables = { address: "TROUPE_CONTROL", token: "TROUPE_TOKEN" } as const;
+/**
+ * Where the root listens, the run's token, which rank of which start this is, and the address by which other ranks reach
+ * it: by environment, which other users of the machine cannot read.
+ */
+export const rankVariables = {
+  control: "TROUPE_CONTROL",
+  token: "TROUPE_TOKEN",
+  rank: "RANK",
+  attempt: "TROUPE_ATTEMPT",
+  address: "TROUPE_ADDRESS",
+} as const;
 
 /** Exit code of a rank whose root is gone. */
 const orphaned = 3;
 
-async function joinRoot(runtime: Runtime, progress: Progress): Promise<void> {
-  const [hostname, port] = Deno.env.get(controlVariables.address)!.split(":") as [string, string];
-  const token = Deno.env.get(controlVariables.token)!;
+async function joinRoot(runtime: Runtime, progress: Progress): Promise<Ref<typeof communicatorProtocol>> {
+  const { hostname, port } = parseAddress(Deno.env.get(rankVariables.control)!);
+  const token = Deno.env.get(rankVariables.token)!;
   const task: WorkerTask = { actor: "communicator" };
   const ref = runtime.spawn("communicator", inWorker(communicatorProtocol, { url: entryUrl, data: task }));
-  await ref.ask({ kind: "join", hostname, port: Number(port), token, progress: progress.memory }, {
+  const [rank, attempt] = [Number(Deno.env.get(rankVariables.rank)), Number(Deno.env.get(rankVariables.attempt))];
+  await ref.ask({ kind: "join", hostname, port, token, rank, attempt, progress: progress.memory }, {
     timeoutMs: 20_000,
   });
   const leave = (why: string) => {
@@ -32,12 +44,33 @@ async function joinRoot(runtime: Runtime, progress: Progress): Promise<void> {
     // A runtime that stops in good order takes the communicator with it.
     (error: AskError) => error.failure === "stopped" || leave(`the communicator failed: ${error.message}`),
   );
+  return ref;
+}
+
+/** Meets the other ranks through the communicator, which from then on carries out what this thread asks for. */
+async function meet(communicator: Ref<typeof communicatorProtocol>, meeting: Meeting) {
+  const failed = (error: unknown) => {
+    throw new CommunicationError(plainReason(error), { cause: error });
+  };
+  const address = Deno.env.get(rankVariables.address)!;
+  await communicator.ask({ kind: "meet", meeting, address }, { timeoutMs: Infinity }).catch(failed);
+  return callingCommunicator(
+    Number(Deno.env.get(rankVariables.rank)),
+    (call) => communicator.ask({ kind: "collective", call }, { timeoutMs: Infinity }).catch(failed),
+  );
+}
+
+/** `host:port`, an IPv6 address in brackets. */
+export function parseAddress(text: string): { hostname: string; port: number } {
+  const [, hostname, port] = text.match(/^\[?(.*?)\]?:(\d+)$/) ?? [];
+  if (hostname === undefined) throw new RangeError(`Cannot read the address ${text}: host:port would work`);
+  return { hostname, port: Number(port) };
 }
 
 export const rank: Verb = {
   summary: "one rank of a run (started by train)",
   async run() {
-    if (!Deno.env.has(controlVariables.address) || !Deno.env.has(controlVariables.token)) {
+    if (Object.values(rankVariables).some((name) => !Deno.env.has(name))) {
       console.error("troupe rank: this verb is for `troupe train` to start");
       return 2;
     }
@@ -47,7 +80,8 @@ export const rank: Verb = {
     // How this one ended is the root's to say.
     const quiet = Deno.env.has("TROUPE_DEBUG") ? {} : { log: () => {}, onDeadLetter: () => {} };
     return await serve((_parent, runtime) => {
-      joinRoot(runtime, progress).catch((error) => {
+      const joined = joinRoot(runtime, progress);
+      joined.catch((error) => {
         if ((error as AskError).failure === "stopped") return; // before it had joined
         console.error(`rank: ${error.message}`);
         Deno.exit(1);
@@ -58,6 +92,7 @@ export const rank: Verb = {
           const task: WorkerTask = { actor: "data_loader", options };
           return inWorker(dataLoaderProtocol, { url: entryUrl, data: task, startTimeoutMs: 120_000 });
         },
+        meet: async (meeting) => await meet(await joined, meeting),
         progress,
       });
     }, quiet);

@@ -2,18 +2,18 @@
 import { checkpointManager } from "../../actors/checkpoint_manager.ts";
 import { monitor, type TensorBoardSettings } from "../../actors/monitor.ts";
 import { rankProtocol } from "../../actors/rank.ts";
-import { createRuntime, type Host, hosted, spawnProcess } from "../../actors/runtime/mod.ts";
-import { type Outcome, supervisor, supervisorProtocol } from "../../actors/supervisor.ts";
+import { createRuntime, type Host, hosted } from "../../actors/runtime/mod.ts";
+import { type Muster, type Outcome, supervisor, supervisorProtocol } from "../../actors/supervisor.ts";
 import { type Json, listCheckpoints, openCheckpoint, parseStoragePath } from "../checkpoint/mod.ts";
 import { listenControl } from "../comm/control.ts";
+import { openRendezvous, type Rendezvous } from "../comm/transport/rendezvous.ts";
 import { printResolved, type ResolvedConfig } from "../config/mod.ts";
 import { type AlertSender, createAlertSender } from "../observe/alert_sender.ts";
 import { alertTitle } from "../observe/alerts.ts";
 import { makeRunFolder, type RunFolder, runFolder, runFolderAt } from "../observe/run_folder.ts";
 import { onInterrupt } from "./interrupt.ts";
 import { ArgumentError, type DefaultArguments, getDefaultParser } from "./parser.ts";
-import { controlVariables } from "./rank.ts";
-import { selfCommand } from "./self.ts";
+import { startRankProcess } from "./rank_process.ts";
 import { recordFromArguments, say, type Verb } from "./verb.ts";
 import { requireWritable } from "./writable.ts";
 
@@ -107,10 +107,10 @@ interface CompanyOptions {
 async function runCompany(config: ResolvedConfig, run: RunFolder, options: CompanyOptions): Promise<number> {
   const { checkpoints, snapshots, json, port, cpuFallback } = options;
   const debug = Deno.env.has("TROUPE_DEBUG");
-  const token = crypto.randomUUID();
+  const token = crypto.randomUUID(), { nproc } = config.runtime;
   const runtime = createRuntime({
     // How a rank ended is the supervisor's to say.
-    log: (actor, text) => (debug || !/\brank-\d+$/.test(actor)) && monitorRef.send({ kind: "notice", text }),
+    log: (actor, text) => (debug || !/\brank-\d+(-\d+)?$/.test(actor)) && monitorRef.send({ kind: "notice", text }),
     ...(debug ? {} : { onDeadLetter: () => {} }),
   });
   const people = alertPeople(config, (text) => monitorRef.send({ kind: "notice", text }));
@@ -119,8 +119,12 @@ async function runCompany(config: ResolvedConfig, run: RunFolder, options: Compa
     hostname: "127.0.0.1",
     port,
     token,
-    onValue: (value) => root.send({ kind: "beat", ...(value as { changes: number; phase: string; step: number }) }),
+    onValue: (value) => heard(value as Said),
   });
+  const heard = ({ late, ...beat }: Said) => {
+    if (late === undefined) root.send({ kind: "beat", ...beat });
+    else monitorRef.send({ kind: "alert", text: late });
+  };
   const monitorRef = runtime.spawn(
     "monitor",
     monitor({
@@ -139,26 +143,43 @@ async function runCompany(config: ResolvedConfig, run: RunFolder, options: Compa
       keepLast: config.ckpt.keep_last,
       snapshots,
       config: printResolved(config),
-      layout: { world: 1 } satisfies Json,
+      layout: { world: nproc, ...config.parallel } as unknown as Json,
     }),
   );
-  const { command, args, env } = selfCommand(["rank"], {
-    read: true,
-    env: true,
-    write: [checkpoints ?? run.path, ...(snapshots ? [snapshots] : [])],
-    net: [`127.0.0.1:${control.port}`],
-    sys: ["systemMemoryInfo", "statfs"],
-  });
-  const environment = {
-    ...env,
-    [controlVariables.address]: `127.0.0.1:${control.port}`,
-    [controlVariables.token]: token,
+  const living = new Map<number, { host: Host; attempt: number }>();
+  const startRank = (attempt: number, rank: number) => {
+    const host = startRankProcess({
+      rank,
+      attempt,
+      localRank: rank,
+      world: nproc,
+      control: { hostname: "127.0.0.1", port: control.port },
+      token,
+      address: "127.0.0.1",
+      write: [checkpoints ?? run.path, ...(snapshots ? [snapshots] : [])],
+      // A rank listens on any port and connects to those of the others.
+      net: [nproc === 1 ? `127.0.0.1:${control.port}` : "127.0.0.1"],
+    });
+    living.set(rank, { host, attempt });
+    noteProcesses(
+      run,
+      [...living].sort(([a], [b]) => a - b).map(([rank, { host, attempt }]) => ({ rank, pid: host.pid!, attempt })),
+    );
+    return host;
   };
-  let living: Host | undefined;
-  const startRank = (attempt: number) => {
-    living = spawnProcess({ command, args, env: environment });
-    noteProcesses(run, [{ rank: 0, pid: living.pid!, attempt }]);
-    return living;
+  let meeting: Rendezvous | undefined;
+  /** Opens the place where the ranks of a start meet; that of the start before is closed. */
+  const muster = async (): Promise<Muster> => {
+    await meeting?.close();
+    if (nproc === 1) return { config, world: 1 };
+    const { encrypt } = config.runtime, fingerprint = "", timeoutMs = meetingMs;
+    meeting = openRendezvous({ hostname: "127.0.0.1", world: nproc, token, fingerprint, encrypt, timeoutMs });
+    const { port } = meeting;
+    return {
+      config,
+      world: nproc,
+      meeting: { hostname: "127.0.0.1", port, world: nproc, fingerprint, encrypt, timeoutMs },
+    };
   };
   runtime.spawn(
     "supervisor",
@@ -168,8 +189,9 @@ async function runCompany(config: ResolvedConfig, run: RunFolder, options: Compa
       cpuFallback,
       monitor: monitorRef,
       checkpoints: checkpointsRef,
-      rank: (attempt) => hosted(rankProtocol, () => startRank(attempt), { startTimeoutMs: 120_000 }),
-      kill: () => living?.kill(),
+      muster,
+      rank: (attempt, rank) => hosted(rankProtocol, () => startRank(attempt, rank), { startTimeoutMs: 120_000 }),
+      kill: (rank) => living.get(rank)?.host.kill(),
     }),
   );
 
@@ -193,8 +215,22 @@ async function runCompany(config: ResolvedConfig, run: RunFolder, options: Compa
     return outcome.outcome === "failed" ? 1 : outcome.unsaved ? stoppedAtOnce : 0;
   } finally {
     await runtime.stop();
+    await meeting?.close();
   }
 }
+
+/** What a rank's communicator says: that the rank lives, or whom it waits for. */
+interface Said {
+  readonly rank: number;
+  readonly attempt: number;
+  readonly changes: number;
+  readonly phase: string;
+  readonly step: number;
+  readonly late?: string;
+}
+
+/** How long ranks may take from the first to the last to be there: processes start, devices open, data is read. */
+const meetingMs = 600_000;
 
 /** Exit code of a run that was told twice to stop: what shells give to one that SIGINT ended. */
 const stoppedAtOnce = 130;

@@ -1,5 +1,6 @@
 /** Fills a program's inputs from micro-batches. */
 import { dynamicNtkBase, rotaryTables } from "../../kernels/rope/mod.ts";
+import type { ResolvedConfig } from "../config/mod.ts";
 import type { MicroBatch } from "../data/mod.ts";
 import type { SegmentName } from "../graph/plan.ts";
 import type { Model } from "./model.ts";
@@ -9,6 +10,22 @@ export function countLabels(labels: Int32Array): number {
   let count = 0;
   for (const label of labels) if (label >= 0) count++;
   return count;
+}
+
+/** @throws {RangeError} for a token id outside the vocabulary */
+export function checkTokens(
+  { model: { vocab_size } }: Pick<ResolvedConfig, "model">,
+  { inputIds, labels }: Pick<MicroBatch, "inputIds" | "labels">,
+): void {
+  for (const ids of [inputIds, labels]) {
+    for (const id of ids) {
+      if (id >= vocab_size) {
+        throw new RangeError(
+          `Cannot train on token id ${id}: model.vocab_size is ${vocab_size}; was the data made with another tokenizer?`,
+        );
+      }
+    }
+  }
 }
 
 export interface FeedOptions {
@@ -28,16 +45,7 @@ export function feed(
   data: MicroBatch,
   { lossWeight, step, microBatch = 0, frame = 0 }: FeedOptions,
 ): void {
-  const vocabulary = config.model.vocab_size;
-  for (const ids of [data.inputIds, data.labels]) {
-    for (const id of ids) {
-      if (id >= vocabulary) {
-        throw new RangeError(
-          `Cannot train on token id ${id}: model.vocab_size is ${vocabulary}; was the data made with another tokenizer?`,
-        );
-      }
-    }
-  }
+  checkTokens(config, data);
   const { inputs } = program.plan.segments[segment];
   /** A stage of a pipeline reads some of them only. */
   const upload = (name: string, values: ArrayBufferView) => {

@@ -52,7 +52,12 @@ export async function loadPlugins(modules: readonly string[], relativeTo = Deno.
 }
 
 /** Traces, shards, differentiates and plans, without a device: what `troupe plan` prints. */
-export function planModel(config: ResolvedConfig, { limits }: Pick<Backend["traits"], "limits">, mesh: Mesh) {
+export function planModel(
+  config: ResolvedConfig,
+  { limits }: Pick<Backend["traits"], "limits">,
+  mesh: Mesh,
+  microBatches = config.data.micro_num,
+) {
   if (!hasModule(config.model_type)) {
     const message = `unknown model type ${JSON.stringify(config.model_type)}; ${moduleNames().join(", ")} work, and ` +
       "those that a module in runtime.plugins registers";
@@ -82,7 +87,7 @@ export function planModel(config: ResolvedConfig, { limits }: Pick<Backend["trai
   const plan = { ...whole, state };
   const memory = estimateMemory(plan, {
     frames: stage.frames,
-    microBatches: config.data.micro_num,
+    microBatches,
     optimizerBytes: adamwBytes(state),
   });
   const shapes = new Map([...everywhere].map(([name, { shape }]) => [name, shape]));
@@ -114,17 +119,22 @@ function countedOnce(
 /**
  * @param backend where the model lives; stays the caller's
  * @param world the ranks that train together. @default this one alone
+ * @param microBatches most of one step on this rank. @default `data.micro_num`
  * @throws {ConfigError} for an unknown model type
  * @throws {RangeError} when a tensor or the whole does not fit the device
  */
 export async function initializeModel(
   config: ResolvedConfig,
-  { backend, world = solo }: { backend: Backend; world?: World },
+  { backend, world = solo, microBatches = config.data.micro_num }: {
+    backend: Backend;
+    world?: World;
+    microBatches?: number;
+  },
 ): Promise<Model> {
-  const { plan, ...planned } = planModel(config, backend.traits, world.mesh);
+  const { plan, ...planned } = planModel(config, backend.traits, world.mesh, microBatches);
   const program = await Program.create(backend, plan, {
     frames: planned.stage.frames,
-    microBatches: config.data.micro_num,
+    microBatches,
     groups: (axis) => world.group(axis as Mode),
   });
   for (const { name, shape, initialization } of plan.parameters) {

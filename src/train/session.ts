@@ -13,6 +13,7 @@ import { solo, type World } from "../parallel/world.ts";
 import { agree } from "./agree.ts";
 import { loadTensors } from "./checkpoint.ts";
 import { evaluateSets } from "./evaluate.ts";
+import { checkTokens } from "./feed.ts";
 import { initializeOptimizer, initializeTrainer } from "./initialize.ts";
 import { initializeModel } from "./model.ts";
 import type { Trainer, TrainerState } from "./trainer.ts";
@@ -39,6 +40,8 @@ export interface SessionOptions {
   readonly backend: Backend;
   /** The ranks that train together. @default this one alone */
   readonly world?: World;
+  /** Most micro-batches of this rank in a step. @default {config.data.micro_num} */
+  readonly microBatches?: number;
   /** Names of the kinds of data, for metrics by kind. */
   readonly datasetTypes?: readonly string[];
   readonly onNotice?: (line: string) => void;
@@ -91,6 +94,16 @@ export class Session implements Disposable {
   /** What a checkpoint after `batch` keeps beside the tensors. */
   state(position: DataPosition): Json {
     return { trainer: this.trainer.state(), data: position } as unknown as Json;
+  }
+
+  /** Sums values over all ranks, which must ask for it at the same place in their work. */
+  agree(values: readonly number[]): Promise<number[]> {
+    return agree(this.#world, values);
+  }
+
+  /** @throws {RangeError} saying why the model cannot take a batch */
+  check({ microBatches }: Pick<Batch, "microBatches">): void {
+    for (const microBatch of microBatches) checkTokens(this.config, microBatch);
   }
 
   /** One optimizer step on one batch. */

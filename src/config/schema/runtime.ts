@@ -1,5 +1,5 @@
 import { z } from "zod";
-import { bool, float, int, refused, text, works } from "../field.ts";
+import { bool, float, int, text, works } from "../field.ts";
 
 /** Troupe's own settings: where and how the company runs. */
 export const runtimeSchema = z.strictObject({
@@ -10,7 +10,7 @@ export const runtimeSchema = z.strictObject({
   webgpu: works(z.enum(["deno", "dawn"]).default("deno"), "Which WebGPU: Deno's own, or the npm package of Dawn.", {
     only: ["deno"],
   }),
-  nproc: works(int({ min: 1 }).default(1), "Ranks on this machine, one process each.", { only: [1] }),
+  nproc: works(int({ min: 1 }).default(1), "Ranks on this machine, one process each."),
   seed: works(int({ min: 0 }).default(1024), "Seed of weights and dropout; --seed sets it."),
   run_dir: works(text().min(1), "Folder for logs, metrics and traces of the run.", { derived: "RUN/{JOB_NAME}" }),
   plugins: works(z.array(text()).default([]), "Modules to load first: they register models of your own."),
@@ -25,6 +25,9 @@ export const runtimeSchema = z.strictObject({
     float({ above: 0 }).default(30),
     "A rank that is not heard of for this long, in seconds, is taken for dead. Busy ranks are heard of every second.",
   ),
-  encrypt: refused(bool().default(false), "Encrypt what ranks send to each other."),
-  elastic: refused(bool().default(false), "Go on with fewer ranks when a host is lost."),
+  encrypt: works(bool().default(false), "Encrypt what ranks send to each other."),
+  elastic: works(
+    bool().default(false),
+    "Go on with another number of data-parallel ranks than the checkpoint is of: with the same batches, dealt out anew.",
+  ),
 }).describe("Where and how the run is carried out (Troupe's own settings)");

@@ -1,0 +1,50 @@
+/** Starts a rank as a process of this program, with the least permissions that it can work with. */
+import { type Host, spawnProcess } from "../../actors/runtime/mod.ts";
+import { rankVariables } from "./rank.ts";
+import { selfCommand } from "./self.ts";
+
+export interface RankProcessOptions {
+  readonly rank: number;
+  readonly attempt: number;
+  /** Number of the rank on its host: chooses its GPU. */
+  readonly localRank: number;
+  /** Ranks in all. */
+  readonly world: number;
+  /** Where the root listens for communicators. */
+  readonly control: { readonly hostname: string; readonly port: number };
+  readonly token: string;
+  /** The address of this host, by which ranks of others reach the rank. */
+  readonly address: string;
+  /** What it may write to, and whom it may talk to. */
+  readonly write: readonly string[];
+  readonly net: readonly string[];
+}
+
+/**
+ * Beside what the rank itself reads, its environment has the variables that other launchers set too (`RANK`, `LOCAL_RANK`,
+ * `WORLD_SIZE`), for drivers and plugins that go by them.
+ */
+export function startRankProcess(options: RankProcessOptions): Host {
+  const { rank, attempt, localRank, world, control: { hostname, port }, token, address, write, net } = options;
+  const { command, args, env } = selfCommand(["rank"], {
+    read: true,
+    env: true,
+    write,
+    net,
+    sys: ["systemMemoryInfo", "statfs"],
+  });
+  return spawnProcess({
+    command,
+    args,
+    env: {
+      ...env,
+      [rankVariables.control]: `${hostname.includes(":") ? `[${hostname}]` : hostname}:${port}`,
+      [rankVariables.token]: token,
+      [rankVariables.rank]: String(rank),
+      [rankVariables.attempt]: String(attempt),
+      [rankVariables.address]: address,
+      LOCAL_RANK: String(localRank),
+      WORLD_SIZE: String(world),
+    },
+  });
+}

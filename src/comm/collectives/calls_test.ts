@@ -1,0 +1,70 @@
+import { assertEquals, assertRejects } from "@std/assert";
+import { onAllRanks, simulatedWorld } from "../_testing.ts";
+import { callingCommunicator, type CollectiveCall, perform } from "./calls.ts";
+import { createCommunicator } from "./communicator.ts";
+
+const world = 3, ranks = [0, 1, 2];
+
+Deno.test("every collective comes to the same by calls, of data in shared memory and elsewhere", async () => {
+  const results = (posted: boolean, shared: boolean) =>
+    onAllRanks(simulatedWorld(world), async (own, rank) => {
+      const communicator = posted
+        ? callingCommunicator(rank, (call) => perform(own, structuredClone(call) as CollectiveCall))
+        : own;
+      const group = communicator.group("data", ranks);
+      const make = (...values: number[]) =>
+        shared ? new Float32Array(new SharedArrayBuffer(4 * values.length)) : new Float32Array(values.length);
+      const filled = (...values: number[]) => {
+        const data = make(...values);
+        data.set(values);
+        return data;
+      };
+      const all: number[][] = [];
+      const keep = (data: Float32Array) => void all.push([...data]);
+      const sum = filled(rank, 1, 2), most = filled(rank, -rank);
+      await group.allReduce(sum);
+      await group.allReduce(most, "max");
+      keep(sum);
+      keep(most);
+      keep(await group.reduceScatter(filled(1, 2, 3, 4, rank)));
+      keep(await group.reduceScatter(filled(1, 2, 3, rank), [0, 3, 1]));
+      const gathered = filled(0, 0, 0, 0);
+      gathered[rank] = rank + 1;
+      await group.allGather(gathered, [1, 1, 2]);
+      keep(gathered);
+      const told = filled(rank, rank);
+      await group.broadcast(told, 1);
+      keep(told);
+      const atRoot = filled(rank, 1);
+      await group.reduce(atRoot, 2);
+      if (rank === 2) keep(atRoot);
+      const into = filled(9, 9, 9);
+      await group.allToAll(filled(10 * rank, 10 * rank + 1, 10 * rank + 2), into);
+      keep(into);
+      await group.barrier();
+      if (rank === 0) await group.send(2, filled(7, 8));
+      if (rank === 2) {
+        const received = filled(0, 0);
+        await group.receive(0, received);
+        keep(received);
+      }
+      const alone = communicator.group("alone", [rank]), same = filled(rank);
+      await alone.allReduce(same);
+      await alone.barrier();
+      keep(same);
+      return all;
+    });
+  const expected = await results(false, false);
+  assertEquals(await results(true, false), expected);
+  assertEquals(await results(true, true), expected);
+});
+
+Deno.test("a call of a rank that is not of the group, or to no other place, is refused", async () => {
+  const communicator = callingCommunicator(1, () => Promise.resolve());
+  await assertRejects(async () => await communicator.group("data", [0, 2]).barrier(), RangeError, "on rank 1");
+  await assertRejects(
+    async () => await communicator.group("data", [0, 1]).send(1, new Float32Array(1)),
+    RangeError,
+    "not another",
+  );
+});

@@ -1,0 +1,118 @@
+/** Several ranks, a process each: what accidents to one mean for all, and for the run's records: nothing. */
+import { assert, assertAlmostEquals, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
+import {
+  assertNoStackTrace,
+  checkpointEntries,
+  curve,
+  inFolder,
+  type Processes,
+  rankOf,
+  ranks,
+  runFolders,
+  type Started,
+  tinyRecord,
+  until,
+} from "./processes.ts";
+
+const totalSteps = 24;
+
+type Section = Record<string, unknown>;
+
+function train(folder: string, processes: Processes, nproc: number, changes: Record<string, Section> = {}): Started {
+  const record = tinyRecord(folder, {
+    ...changes,
+    model: { hidden_size: 32 },
+    data: { total_steps: totalSteps, micro_num: 2, ...changes.data },
+    ckpt: { checkpoint_every: 4 },
+    hybrid_zero_optimizer: { clip_grad_norm: 1 },
+    runtime: { max_restarts: 20, ...changes.runtime },
+  });
+  return processes.start(
+    ["train", "--config", record, "--backend", "cpu", "--json", "--nproc", String(nproc)],
+    { folder },
+  );
+}
+
+const folders = (parent: string, ...names: string[]) =>
+  names.map((name) => {
+    Deno.mkdirSync(`${parent}/${name}`);
+    return `${parent}/${name}`;
+  });
+
+/** Whole lines on standard output: steps told, those done twice counted twice. */
+const steps = ({ out }: Started) => out.text.split("\n").length - 1;
+
+const more = async (run: Started, count: number) => {
+  const base = steps(run);
+  await run.out.until(() => steps(run) >= base + count, `${count} steps`);
+};
+
+Deno.test("train --nproc 3 goes on after a rank is killed, whichever, and after one freezes: the curve and the weights do not tell", () =>
+  inFolder(async (parent, processes) => {
+    const [calm, rough] = folders(parent, "calm", "rough") as [string, string];
+    const undisturbed = await train(calm, processes, 3).ended;
+    assertEquals(undisturbed.code, 0, undisturbed.err);
+    assertNoStackTrace(undisturbed);
+    assertStringIncludes(undisturbed.err, "planned on each of 3 ranks");
+
+    const run = train(rough, processes, 3);
+    const accidents = [["KILL", 1], ["STOP", 2], ["KILL", 0]] as const;
+    for (const [index, [signal, rank]] of accidents.entries()) {
+      const pid = await rankOf(rough, index + 1, rank);
+      await more(run, 4);
+      assert(await processes.signal(signal, pid), `rank ${rank} was there:\n${run.err.text}`);
+    }
+    const ended = await run.ended;
+    assertEquals(ended.code, 0, ended.err);
+    assertNoStackTrace(ended);
+    assertMatch(ended.err, /^ALERT Rank 1 was killed by SIGKILL .*; starting all ranks again \(restart 1, of 20/m);
+    assertMatch(ended.err, /^ALERT Rank \d .*rank 2 does not answer, its last was .*; starting all ranks again/m);
+    assertMatch(ended.err, /^ALERT Rank 0 was killed by SIGKILL .*; starting all ranks again \(restart 3, of 20/m);
+    assertStringIncludes(ended.err, "All 3 ranks are back and go on from ");
+    assertEquals(curve(calm).length, totalSteps);
+    assertEquals(curve(rough), curve(calm));
+    assertEquals(checkpointEntries(rough, totalSteps), checkpointEntries(calm, totalSteps));
+    for (const { pid } of ranks(rough)!.ranks) assert(!await processes.alive(pid));
+  }));
+
+Deno.test("when the root is killed its ranks are gone within 10 s, and the next start goes on, encrypted as well", () =>
+  inFolder(async (parent, processes) => {
+    const [calm, rough] = folders(parent, "calm", "rough") as [string, string];
+    assertEquals((await train(calm, processes, 2).ended).code, 0);
+    const first = train(rough, processes, 2, { runtime: { encrypt: true } });
+    await more(first, 7);
+    const { root, ranks: members } = ranks(rough)!;
+    assert(await processes.signal("KILL", root));
+    const gone = async () =>
+      !(await Promise.all(members.map(({ pid }) => processes.alive(pid)))).some((alive) => alive);
+    await until(gone, "the ranks' end", 10);
+    assert((await first.ended).code !== 0);
+    const second = await train(rough, processes, 2, { runtime: { encrypt: true } }).ended;
+    assertEquals(second.code, 0, second.err);
+    assertMatch(second.err, /resumed from step \d+/);
+    assertEquals(curve(rough), curve(calm));
+  }));
+
+Deno.test("runtime.elastic: 4, 3, 2 and 4 ranks across preemptions train on the same batches as 4 ranks undisturbed", () =>
+  inFolder(async (parent, processes) => {
+    const [calm, rough] = folders(parent, "calm", "rough") as [string, string];
+    const changes = { data: { micro_num: 3 }, runtime: { elastic: true } };
+    assertEquals((await train(calm, processes, 4, changes).ended).code, 0);
+    for (const nproc of [4, 3, 2]) {
+      const run = train(rough, processes, nproc, changes);
+      await more(run, 5);
+      assert(await processes.signal("TERM", ranks(rough)!.root));
+      const ended = await run.ended;
+      assertEquals(ended.code, 0, ended.err);
+      assertMatch(ended.err, /Stopped after step \d+\. The same command goes on from there/);
+    }
+    const last = await train(rough, processes, 4, changes).ended;
+    assertEquals(last.code, 0, last.err);
+    const [expected, actual] = [curve(calm), curve(rough)];
+    assertEquals(actual.map(({ step }) => step), expected.map(({ step }) => step));
+    expected.forEach(({ loss, step }, index) => assertAlmostEquals(actual[index]!.loss, loss, 2e-4, `step ${step}`));
+    const consumed = (folder: string) =>
+      Deno.readTextFileSync(`${runFolders(folder).at(-1)}/metrics.jsonl`).trim().split("\n")
+        .map((line) => JSON.parse(line)).map((record) => [record.num_consumed_tokens, record["tokens/en"]]);
+    assertEquals(consumed(rough), consumed(calm), "the same tokens in the same steps");
+  }));

@@ -175,7 +175,6 @@ Deno.test("resolveConfig() refuses what the user asks for and is not built, neve
   );
   assertStringIncludes(problemOf({ model: { dtype: "torch.bfloat16" } }), `"bfloat16" is refused`);
   assertStringIncludes(problemOf({ model_type: "BAICHUAN2" }), "INTERNLM2");
-  assertStringIncludes(problemOf({ runtime: { nproc: 2 } }), "runtime.nproc: 2 is refused");
   assertStringIncludes(
     problemOf({ ckpt: { enable_save_ckpt: true, checkpoint_every: 1, save_ckpt_folder: "boto3:s3://a.b/c" } }),
     "object stores",

@@ -1,7 +1,6 @@
 import { assertEquals, assertRejects } from "@std/assert";
 import { onAllRanks, simulatedWorld } from "../_testing.ts";
 import { callingCommunicator, type CollectiveCall, perform } from "./calls.ts";
-import { createCommunicator } from "./communicator.ts";
 
 const world = 3, ranks = [0, 1, 2];
 

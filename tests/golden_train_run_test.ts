@@ -90,6 +90,22 @@ function recordOf(run: Run, clipGradNorm: number): ResolvedConfig {
   });
 }
 
+/** Runs in `bfloat16` are followed within a percent, as their README says; the first loss of others to its last digits. */
+interface Looseness {
+  readonly firstLoss: number;
+  readonly loss: number;
+  readonly gradNorm: number;
+  readonly paramNorm: number;
+  readonly values: number;
+}
+function loosenessOf(run: Run): Looseness {
+  if (run.config_after_check.model.dtype !== "torch.bfloat16") {
+    return { firstLoss: 1e-5, ...defaultTolerances, values: 1e-3 };
+  }
+  const loss = 0.01 * run.steps[0].loss;
+  return { firstLoss: loss, loss, gradNorm: 0.01, paramNorm: 0.01, values: 0.01 };
+}
+
 const clipOf = (run: Run) => Number(run.config_after_check.hybrid_zero_optimizer.clip_grad_norm);
 /** InternEvo puts the parameters of a `float32` model in a group of their own; the norm is over all groups. */
 const globalNorm = ({ grad_norm_groups }: Step) => Math.hypot(...Object.values(grad_norm_groups));
@@ -104,10 +120,14 @@ for (const run of runs) {
     skip(`trainer follows train_run.json ${run.name}`, reason);
     continue;
   }
-  Deno.test(`trainer follows train_run.json ${run.name}`, async () => {
-    using backend = await openBackend("cpu");
-    await follow(run, backend);
-  });
+  // Half types are stored otherwise on a device, and its kernels are others: those runs are followed there too.
+  for (const name of run.name.endsWith("bf16") ? ["cpu", "webgpu"] as const : ["cpu"] as const) {
+    Deno.test(`trainer follows train_run.json ${run.name}${name === "cpu" ? "" : ` on ${name}`}`, async () => {
+      using backend = await openBackend(name);
+      await follow(run, backend);
+      await backend.finish();
+    });
+  }
   if (clipsOnlyHere(run)) {
     Deno.test(`trainer clips where train_run.json ${run.name} does not`, async () => {
       using backend = await openBackend("cpu");
@@ -127,16 +147,16 @@ async function open(run: Run, record: ResolvedConfig, backend: Backend) {
 }
 
 async function follow(run: Run, backend: Backend): Promise<void> {
-  const record = recordOf(run, clipsOnlyHere(run) ? 0 : clipOf(run));
+  const record = recordOf(run, clipsOnlyHere(run) ? 0 : clipOf(run)), loose = loosenessOf(run);
   const { model, trainer, mappings, loader } = await open(run, record, backend);
   using _ = trainer;
   try {
     await followSteps(run, record, { model, trainer, loader });
     for (const mapping of mappings) {
       const values = await exportTensor(model, mapping);
-      assertNorm(norm(values), run.final_param_norms[mapping.tensor], `final norm of ${mapping.tensor}`);
+      assertNorm(norm(values), run.final_param_norms[mapping.tensor], `final norm of ${mapping.tensor}`, loose);
       run.final_param_first3[mapping.tensor].forEach((expected, i) =>
-        assertAlmostEquals(values[i], expected, 1e-3, `${mapping.tensor}[${i}]`)
+        assertAlmostEquals(values[i], expected, loose.values, `${mapping.tensor}[${i}]`)
       );
     }
     const { global_position: _, ...position } = loader.state();
@@ -163,6 +183,7 @@ async function followSteps(
 ): Promise<void> {
   assertEquals(loader.datasetTypes, run.dataset_types);
   assertEquals(loader.rows, run.train_dataset_len);
+  const loose = loosenessOf(run);
   const validation = createValidationLoaders(record.data, { dataRank: 0, dataWorldSize: 1 });
   assertEquals(Object.fromEntries(validation.map(({ name, length }) => [name, length])), run.val_loader_lengths);
 
@@ -181,17 +202,22 @@ async function followSteps(
 
     trainer.zeroGrad();
     const { loss, microBatches } = await trainer.executeSchedule(batch);
-    const { success, gradNorm, learningRate, beta2, lossScale } = await trainer.step();
-    assertAlmostEquals(loss, step.loss, trainer.stepCount === 1 ? 1e-5 : defaultTolerances.loss, `loss of ${at}`);
+    const { success, gradNorm, learningRate, beta2 } = await trainer.step();
+    assertAlmostEquals(loss, step.loss, trainer.stepCount === 1 ? loose.firstLoss : loose.loss, `loss of ${at}`);
     assertEquals(success, step.success);
     assertAlmostEquals(learningRate, step.lr_used!, 1e-12 * step.lr_used!, `rate of ${at}`);
     assertEquals([record.adam.adam_beta1, beta2], step.betas_used, `betas of ${at}`);
     const expectedNorm = globalNorm(step);
-    assertAlmostEquals(gradNorm, expectedNorm, defaultTolerances.gradNorm * expectedNorm, `gradient norm of ${at}`);
+    assertAlmostEquals(gradNorm, expectedNorm, loose.gradNorm * expectedNorm, `gradient norm of ${at}`);
     const squares = await Promise.all(
       [...model.boxes.keys()].map(async (name) => norm(await model.program.readParameter("parameter", name)) ** 2),
     );
-    assertNorm(Math.sqrt(squares.reduce((a, b) => a + b, 0)), step.param_norm_total, `weights' norm after ${at}`);
+    assertNorm(
+      Math.sqrt(squares.reduce((a, b) => a + b, 0)),
+      step.param_norm_total,
+      `weights' norm after ${at}`,
+      loose,
+    );
 
     for (const { nll, correct, microBatch: { labels, typeIds } } of microBatches) {
       metric.add({ nll, correct, labels, typeIds });
@@ -207,7 +233,7 @@ async function followSteps(
       tokens: batch.tokens,
       realTokens: metric.tokens,
       learningRate: trainer.optimizer.learningRate.learningRate,
-      lossScale,
+      lossScale: trainer.optimizer.gradScaler.scale,
       gradNorm: { "0_default": gradNorm },
       numConsumedTokens: batch.after.num_consumed_tokens,
       infNanSkipBatches: trainer.infNanSkipBatches,
@@ -220,7 +246,13 @@ async function followSteps(
     metric.reset();
     const { grad_norm: _, ...logged } = step.logged;
     for (const [key, expected] of Object.entries(logged)) {
-      assertLogged(record_[key] as number, expected, `${key} of ${at}`);
+      const [name, type] = key.split("/"), { logged: all } = step;
+      // Where logits are bfloat16, the two largest of a row may be neighbours, and one label more or less is right.
+      const isRounded = name === "acc" && run.name.endsWith("bf16");
+      const tokens = Object.keys(all).filter((each) => each.startsWith("tokens/") && each.endsWith(type ?? ""))
+        .reduce((sum, each) => sum + Number(all[each]), 0);
+      if (isRounded) assertAlmostEquals(record_[key] as number, Number(expected), 1.01 / tokens, `${key} of ${at}`);
+      else assertLogged(record_[key] as number, expected, `${key} of ${at}`, loose);
     }
 
     const every = record.data.valid_every;
@@ -236,20 +268,25 @@ async function followSteps(
     assertEquals(trainer.stepCount, expected.step);
     delete expected.step;
     assertEquals(values.map(([key]) => key), Object.keys(expected));
-    for (const [key, value] of values) assertLogged(value as number, expected[key], `${key} after ${at}`);
+    for (const [key, value] of values) assertLogged(value as number, expected[key], `${key} after ${at}`, loose);
   }
 }
 
 const boundaries = ({ segmentEnd }: MicroBatch): number[] => [0, ...new Set(segmentEnd)];
 
-function assertNorm(actual: number, expected: number, what: string): void {
-  assertAlmostEquals(actual, expected, defaultTolerances.paramNorm * expected, what);
+function assertNorm(actual: number, expected: number, what: string, { paramNorm }: Looseness): void {
+  assertAlmostEquals(actual, expected, paramNorm * expected, what);
 }
 
 /** Reported metrics are rounded to four decimals, and a perplexity is the exponential of a loss. */
-function assertLogged(actual: number, expected: number | string | Record<string, number>, what: string): void {
+function assertLogged(
+  actual: number,
+  expected: number | string | Record<string, number>,
+  what: string,
+  { loss }: Looseness,
+): void {
   if (expected === "nan") assert(Number.isNaN(actual), `${what}: ${actual} instead of nan`);
-  else assertAlmostEquals(actual, Number(expected), 1e-4 + defaultTolerances.loss * Math.abs(Number(expected)), what);
+  else assertAlmostEquals(actual, Number(expected), 1e-4 + loss * Math.abs(Number(expected)), what);
 }
 
 /** The first moments after one step are the gradients, scaled: clipping shows there and not in Adam's first update. */

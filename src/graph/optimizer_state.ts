@@ -6,10 +6,11 @@ import type { ParameterPlace } from "./plan.ts";
 
 /** Ranges that a kernel binds begin at multiples of this. */
 const alignBytes = 256;
-/** A part of a parameter begins at a multiple of so many elements, since a kernel binds it by itself. */
-export const partElements = alignBytes / 4;
-
-const align = (bytes: number) => Math.ceil(bytes / alignBytes) * alignBytes;
+/**
+ * A part of a parameter begins at a multiple of so many elements, since a kernel binds it by itself, and what it is as a
+ * half type too.
+ */
+export const partElements = alignBytes / 2;
 
 /** Elements `begin` up to `end` of what a rank holds of a parameter. */
 export interface ParameterPart {
@@ -52,8 +53,10 @@ export const wholeParts = (parameters: readonly ParameterPlace[]): ParameterPart
  */
 export function placeState(
   parameters: readonly ParameterPlace[],
-  { largest, parts = wholeParts(parameters), counted = () => true }: {
+  { largest, alignment = alignBytes, parts = wholeParts(parameters), counted = () => true }: {
     largest: number;
+    /** That of the parameters in their arenas, so that what is neighbours there is so here. */
+    alignment?: number;
     parts?: readonly ParameterPart[];
     counted?: (name: string) => boolean;
   },
@@ -68,7 +71,7 @@ export function placeState(
     .sort((a, b) => of(a).index - of(b).index || a.begin - b.begin);
   const places: StatePlace[] = [], arenas: number[] = [], runs: StateRun[] = [];
   for (const part of sorted) {
-    const { place } = of(part), bytes = 4 * (part.end - part.begin), size = align(bytes);
+    const { place } = of(part), bytes = 4 * (part.end - part.begin), size = Math.ceil(bytes / alignment) * alignment;
     if (part.begin % partElements !== 0 || (part.end % partElements !== 0 && 4 * part.end !== place.bytes)) {
       throw new RangeError(
         `Cannot place elements ${part.begin} to ${part.end} of ${part.name}: parts begin at multiples of ${partElements}`,

@@ -12,24 +12,35 @@
  * - `frame`: what one micro-batch in flight keeps from its forward to its backward pass: inputs and the saved set. Each
  *   chunk has frames of its own.
  * - `workspace`: what lives within one pass; shared by all.
+ * - `model`: where the passes read parameters in a half type, a copy of them in it. It mirrors the parameter arenas, each
+ *   offset half as large; the optimizer writes it together with the parameters, which then are masters.
  * - `constant`: tables known when tracing.
  *
  * Frames and the workspace consist of *slots*, one device buffer each. Tensors whose lives do not overlap share a slot;
  * tensors alive together never do, so no dispatch finds one buffer bound for reading and for writing. A frame's slots
  * are free again for the backward pass once what they held has been read for the last time.
  */
+import { type HalfType, isHalf } from "../../kernels/host.ts";
 import type { DeviceTraits, ElementType, Kernel } from "../../kernels/kernel.ts";
 import { elementBytes } from "../../kernels/kernel.ts";
 import type { Differentiated } from "./differentiate.ts";
 import { splitBackward } from "./split_backward.ts";
-import { type Collective, type Graph, type Initialization, type Node, type Tensor, tensorBytes } from "./graph.ts";
+import {
+  type Collective,
+  elementCount,
+  type Graph,
+  type Initialization,
+  type Node,
+  type Tensor,
+  tensorBytes,
+} from "./graph.ts";
 import { placeState, type StateLayout } from "./optimizer_state.ts";
 
 /** Storage offsets are aligned to this on every device (`minStorageBufferOffsetAlignment` is at most 256). */
 const ALIGNMENT = 256;
-const align = (bytes: number) => Math.ceil(bytes / ALIGNMENT) * ALIGNMENT;
+const align = (bytes: number, to = ALIGNMENT) => Math.ceil(bytes / to) * to;
 
-export type Space = "parameter" | "gradient" | "constant" | "frame" | "workspace";
+export type Space = "parameter" | "model" | "gradient" | "constant" | "frame" | "workspace";
 
 /** `slot`: arena, constant or slot number within its space. Offsets and sizes in bytes. */
 export interface Place {
@@ -37,6 +48,8 @@ export interface Place {
   readonly slot: number;
   readonly offset: number;
   readonly bytes: number;
+  /** Of what the host reads: what it is stored as. */
+  readonly type?: ElementType;
 }
 
 export type Instruction =
@@ -53,6 +66,7 @@ export interface CollectiveInstruction extends Collective {
   readonly label: string;
 }
 
+/** Where a parameter lies as `f32`, its gradient too. */
 export interface ParameterPlace {
   readonly name: string;
   readonly shape: readonly number[];
@@ -84,6 +98,10 @@ export interface Plan {
   readonly parameters: readonly ParameterPlace[];
   /** Bytes of each parameter arena; gradients mirror them. */
   readonly arenas: readonly number[];
+  /** What the passes read parameters as, where that is a half type: then there is a copy of all of them. */
+  readonly modelType: HalfType | undefined;
+  /** Parameters begin at multiples of this in their arenas, in bytes: so that copies of half the width are aligned too. */
+  readonly alignment: number;
   /** Where the moments lie: of all parameters, unless ranks divide them. */
   readonly state: StateLayout;
   readonly constants: readonly Float32Array<ArrayBuffer>[];
@@ -145,7 +163,9 @@ interface PlanOptions {
 /** @throws {RangeError} when one tensor is larger than the device can bind, naming it and both sizes. */
 export function plan({ chunks, limits }: PlanOptions): Plan {
   const largest = Math.min(limits.maxBufferSize, limits.maxStorageBufferBindingSize);
-  const { parameters, arenas } = placeParameters(chunks.map(({ training }) => training.graph), largest);
+  const graphs = chunks.map(({ training }) => training.graph), modelType = halfTypeOf(graphs);
+  const alignment = modelType ? 2 * ALIGNMENT : ALIGNMENT;
+  const { parameters, arenas } = placeParameters(graphs, { largest, alignment });
   const byName = new Map(parameters.map((place) => [place.name, place]));
   const constants: Float32Array<ArrayBuffer>[] = [], constantSlots = new Map<string, number>();
   const workspace = new SlotPool("workspace");
@@ -153,6 +173,7 @@ export function plan({ chunks, limits }: PlanOptions): Plan {
   const fixedPlace = (tensor: Tensor): Place | undefined => {
     if (tensor.kind === "parameter" || tensor.kind === "gradient") {
       const { arena, offset, bytes } = byName.get(tensor.name)!;
+      if (isHalf(tensor.type)) return { space: "model", slot: arena, offset: offset / 2, bytes: tensorBytes(tensor) };
       return { space: tensor.kind, slot: arena, offset, bytes };
     }
     if (tensor.kind !== "constant") return undefined;
@@ -260,7 +281,7 @@ export function plan({ chunks, limits }: PlanOptions): Plan {
   const byInputName = (places: ReadonlyMap<Tensor, Place>) =>
     new Map([...places].map(([{ name }, place]) => [name, place]));
   const byOutputName = (outputs: Outputs, places: ReadonlyMap<Tensor, Place>) =>
-    new Map(Object.entries(outputs).map(([name, tensor]) => [name, places.get(tensor)!]));
+    new Map(Object.entries(outputs).map(([name, tensor]) => [name, { ...places.get(tensor)!, type: tensor.type }]));
 
   const frames: SlotPool[] = [], segments: Record<SegmentName, Segment> = {};
   for (const [chunk, { training, trainingOutputs, passed = {}, split = false, evaluation }] of chunks.entries()) {
@@ -359,7 +380,9 @@ export function plan({ chunks, limits }: PlanOptions): Plan {
   return {
     parameters,
     arenas,
-    state: placeState(parameters, { largest }),
+    modelType,
+    alignment,
+    state: placeState(parameters, { largest, alignment }),
     constants,
     frames: frames.map(({ sizes }) => sizes),
     workspace: workspace.sizes,
@@ -385,13 +408,25 @@ function throughIdentities(nodes: readonly Node[]) {
   };
 }
 
+/** The half type in which passes read parameters, if any. */
+function halfTypeOf(graphs: readonly Graph[]): HalfType | undefined {
+  const types = new Set(
+    graphs.flatMap((graph) => [...graph.parameters.values()].map(({ tensor: { type } }) => type).filter(isHalf)),
+  );
+  if (types.size > 1) throw new TypeError(`Cannot plan: parameters are read as ${[...types].join(" and ")}; one works`);
+  return [...types][0];
+}
+
 /** Parameters in order of declaration, packed into as few arenas as one binding's size allows. */
-function placeParameters(graphs: readonly Graph[], largest: number) {
+function placeParameters(
+  graphs: readonly Graph[],
+  { largest, alignment }: { readonly largest: number; readonly alignment: number },
+) {
   const parameters: ParameterPlace[] = [], arenas: number[] = [];
   // One that several chunks share exists once.
   const all = new Map(graphs.flatMap((graph) => [...graph.parameters]));
   for (const [name, { tensor, initialization }] of all) {
-    const bytes = tensorBytes(tensor);
+    const bytes = 4 * elementCount(tensor.shape), size = align(bytes, alignment);
     if (bytes > largest) {
       throw new RangeError(
         `Cannot place parameter ${name} [${tensor.shape}]: it takes ${bytes} bytes, one binding of this device ` +
@@ -399,16 +434,19 @@ function placeParameters(graphs: readonly Graph[], largest: number) {
       );
     }
     let arena = arenas.length - 1;
-    if (arena < 0 || arenas[arena]! + align(bytes) > largest) arena = arenas.push(0) - 1;
+    if (arena < 0 || arenas[arena]! + size > largest) arena = arenas.push(0) - 1;
     parameters.push({ name, shape: tensor.shape, initialization, arena, offset: arenas[arena]!, bytes });
-    arenas[arena]! += align(bytes);
+    arenas[arena]! += size;
   }
   return { parameters, arenas };
 }
 
 /** Bytes by purpose, for `frames` micro-batches in flight; what the run will hold on the device. */
 export interface MemoryEstimate {
+  /** As `f32`, which is what the optimizer updates. */
   readonly parameters: number;
+  /** Their copy in the model's half type, where it has one. */
+  readonly model: number;
   readonly gradients: number;
   readonly optimizer: number;
   readonly frames: number;
@@ -442,6 +480,7 @@ export function estimateMemory(
   );
   const parts = {
     parameters,
+    model: plan.modelType ? parameters / 2 : 0,
     gradients: parameters,
     optimizer: 2 * sum(plan.state.arenas) + optimizerBytes,
     frames: sum(plan.frames.map((sizes, chunk) => framesOf(frames, chunk) * sum(sizes))),

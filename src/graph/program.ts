@@ -6,6 +6,7 @@
  * between is done by the host (`collect.ts`). So a segment runs as a generator that yields at every wait: a whole world
  * of ranks can run in one thread.
  */
+import { encode } from "../../kernels/host.ts";
 import type { Backend, Command, CommandList, DeviceBuffer, Range, ReadTicket } from "../backend/backend.ts";
 import { Collector, type GroupOf, type Traffic } from "./collect.ts";
 import type { ParameterPart, StatePlace } from "./optimizer_state.ts";
@@ -45,7 +46,8 @@ type Piece = CommandList | {
 };
 
 export class Program implements Disposable {
-  readonly arenas: Readonly<Record<ArenaKind, readonly DeviceBuffer[]>>;
+  /** `model`: the copy of the parameters in a half type, where the plan has one. */
+  readonly arenas: Readonly<Record<ArenaKind | "model", readonly DeviceBuffer[]>>;
   readonly #parameters: ReadonlyMap<string, ParameterPlace>;
   /** By name and first element. */
   readonly #state: ReadonlyMap<string, StatePlace>;
@@ -76,6 +78,7 @@ export class Program implements Disposable {
     try {
       this.arenas = {
         parameter: slots(plan.arenas, "parameter"),
+        model: plan.modelType ? slots(plan.arenas.map((bytes) => bytes / 2), "model") : [],
         gradient: slots(plan.arenas, "gradient"),
         moment1: slots(plan.state.arenas, "moment1"),
         moment2: slots(plan.state.arenas, "moment2"),
@@ -283,7 +286,17 @@ export class Program implements Disposable {
     if (data.byteLength !== range.bytes) {
       throw new RangeError(`Cannot write ${kind} ${name}: it holds ${range.bytes / 4} numbers, got ${data.length}`);
     }
-    this.backend.upload(range, data);
+    this.writePart(kind, { name, begin: 0, end: data.length }, data);
+  }
+
+  /** Writes a part of a parameter's tensor of the given kind; of a parameter, what the passes read of it too. */
+  writePart(kind: ArenaKind, part: ParameterPart, data: Float32Array): void {
+    this.backend.upload(this.partRange(kind, part), data);
+    const { modelType } = this.plan;
+    if (kind !== "parameter" || !modelType) return;
+    const { arena, offset } = this.#parameters.get(part.name)!, stored = wholeWords(encode(modelType, data));
+    const target = { buffer: this.arenas.model[arena]!, offset: offset / 2 + 2 * part.begin, bytes: stored.byteLength };
+    this.backend.upload(target, stored);
   }
 
   /** Reads one parameter's tensor of the given kind, flat. */
@@ -296,6 +309,14 @@ export class Program implements Disposable {
     this.#buffers.splice(0).forEach((buffer) => this.backend.release(buffer));
     this.#lists.clear();
   }
+}
+
+/** Half floats with one more where their number is odd: devices are written in words of two. */
+function wholeWords(halves: Uint16Array<ArrayBuffer>): Uint16Array<ArrayBuffer> {
+  if (halves.length % 2 === 0) return halves;
+  const padded = new Uint16Array(halves.length + 1);
+  padded.set(halves);
+  return padded;
 }
 
 const chunkOf = (name: SegmentName): number => Number(name.slice(name.lastIndexOf(" ") + 1));

@@ -11,6 +11,7 @@ import type { Graph, Initialization, Tensor } from "../graph/graph.ts";
 import {
   add,
   attention,
+  cast,
   dropout,
   embedding,
   gate,
@@ -34,15 +35,19 @@ export function decoder(graph: Graph, inputs: ModelInputs, settings: DecoderSett
   const tables = { positions: inputs.positions, ...declareRotaryTables(graph, settings, tokens) };
 
   const table = graph.parameter("embedding.weight", [vocabSize, hiddenSize], initialization.embedding);
-  const embedded = embedding(inputs.ids, table, { gradientScale: settings.embedGradScale }); // [T, H]
+  const { types } = graph;
+  const embedded = embedding(inputs.ids, table, { gradientScale: settings.embedGradScale, type: types.stream }); // [T, H]
   let stream = settings.embeddingScale === 1 ? embedded : scale(embedded, settings.embeddingScale);
   for (let layer = 0; layer < settings.numLayers; layer++) {
     stream = graph.inLayer(layer, () => block(graph, stream, inputs, tables, layer, settings));
   }
   const output = normalize(graph, stream, "norm", settings);
-  const head = settings.tiedHead ? table : graph.parameter("head.weight", [vocabSize, hiddenSize], initialization.head);
+  const head = settings.tiedHead
+    ? table
+    : graph.parameter("head.weight", [vocabSize, hiddenSize], initialization.head, types.head);
   return linear(output, settings.normHead ? rowNormalize(head) : head, {
     weightGradientScale: settings.embedGradScale,
+    type: types.head,
   });
 }
 
@@ -88,7 +93,10 @@ function block(
   );
   const outInit = initialization.attentionOutput(layer);
   const attended = settings.dropRate > 0 && inputs.dropoutCounter
-    ? add(dropped(dense(mixed, "attention.o", hiddenSize, outInit, { bias: bias.output }), 1), residual)
+    ? add(
+      dropped(cast(dense(mixed, "attention.o", hiddenSize, outInit, { bias: bias.output }), graph.types.stream), 1),
+      residual,
+    )
     : dense(mixed, "attention.o", hiddenSize, outInit, { bias: bias.output, residual });
 
   const f = normalize(graph, attended, `${name}.ffn_norm`, settings);
@@ -101,9 +109,12 @@ function block(
 }
 
 function normalize(graph: Graph, x: Tensor, name: string, { hiddenSize, norm }: DecoderSettings): Tensor {
-  const weight = graph.parameter(`${name}.weight`, [hiddenSize], norm.unitOffset ? zeros : ones);
+  const { types } = graph, read = cast(x, types.model);
+  const parameter = (part: string, initialization: Initialization) =>
+    graph.parameter(`${name}.${part}`, [hiddenSize], initialization, types.norm);
+  const weight = parameter("weight", norm.unitOffset ? zeros : ones);
   if (norm.kind === "rmsnorm") {
-    return rmsNorm(x, weight, { epsilon: norm.epsilon, unitOffset: norm.unitOffset });
+    return rmsNorm(read, weight, { epsilon: norm.epsilon, unitOffset: norm.unitOffset });
   }
-  return layerNorm(x, weight, graph.parameter(`${name}.bias`, [hiddenSize], zeros), { epsilon: norm.epsilon });
+  return layerNorm(read, weight, parameter("bias", zeros), { epsilon: norm.epsilon });
 }

@@ -62,6 +62,7 @@ export class AdamW implements Disposable {
     const program = this.#program;
     const { backend, arenas } = program;
     const norms: Command[] = [], updates: Command[] = [];
+    const { modelType } = program.plan;
     program.plan.state.runs.forEach(({ parameter, state, bytes }, run) => {
       const range = (buffers: readonly DeviceBuffer[], { arena, offset }: typeof state): Range => (
         { buffer: buffers[arena]!, offset, bytes }
@@ -79,13 +80,16 @@ export class AdamW implements Disposable {
       norms.push({ kind: "dispatch", kernel: norm, ranges });
       updates.push({
         kind: "dispatch",
-        kernel: adamw({ length }),
+        kernel: adamw({ length, ...(modelType && { modelType }) }),
         ranges: [
           range(arenas.parameter, parameter),
           gradients,
           range(arenas.moment1, state),
           range(arenas.moment2, state),
           { buffer: this.#scalars, offset: 0, bytes: 32 },
+          ...(modelType
+            ? [{ buffer: arenas.model[parameter.arena]!, offset: parameter.offset / 2, bytes: bytes / 2 }]
+            : []),
         ],
       });
     });

@@ -134,7 +134,7 @@ export class Synchronizer {
     let at = 0;
     for (const part of parts) {
       const length = part.end - part.begin;
-      if (wanted(part.owner)) program.backend.upload(program.partRange(kind, part), data.subarray(at, at + length));
+      if (wanted(part.owner)) program.writePart(kind, part, data.subarray(at, at + length));
       at += length;
     }
   }

@@ -35,11 +35,13 @@ export async function initializeOptimizer(model: Model): Promise<Optimizer> {
       dtype,
       initialScale: grad_scaler.fp16.initial_scale,
       minScale: grad_scaler.fp16.min_scale,
-      maxScale: grad_scaler.max_scale,
+      // Without a bound a scale that nothing needs would double until the gradients' norm overflows.
+      maxScale: grad_scaler.max_scale ?? (dtype === "bfloat16" ? 2 ** 24 : null),
       growthInterval: grad_scaler.fp16.growth_interval,
       growthFactor: grad_scaler.growth_factor,
       backoffFactor: grad_scaler.backoff_factor,
       hysteresis: grad_scaler.hysteresis,
+      warn: () => {}, // of the defaults, which are float16's, there is nothing to warn
     }),
     [Symbol.dispose]: () => device[Symbol.dispose](),
   };

@@ -20,6 +20,7 @@ import type { Mesh, Mode } from "../parallel/mesh.ts";
 import { shard } from "../parallel/shard.ts";
 import { planStage, type SharedParameter, type Stage } from "./stage.ts";
 import { solo, type World } from "../parallel/world.ts";
+import { modelTypes } from "./types.ts";
 
 export interface Model extends Disposable {
   readonly config: ResolvedConfig;
@@ -64,9 +65,9 @@ export function planModel(
     throw new ConfigError([{ path: "model_type", message }]);
   }
   const family = getModule(config.model_type);
-  const tokens = config.data.packed_length;
+  const tokens = config.data.packed_length, types = modelTypes(config);
   const trace = (training: boolean) => {
-    const graph = new Graph();
+    const graph = new Graph(types);
     const { inputs, labels, lossWeight } = declareInputs(graph, { tokens, training });
     const logits = family.model(graph, inputs, config.model);
     const attributes = { labelSmoothing: config.loss.label_smoothing };
@@ -81,6 +82,7 @@ export function planModel(
   const zero = planZero({ parameters: whole.parameters, order: gradientOrder(whole), config, mesh });
   const state = placeState(whole.parameters, {
     largest: Math.min(limits.maxBufferSize, limits.maxStorageBufferBindingSize),
+    alignment: whole.alignment,
     parts: zero.flatMap(({ division, partition }) => division.filter(({ owner }) => owner === mesh.index(partition))),
     counted: countedOnce(zero, boxes, mesh, stage.shared),
   });

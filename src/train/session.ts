@@ -112,7 +112,7 @@ export class Session implements Disposable {
     trainer.zeroGrad();
     const { loss, microBatches } = await trainer.executeSchedule(batch);
     const forwardBackwardSeconds = (performance.now() - started) / 1000;
-    const { success, gradNorm, learningRate, lossScale } = await trainer.step();
+    const { success, gradNorm, learningRate } = await trainer.step();
     for (const { nll, correct, microBatch: { labels, typeIds } } of microBatches) {
       this.#metric.add({ nll, correct, labels, typeIds });
     }
@@ -145,7 +145,7 @@ export class Session implements Disposable {
       tokens: batch.tokens,
       realTokens,
       learningRate: trainer.optimizer.learningRate.learningRate,
-      lossScale,
+      lossScale: trainer.optimizer.gradScaler.scale, // the next step's, as InternEvo logs it
       gradNorm: { "0_default": gradNorm },
       numConsumedTokens: batch.after.num_consumed_tokens,
       infNanSkipBatches: trainer.infNanSkipBatches,

@@ -7,6 +7,8 @@
  * on losses and norms after it, in one small exchange: so all of them clip, skip and scale alike. The executor is a
  * generator that yields at every wait, so that a whole world of ranks can run in one thread.
  */
+import { decode, isHalf } from "../../kernels/host.ts";
+import type { ElementType } from "../../kernels/kernel.ts";
 import { drive, type Wait } from "../graph/program.ts";
 import type { Batch, MicroBatch } from "../data/mod.ts";
 import type { AdamW } from "../optimizer/adamw.ts";
@@ -45,6 +47,7 @@ export interface StepResult {
   readonly gradNorm: number;
   readonly learningRate: number;
   readonly beta2: number;
+  /** What this step's gradients were multiplied by; the scaler has the next one. */
   readonly lossScale: number;
 }
 
@@ -181,7 +184,8 @@ export class Trainer implements Disposable {
         const ticket = program.backend.read(names.map((output) => program.resultRange(name, output)));
         yield ticket;
         const read = ticket.take(), result = toResult(microBatches[microBatch]!, read);
-        results.push({ ...result, ...(logits ? { logits: floats(read[outputNames.length]!) } : {}) });
+        const type = segments[name].outputs.get("logits")?.type;
+        results.push({ ...result, ...(logits ? { logits: numbers(read[outputNames.length]!, type) } : {}) });
       },
     }));
     return { loss: results.length > 0 ? mean(results.map(({ loss }) => loss)) : 0, microBatches: results };
@@ -269,6 +273,9 @@ const outputNames = ["loss", "nll", "correct"] as const;
 
 const floats = (bytes: Uint8Array<ArrayBuffer>) =>
   new Float32Array(bytes.buffer, bytes.byteOffset, bytes.byteLength / 4);
+/** Floats as they were read, whatever they are stored as. */
+const numbers = (bytes: Uint8Array<ArrayBuffer>, type: ElementType = "f32") =>
+  isHalf(type) ? decode(type, new Uint16Array(bytes.buffer, bytes.byteOffset, bytes.byteLength / 2)) : floats(bytes);
 const mean = (values: readonly number[]) => values.reduce((sum, value) => sum + value, 0) / values.length;
 
 function toResult(microBatch: MicroBatch, [loss, nll, correct]: readonly Uint8Array<ArrayBuffer>[]): MicroBatchResult {

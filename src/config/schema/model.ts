@@ -14,8 +14,6 @@ const dtypeNames: Record<string, string> = {
   bfloat16: "bfloat16",
 };
 
-/** Of fields that keep a part of the work in float32. */
-const float32Only = "changes nothing: everything is computed in float32";
 const notFused = "changes nothing: projections are held apart";
 
 const fraction = z.preprocess((value) => value === true ? 1 : value === false ? 0 : value, float({ min: 0, max: 1 }));
@@ -49,8 +47,8 @@ export const modelSchema = z.strictObject({
   dtype: works(
     dtype.default("float32"),
     "Type of parameters and arithmetic: float32, tf32 (computed as float32), float16, bfloat16; torch.float32, torch.half " +
-      "and the like are the same. Master weights and optimizer state are always float32.",
-    { only: ["float32"] },
+      "and the like are the same. What is stored has this type; arithmetic, sums and statistics are float32, and so are the " +
+      "gradients of parameters, the master weights and the optimizer's state.",
   ),
   matmul_precision: refused(
     z.enum(["float32", "float16", "bfloat16"]).default("float32"),
@@ -108,10 +106,10 @@ export const modelSchema = z.strictObject({
     "Stretch rotary embedding on sequences longer than that (INTERNLM).",
   ),
   rope_base: works(float({ above: 0 }).default(10000), "Base of the rotary embedding's frequencies."),
-  use_fp32_rope: works(bool().default(true), "Rotate in float32, whatever dtype is.", { notice: float32Only }),
-  residual_in_fp32: works(bool().default(false), "Keep the stream between blocks in float32, whatever dtype is.", {
-    notice: float32Only,
+  use_fp32_rope: works(bool().default(true), "Rotate in float32, whatever dtype is.", {
+    notice: "changes nothing: rotation is always in float32",
   }),
+  residual_in_fp32: works(bool().default(false), "Keep the stream between blocks in float32, whatever dtype is."),
   dropout_selective_checkpoint: works(
     bool().default(true),
     "Recompute dropout and normalisation by themselves; results are the same.",

@@ -3,7 +3,6 @@ import { anyMapping, bool, int, refused, text, textOrNull, works } from "../fiel
 import { knownModelTypes, workingModelTypes } from "../families.ts";
 
 /** Of fields that keep a part of the work in float32. */
-const float32Only = "changes nothing: everything is computed in float32";
 const noSwitch = "has no meaning here: Troupe has no such library, and its kernels give the same result every time";
 
 /** The fields outside any section. */
@@ -19,12 +18,11 @@ export const topFields = {
           : undefined,
     },
   ),
-  use_fp32_norm: works(bool().default(false), "Keep normalisation in float32, whatever model.dtype is.", {
-    notice: float32Only,
-  }),
-  output_tf32: works(bool().default(false), "Keep the output head in float32, whatever model.dtype is.", {
-    notice: float32Only,
-  }),
+  use_fp32_norm: works(bool().default(false), "Read weights of norms in float32, whatever model.dtype is."),
+  output_tf32: works(
+    bool().default(false),
+    "Keep the output head and the logits in float32, whatever model.dtype is.",
+  ),
   use_apex_adam: works(bool().default(false), "Another implementation of Adam with the same arithmetic.", {
     notice: "changes nothing: Troupe has one Adam, and the arithmetic is the same",
   }),

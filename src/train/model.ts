@@ -118,6 +118,14 @@ function countedOnce(
   };
 }
 
+/** @throws {ConfigError} when the device cannot store what the record asks for */
+function requireType({ model: { dtype } }: ResolvedConfig, { name, traits }: Backend): void {
+  if (dtype !== "float16" || name !== "webgpu" || traits.features.shaderF16) return;
+  const message =
+    `float16 needs shader-f16, which this device (${traits.description}) has not; bfloat16 and float32 work`;
+  throw new ConfigError([{ path: "model.dtype", message }]);
+}
+
 /**
  * @param backend where the model lives; stays the caller's
  * @param world the ranks that train together. @default this one alone
@@ -133,6 +141,7 @@ export async function initializeModel(
     microBatches?: number;
   },
 ): Promise<Model> {
+  requireType(config, backend);
   const { plan, ...planned } = planModel(config, backend.traits, world.mesh, microBatches);
   const program = await Program.create(backend, plan, {
     frames: planned.stage.frames,

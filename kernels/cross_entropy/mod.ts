@@ -5,7 +5,7 @@ import { storage, type Stored } from "../storage.ts";
 import { onlineText, takeIn } from "./online.ts";
 import * as reference from "./reference.ts";
 
-export { crossEntropyMerge, crossEntropyStatistics } from "./parallel.ts";
+export { crossEntropyMerge, crossEntropyStatistics, statisticsPerRow } from "./parallel.ts";
 
 /** `type` is that of the logits, and so of their gradient; all else is `f32`. */
 export interface CrossEntropySizes extends Stored {

@@ -255,14 +255,7 @@ async function initialState(config: ResolvedConfig): Promise<Json> {
     using backend = openNullBackend();
     const { plan, ...planned } = planModel(config, backend.traits, solo.mesh);
     const program = await Program.create(backend, plan, { microBatches: config.data.micro_num });
-    const model = {
-      ...planned,
-      config,
-      program,
-      world: solo,
-      parameterCount: 0,
-      [Symbol.dispose]() {},
-    };
+    const model = { ...planned, config, program, world: solo, parameterCount: 0, [Symbol.dispose]() {} };
     const trainer = initializeTrainer({ model, optimizer: await initializeOptimizer(model) });
     return { trainer: trainer.state(), data: loader.state() } as unknown as Json;
   } finally {

@@ -43,10 +43,10 @@ Deno.test("resolveConfig() reports ten faults of a record at once", () => {
       vocab_size: "many", // not a number
       chekpoint: 0.5, // misspelt
       norm_type: "rms", // not a choice
+      apply_post_layer_norm: true, // not built
     },
     data: { seq_len: 0, micro_bsz: 2, total_steps: 3, gradient_accumulation: 2 }, // below 1; differs from micro_num
     adam: {}, // lr is missing
-    parallel: { tensor: 2 }, // not built
     ckpt: { checkpoint_every: 5 }, // no folder
   }, { worldSize: 2 });
   assertEquals(Object.keys(problems).sort(), [
@@ -55,12 +55,12 @@ Deno.test("resolveConfig() reports ten faults of a record at once", () => {
     "ckpt.save_ckpt_folder",
     "data.gradient_accumulation",
     "data.seq_len",
+    "model.apply_post_layer_norm",
     "model.chekpoint",
     "model.norm_type",
     "model.num_attention_heads",
     "model.vocab_size",
     "optimizer",
-    "parallel.tensor.size",
   ]);
 });
 

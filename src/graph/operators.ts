@@ -8,11 +8,18 @@ import {
   addInPlace,
   cast as castKernel,
   dropout as dropoutKernel,
+  fill,
   scale as scaleKernel,
 } from "../../kernels/elementwise/mod.ts";
 import { attentionBackward, attentionForward } from "../../kernels/attention/mod.ts";
 import { columnSum as columnSumKernel } from "../../kernels/reduce/mod.ts";
-import { crossEntropyBackward, crossEntropyForward } from "../../kernels/cross_entropy/mod.ts";
+import {
+  crossEntropyBackward,
+  crossEntropyForward,
+  crossEntropyMerge,
+  crossEntropyStatistics,
+  statisticsPerRow,
+} from "../../kernels/cross_entropy/mod.ts";
 import { embeddingForward, embeddingGradient } from "../../kernels/embedding/mod.ts";
 import { type Activation, gateBackward, gateForward } from "../../kernels/gate/mod.ts";
 import { matmul as matmulKernel } from "../../kernels/matmul/mod.ts";
@@ -26,6 +33,7 @@ import {
 } from "../../kernels/norm/mod.ts";
 import { rotate as rotateKernel } from "../../kernels/rope/mod.ts";
 import { rowNormalizeBackward, rowNormalizeForward } from "../../kernels/row_normalize/mod.ts";
+import { type Along, gather } from "./collectives.ts";
 import { elementCount, f32, type Lowered, type Node, type Operator, type Tensor, type TensorType } from "./graph.ts";
 import type { FloatType } from "../../kernels/host.ts";
 import type { ElementType, Kernel } from "../../kernels/kernel.ts";
@@ -235,10 +243,21 @@ const castOperator: Operator<{ type: FloatType }> = {
 export const cast = (x: Tensor, type: FloatType): Tensor =>
   x.type === type ? x : x.graph.apply(castOperator, [x], { type })[0]!;
 
+const shareGradientOperator: Operator<{ ranks: number }> = {
+  name: "shareGradient",
+  infer: ([x]) => [typed(storedAs(x!), ...x!.shape)],
+  gradient: (node, [dY]) => [dY && scale(dY, 1 / node.attributes.ranks)],
+};
+/** x itself, where so many ranks do the same with it and their gradients are summed later: each gives its share. */
+export const shareGradient = (x: Tensor, ranks: number): Tensor =>
+  x.graph.apply(shareGradientOperator, [x], { ranks })[0]!;
+
 interface DropoutAttributes {
   readonly rate: number;
   /** Keys the random stream together with the run's seed and the step. */
   readonly layer: number;
+  /** Place of the first element in the whole, where x is a part of it. @default {0} */
+  readonly firstElement?: number;
 }
 
 /** The mask is drawn from a counter, never stored: forward, backward and every replay draw the same. */
@@ -444,39 +463,61 @@ interface EmbeddingAttributes {
   readonly gradientScale: number;
   /** What is looked up is stored as. @default the table's type */
   readonly type?: FloatType;
-  readonly accumulate?: boolean;
+  /** Id of the table's first row, where the table is a part of the whole: other ids give zeros. @default {0} */
+  readonly firstRow?: number;
 }
-const embeddingSizes = (ids: TensorType, table: TensorType) => {
+const embeddingSizes = (ids: TensorType, table: TensorType, firstRow = 0) => {
   const [vocabulary, columns] = table.shape as [number, number];
-  return { tokens: elementCount(ids.shape), vocabulary, columns };
+  return { tokens: elementCount(ids.shape), vocabulary, columns, firstRow };
 };
 const embeddingOperator: Operator<EmbeddingAttributes> = {
   name: "embedding",
   infer: ([ids, table], { type = storedAs(table!) }) => [typed(type, elementCount(ids!.shape), table!.shape[1]!)],
   gradient(node, [dY]) {
     if (!dY) return [];
-    const { gradientScale } = node.attributes as EmbeddingAttributes;
+    const { gradientScale, firstRow = 0 } = node.attributes as EmbeddingAttributes;
     const scaled = gradientScale === 1 ? dY : scale(dY, gradientScale);
-    const [ids, table] = node.inputs as [Tensor, Tensor];
-    const [dTable] = dY.graph.apply(embeddingTableGradient, [ids, scaled], { shape: table.shape });
-    return [undefined, dTable];
+    const [ids, table] = node.inputs as [Tensor, Tensor], { graph } = dY;
+    if (table.kind === "parameter") {
+      const [dTable] = graph.apply(embeddingTableGradient, [ids, scaled], { shape: table.shape, firstRow });
+      return [undefined, dTable];
+    }
+    const [zeros] = graph.apply(fillOperator, [], { shape: table.shape, value: 0 });
+    return [undefined, graph.apply(addEmbeddingGradient, [zeros!, ids, scaled], { firstRow })[0]];
   },
   lower(node) {
     const [ids, table] = node.inputs as [Tensor, Tensor];
     const types = { type: storedAs(node.outputs[0]!), tableType: storedAs(table) };
-    return bindAll(embeddingForward({ ...embeddingSizes(ids, table), ...types }), node);
+    return bindAll(embeddingForward({ ...embeddingSizes(ids, table, node.attributes.firstRow), ...types }), node);
   },
 };
-/** Only adds: always into an accumulator (`embeddingGradient` touches no row that was not looked up). */
-const embeddingTableGradient: Operator<{ shape: readonly number[]; accumulate?: boolean }> = {
+/** Only adds (`embeddingGradient` touches no row that was not looked up): straight into a parameter's accumulator. */
+const embeddingTableGradient: Operator<{ shape: readonly number[]; firstRow?: number; accumulate?: boolean }> = {
   name: "embeddingGradient",
   accumulates: true,
   infer: (_inputs, { shape }) => [f32(...shape)],
   lower(node) {
-    if (!accumulate(node)) throw new TypeError("An embedding's gradient must flow straight into a parameter");
+    if (!accumulate(node)) throw new TypeError("This gradient of an embedding must flow straight into a parameter");
     const [ids, dY] = node.inputs as [Tensor, Tensor];
-    return bindAll(embeddingGradient({ ...embeddingSizes(ids, node.outputs[0]!), type: storedAs(dY) }), node);
+    const sizes = embeddingSizes(ids, node.outputs[0]!, node.attributes.firstRow);
+    return bindAll(embeddingGradient({ ...sizes, type: storedAs(dY) }), node);
   },
+};
+/** The same where the table is a value: into zeros made for it. */
+const addEmbeddingGradient: Operator<{ firstRow?: number }> = {
+  name: "embeddingGradient",
+  inPlace: 0,
+  infer: ([zeros]) => [f32(...zeros!.shape)],
+  lower(node) {
+    const [, ids, dY] = node.inputs as [Tensor, Tensor, Tensor], [dTable] = node.outputs as [Tensor];
+    const sizes = { ...embeddingSizes(ids, dTable, node.attributes.firstRow), type: storedAs(dY) };
+    return bind(embeddingGradient(sizes), [ids, dY, dTable]);
+  },
+};
+const fillOperator: Operator<{ shape: readonly number[]; value: number }> = {
+  name: "fill",
+  infer: (_inputs, { shape }) => [f32(...shape)],
+  lower: ({ attributes: { value }, outputs: [y] }) => bind(fill({ length: elementCount(y!.shape), value }), [y!]),
 };
 /** Rows of `table` `[vocabulary, columns]` by id. */
 export const embedding = (ids: Tensor, table: Tensor, attributes: EmbeddingAttributes): Tensor =>
@@ -484,6 +525,9 @@ export const embedding = (ids: Tensor, table: Tensor, attributes: EmbeddingAttri
 
 interface CrossEntropyAttributes {
   readonly labelSmoothing: number;
+  /** Of logits that are some columns of a larger vocabulary: see `VocabularyPart`. */
+  readonly firstColumn?: number;
+  readonly vocabulary?: number;
 }
 const crossEntropyOperator: Operator<CrossEntropyAttributes> = {
   name: "crossEntropy",
@@ -532,6 +576,49 @@ export function crossEntropy(
 ): LossOutputs {
   const [loss, nll, , correct] = logits.graph.apply(crossEntropyOperator, [logits, labels, weight], attributes);
   return { loss: loss!, nll: nll!, correct: correct! };
+}
+
+/** Five numbers of each row of logits; see `crossEntropyStatistics`. */
+const statisticsOperator: Operator<{ firstColumn: number }> = {
+  name: "crossEntropyStatistics",
+  infer: ([logits]) => [f32(logits!.shape[0]!, statisticsPerRow)],
+  lower(node) {
+    const { rows, columns } = rowsAndColumns(node.inputs[0]!.shape);
+    return bindAll(crossEntropyStatistics({ rows, columns, ...node.attributes }), node);
+  },
+};
+
+interface VocabularyCrossEntropyAttributes extends Required<CrossEntropyAttributes> {
+  readonly parts: number;
+}
+/** The loss from the statistics of all ranks; its gradient is that of this rank's logits. */
+const vocabularyCrossEntropyOperator: Operator<VocabularyCrossEntropyAttributes> = {
+  name: "vocabularyCrossEntropy",
+  root: true,
+  infer: crossEntropyOperator.infer,
+  gradient: (node, outputGradients) => crossEntropyOperator.gradient!(node, outputGradients),
+  lower(node) {
+    const [logits, labels, , statistics] = node.inputs as [Tensor, Tensor, Tensor, Tensor];
+    const { parts, vocabulary, labelSmoothing } = node.attributes as VocabularyCrossEntropyAttributes;
+    const kernel = crossEntropyMerge({ rows: logits.shape[0]!, parts, vocabulary, labelSmoothing });
+    return bind(kernel, [statistics, labels, ...node.outputs]);
+  },
+};
+
+/**
+ * `crossEntropy` of logits whose columns are divided over the ranks of an axis: every rank has all rows and the same
+ * results, and the gradient of its own columns.
+ */
+export function vocabularyCrossEntropy(
+  { logits, labels, weight }: { logits: Tensor; labels: Tensor; weight: Tensor },
+  { labelSmoothing, along }: { labelSmoothing: number; along: Along },
+): readonly Tensor[] {
+  const { graph } = logits, columns = logits.shape[1]!;
+  const firstColumn = along.index * columns, vocabulary = along.size * columns;
+  const [own] = graph.apply(statisticsOperator, [logits, labels], { firstColumn });
+  const statistics = gather(own!, { ...along, dimension: 0 });
+  const attributes = { labelSmoothing, firstColumn, vocabulary, parts: along.size };
+  return graph.apply(vocabularyCrossEntropyOperator, [logits, labels, weight, statistics], attributes);
 }
 
 /** Adds a value into the accumulator of a parameter's gradient: made by differentiation, removed where a producer adds itself. */

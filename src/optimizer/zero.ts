@@ -119,6 +119,25 @@ export interface ZeroPlan {
 }
 
 /**
+ * Sums over the ranks of a tensor group (isp: a weight group), made after all others and of what this rank updates alone:
+ * those ranks update the same.
+ *
+ * @param summed parameters of whose gradient each of those ranks has a term
+ */
+export function planTerms(
+  zero: readonly ZeroPlan[],
+  summed: ReadonlySet<string>,
+  { config, mesh }: { config: Pick<ResolvedConfig, "hybrid_zero_optimizer">; mesh: Pick<Mesh, "index"> },
+): Parcel[] {
+  const own = zero.flatMap(({ division, partition }) =>
+    division.filter(({ name, owner }) => summed.has(name) && owner === mesh.index(partition))
+  );
+  const bucketElements = config.hybrid_zero_optimizer.reduce_bucket_size;
+  const division = own.map((part) => ({ ...part, owner: 0 })), order = [...new Set(own.map(({ name }) => name))];
+  return planBuckets(division, { order, ranks: 1, bucketElements });
+}
+
+/**
  * @param order parameters in the order in which the backward pass is done with their gradients
  * @param expert whether a parameter belongs to an expert: its ranks are others
  */

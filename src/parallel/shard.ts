@@ -1,19 +1,271 @@
 /**
- * The sharding pass: gives each parameter of a traced graph its layout on a mesh. With every axis of size one it
- * changes no node; it still checks that the declared plan covers the model, so that a family cannot lack a layout.
+ * The sharding pass: from a graph written for one device to the one that this rank runs. Every node is traced anew with
+ * the parts that this rank holds; where a tensor is not as its reader needs it, a collective is put before the reader.
+ * What readers need, and what they make, is told by operator in `rules.ts`; what the stream between blocks is, by the
+ * tensor mode. With every axis of size one the graph stays as it is.
  */
-import type { Graph } from "../graph/graph.ts";
-import { type Box, boxOf, layoutOf, type ShardingPlan } from "./layout.ts";
-import type { Mesh } from "./mesh.ts";
+import {
+  allGather,
+  allReduce,
+  allToAll,
+  type Along,
+  gather,
+  reduceScatter,
+  replicate,
+  split as splitTensor,
+} from "../graph/collectives.ts";
+import { shareGradient } from "../graph/operators.ts";
+import { Graph, type Node, type Tensor } from "../graph/graph.ts";
+import { type Box, boxOf, type Layout, layoutOf, replicated, type ShardingPlan } from "./layout.ts";
+import type { Axis, Mesh } from "./mesh.ts";
+import { type TensorMode, tensorMode, type TensorModeName } from "./modes.ts";
+import { ruleOf } from "./rules.ts";
 
-/** @returns what this rank holds of each parameter, by canonical name */
-export function shard(graph: Graph, plan: ShardingPlan, mesh: Mesh): ReadonlyMap<string, Box> {
-  if (mesh.world !== mesh.size("data") * mesh.size("pipeline")) {
-    throw new RangeError(
-      `Cannot shard over ${mesh.world} ranks: parallel sizes other than data's and pipeline's must be 1`,
-    );
+/** A tensor of the global graph on this rank. */
+export interface Part {
+  readonly tensor: Tensor;
+  readonly held: Layout;
+  /** The parameter that it is, or is made of alone. */
+  readonly parameter?: string;
+}
+
+/** What a rank may have made: a part, or a term of a sum over the tensor group, which is summed at once. */
+export type Made = Layout | { readonly kind: "term" };
+
+/** `alike`: all ranks do the same with it. `apart`: each does its part of the work, and has a term of the gradient. */
+export type Use = "alike" | "apart";
+
+/** Tokens `first` up to `first + count` of an input of the global graph. */
+export interface InputPart {
+  readonly of: string;
+  readonly first: number;
+  readonly count: number;
+}
+
+export interface Sharded {
+  readonly graph: Graph;
+  /** What this rank holds of each parameter, by canonical name. */
+  readonly boxes: ReadonlyMap<string, Box>;
+  readonly layouts: ReadonlyMap<string, Layout>;
+  /** A value of the global graph on this rank. */
+  part(tensor: Tensor): Part;
+  /** Inputs of this rank's graph that are part of one of the global graph, by name. */
+  readonly inputs: ReadonlyMap<string, InputPart>;
+  /** Parameters that are whole here while each rank has a term of their gradient: to be summed over `mode.sumsOver`. */
+  readonly summed: ReadonlySet<string>;
+  readonly mode: TensorMode;
+}
+
+export interface ShardOptions {
+  readonly sharding: ShardingPlan;
+  readonly mesh: Mesh;
+  /** @default {"mtp"} */
+  readonly mode?: TensorModeName;
+  /** Leave logits divided by vocabulary for the loss, instead of gathering them. @default {true} */
+  readonly parallelOutput?: boolean;
+}
+
+/** @throws {RangeError} for a dimension that its axis does not divide */
+export function shard(
+  graph: Graph,
+  { sharding, mesh, mode: name = "mtp", parallelOutput = true }: ShardOptions,
+): Sharded {
+  const mode = tensorMode(name), layouts = new Map<string, Layout>(), boxes = new Map<string, Box>();
+  for (const [name, { tensor }] of graph.parameters) {
+    const layout = mode.parameter(layoutOf(name, sharding));
+    layouts.set(name, mesh.size(layout.kind === "split" ? layout.axis : "tensor") > 1 ? layout : replicated());
+    boxes.set(name, boxOf(tensor.shape, layout, mesh));
   }
-  const boxes = new Map<string, Box>();
-  for (const [name, { tensor }] of graph.parameters) boxes.set(name, boxOf(tensor.shape, layoutOf(name, plan), mesh));
-  return boxes;
+  if (mesh.size("tensor") === 1 && mesh.size("weight") === 1) {
+    const part = (tensor: Tensor): Part => ({ tensor, held: replicated() });
+    return { graph, boxes, layouts, part, inputs: new Map(), summed: new Set(), mode };
+  }
+  // Under isp ranks of a weight group have other tokens. Else it shows during the pass which parameters are used apart;
+  // one that is used alike as well must give its share there, so the pass is made again once they are known.
+  const whole = [...layouts].flatMap(([name, layout]) => layout.kind === "replicated" ? [name] : []);
+  let summed: ReadonlySet<string> = new Set(mode.name === "isp" && mesh.size("weight") > 1 ? whole : []);
+  for (;;) {
+    const sharder = new Sharder(graph, { mesh, mode, layouts, boxes, parallelOutput, summed });
+    const known = summed;
+    if (mode.name === "isp" || [...sharder.apart].every((name) => known.has(name))) {
+      return {
+        graph: sharder.graph,
+        boxes,
+        layouts,
+        part: (tensor) => sharder.part(tensor),
+        inputs: sharder.inputs,
+        summed,
+        mode,
+      };
+    }
+    summed = sharder.apart;
+  }
+}
+
+interface SharderOptions {
+  readonly mesh: Mesh;
+  readonly mode: TensorMode;
+  readonly layouts: ReadonlyMap<string, Layout>;
+  readonly boxes: ReadonlyMap<string, Box>;
+  readonly parallelOutput: boolean;
+  readonly summed: ReadonlySet<string>;
+}
+
+/** The pass under way: what rules see of it. */
+export class Sharder {
+  readonly graph = new Graph();
+  readonly inputs = new Map<string, InputPart>();
+  /** Parameters, whole here, of which each rank has a term of the gradient. */
+  readonly apart = new Set<string>();
+  readonly mode: TensorMode;
+  readonly parallelOutput: boolean;
+  readonly #options: SharderOptions;
+  readonly #values = new Map<Tensor, Part>();
+  /** Tensors as readers needed them, so that readers of one layer share a collective, and the sum of its gradients. */
+  readonly #converted = new Map<string, Tensor>();
+  #layer: number | undefined;
+
+  constructor(source: Graph, options: SharderOptions) {
+    this.#options = options;
+    this.mode = options.mode;
+    this.parallelOutput = options.parallelOutput;
+    for (const { tensor } of source.parameters.values()) this.part(tensor); // in the order of the whole model
+    for (const node of source.nodes) {
+      this.#layer = node.layer;
+      this.graph.inLayer(node.layer, () => {
+        const parts = ruleOf(node.operator.name)(node, this);
+        node.outputs.forEach((output, index) => this.#values.set(output, parts[index]!));
+      });
+    }
+  }
+
+  along(axis: Axis): Along {
+    const { mesh } = this.#options;
+    return { axis, size: mesh.size(axis), index: mesh.index(axis) };
+  }
+
+  /** Ranks of a tensor group. */
+  get ranks(): number {
+    return this.#options.mesh.size("tensor");
+  }
+
+  /** Where the stream between blocks lives. */
+  get stream(): Layout {
+    return this.ranks > 1 ? this.mode.stream : replicated();
+  }
+
+  /** How a tensor is held for whoever asks for it `as` something; weights that are gathered for use are whole. */
+  held(tensor: Tensor): Layout {
+    const { held } = this.part(tensor);
+    return held.kind === "split" && held.axis === "weight" ? replicated() : held;
+  }
+
+  /** A tensor as it is here, for work that takes any part of it. */
+  part(tensor: Tensor): Part {
+    const known = this.#values.get(tensor);
+    if (known) return known;
+    const made = this.#leaf(tensor);
+    this.#values.set(tensor, made);
+    return made;
+  }
+
+  #leaf(tensor: Tensor): Part {
+    const { kind, name } = tensor;
+    switch (kind) {
+      case "parameter": {
+        const { initialization } = tensor.graph.parameters.get(name)!;
+        const { extent } = this.#options.boxes.get(name)!;
+        const held = this.#options.layouts.get(name)!;
+        return { tensor: this.graph.parameter(name, extent, initialization), held, parameter: name };
+      }
+      case "constant": {
+        const { data } = tensor.graph.constants.get(name)!;
+        return { tensor: this.graph.constant(name, tensor.shape, data), held: replicated() };
+      }
+      case "input":
+        return { tensor: this.graph.input(name, tensor), held: replicated() };
+      default:
+        throw new TypeError(`Cannot shard: tensor ${tensor.id} [${tensor.shape}] is read before it is made`);
+    }
+  }
+
+  /** A tensor in the layout that a reader needs. */
+  as(tensor: Tensor, wanted: Layout, use: Use = "alike"): Tensor {
+    if (tensor.kind === "input" && wanted.kind === "split") return this.#inputPart(tensor, wanted);
+    const part = this.part(tensor);
+    if (part.parameter !== undefined) return this.#parameterAs(part, part.parameter, wanted, use);
+    const key = [part.tensor.id, JSON.stringify(wanted), use, this.#layer].join();
+    const known = this.#converted.get(key);
+    if (known) return known;
+    const made = this.convert(part.tensor, part.held, wanted, use);
+    this.#converted.set(key, made);
+    return made;
+  }
+
+  /** A tensor of this rank's graph in another layout. */
+  convert(tensor: Tensor, from: Made, to: Layout, use: Use = "alike"): Tensor {
+    if (this.ranks === 1) return tensor;
+    const along = this.along("tensor");
+    switch (from.kind) {
+      case "term":
+        return to.kind === "split"
+          ? reduceScatter(tensor, { ...along, dimension: to.dimension })
+          : allReduce(tensor, along);
+      case "split": {
+        const { dimension } = from;
+        if (to.kind === "split") {
+          return to.dimension === dimension
+            ? tensor
+            : allToAll(tensor, { ...along, from: dimension, to: to.dimension });
+        }
+        const transient = this.mode.gathersAgain;
+        return (use === "apart" ? allGather : gather)(tensor, { ...along, dimension }, { transient });
+      }
+      case "replicated":
+        if (to.kind === "split") return splitTensor(tensor, { ...along, dimension: to.dimension });
+        return use === "apart" ? replicate(tensor, along) : tensor;
+      default:
+        return from satisfies never;
+    }
+  }
+
+  /** Gradients of what is whole on every rank are terms of sums that are made at the step's end, not at every use. */
+  #parameterAs({ tensor, held }: Part, name: string, wanted: Layout, use: Use): Tensor {
+    if (held.kind === "split" && held.axis !== "weight") return this.convert(tensor, held, wanted, use);
+    // Gathered for each reader by itself: one whole weight is here at a time.
+    const whole = held.kind === "split"
+      ? allGather(tensor, { ...this.along("weight"), dimension: held.dimension }, { transient: true })
+      : tensor;
+    if (this.ranks === 1) return whole;
+    if (wanted.kind === "replicated" && use === "apart") {
+      this.apart.add(name);
+      return whole;
+    }
+    const isSummed = this.mode.name === "isp" || this.#options.summed.has(name);
+    return this.convert(isSummed ? shareGradient(whole, this.ranks) : whole, replicated(), wanted);
+  }
+
+  /** An input of which this rank is given its part alone. */
+  #inputPart(tensor: Tensor, { dimension, axis }: Layout & { kind: "split" }): Tensor {
+    const { size, index } = this.along(axis), whole = tensor.shape[dimension]!;
+    if (dimension !== 0 || tensor.shape.length !== 1 || whole % size !== 0) {
+      throw new RangeError(
+        `Cannot split input ${tensor.name} [${tensor.shape}] over ${axis}: its length must be a multiple of ${size}`,
+      );
+    }
+    const name = `${tensor.name} part`, known = this.graph.inputs.get(name);
+    if (known) return known;
+    this.inputs.set(name, { of: tensor.name, first: index * whole / size, count: whole / size });
+    return this.graph.input(name, { shape: [whole / size], type: tensor.type });
+  }
+
+  /** This rank's node of a node of the global graph. */
+  apply({ operator, attributes }: Node, inputs: readonly Tensor[], changes: object = {}): Tensor[] {
+    return this.graph.apply(operator, inputs, { ...attributes, ...changes });
+  }
+
+  /** What was just made, as it travels between blocks. */
+  toStream(tensor: Tensor, made: Made): Part {
+    return { tensor: this.convert(tensor, made, this.stream), held: this.stream };
+  }
 }

@@ -5,21 +5,21 @@ import { elementCount } from "../graph/graph.ts";
 import type { ParameterPart } from "../graph/optimizer_state.ts";
 import { type Program, settle } from "../graph/program.ts";
 import type { Box } from "../parallel/layout.ts";
-import type { Mesh } from "../parallel/mesh.ts";
+import { isFirstHolder } from "../parallel/modes.ts";
 import type { Model } from "./model.ts";
 
 /**
  * What this rank writes of master weights and moments: the parts that it updates, each written by the first of the ranks
  * that do. They are read from the device when the writer gets there.
  */
-export function shardEntries({ program, boxes, zero, stage, world: { mesh } }: Model): ShardEntry[] {
+export function shardEntries({ program, boxes, layouts, mode, zero, stage, world: { mesh } }: Model): ShardEntry[] {
   const elsewhere = new Set(
     stage.shared.filter(({ stages }) => stages[0] !== mesh.index("pipeline")).map(({ name }) => name),
   );
   return zero.flatMap(({ division, reduce, partition }) =>
     mesh.index(reduce) >= mesh.size(partition) ? [] : division
       .filter(({ owner, name }) =>
-        owner === mesh.index(partition) && !elsewhere.has(name) && firstHolder(boxes.get(name)!, mesh)
+        owner === mesh.index(partition) && !elsewhere.has(name) && isFirstHolder(mode, layouts.get(name)!, mesh)
       )
       .flatMap((part) =>
         entryKinds.flatMap((kind) => {
@@ -38,10 +38,6 @@ export function shardEntries({ program, boxes, zero, stage, world: { mesh } }: M
       )
   );
 }
-
-/** Whether this rank is the first of those that hold the same box, data-parallel ones aside. */
-const firstHolder = ({ shape, extent }: Box, mesh: Mesh) =>
-  String(shape) !== String(extent) || mesh.index("tensor") === 0;
 
 /** The boxes of the global tensor that a part of a rank's box is; `begin` and `end` within the part. */
 function partBoxes({ begin, end }: ParameterPart, whole: Box): { box: Box; begin: number; end: number }[] {

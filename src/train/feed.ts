@@ -1,7 +1,7 @@
 /** Fills a program's inputs from micro-batches. */
 import { dynamicNtkBase, rotaryTables } from "../../kernels/rope/mod.ts";
 import type { ResolvedConfig } from "../config/mod.ts";
-import type { MicroBatch } from "../data/mod.ts";
+import { ignoreIndex, type MicroBatch } from "../data/mod.ts";
 import type { SegmentName } from "../graph/plan.ts";
 import type { Model } from "./model.ts";
 
@@ -28,6 +28,20 @@ export function checkTokens(
   }
 }
 
+/** One without labels: nothing flows back from it. */
+export function silentMicroBatch(tokens: number): MicroBatch {
+  return {
+    inputIds: new Uint32Array(tokens),
+    labels: new Int32Array(tokens).fill(ignoreIndex),
+    positions: Uint32Array.from({ length: tokens }, (_, token) => token),
+    segmentStart: new Uint32Array(tokens),
+    segmentEnd: new Uint32Array(tokens).fill(tokens),
+    typeIds: new Uint32Array(tokens),
+    segments: 1,
+    longestSegment: tokens,
+  };
+}
+
 export interface FeedOptions {
   /** Factor of every row's gradient: 1 / (labels that count × micro-batches), times the loss scale. */
   readonly lossWeight: number;
@@ -40,34 +54,34 @@ export interface FeedOptions {
 
 /** @throws {RangeError} for a token id outside the vocabulary, before anything is computed. */
 export function feed(
-  { program, family, config }: Model,
+  { program, family, config, inputs }: Model,
   segment: SegmentName,
   data: MicroBatch,
   { lossWeight, step, microBatch = 0, frame = 0 }: FeedOptions,
 ): void {
   checkTokens(config, data);
-  const { inputs } = program.plan.segments[segment];
-  /** A stage of a pipeline reads some of them only. */
-  const upload = (name: string, values: ArrayBufferView) => {
-    if (inputs.has(name)) program.upload(segment, name, values, frame);
-  };
-  upload("ids", data.inputIds);
-  upload("labels", data.labels);
-  upload("positions", data.positions);
-  upload("start", data.segmentStart);
-  upload("end", data.segmentEnd);
-  upload("lossWeight", new Float32Array([lossWeight]));
-  if (inputs.has("dropoutCounter")) {
-    // An odd factor keeps steps apart, so that masks differ between the micro-batches of a step as between steps.
-    upload("dropoutCounter", new Uint32Array([config.runtime.seed, Math.imul(step, 0x9e3779b1) + microBatch]));
-  }
-  const rotary = family.dynamicRotary?.(config.model);
-  if (rotary && inputs.has("rotaryCosine")) {
-    const { headDim, beyond } = rotary, length = data.inputIds.length;
+  const rotary = () => {
+    const { headDim, beyond, base: least } = family.dynamicRotary!(config.model)!, length = data.inputIds.length;
     const longest = data.longestSegment;
-    const base = dynamicNtkBase({ base: rotary.base, headDim, length: longest, maxPositions: beyond, factor: 1 });
-    const { cosine, sine } = rotaryTables({ headDim, base, length });
-    upload("rotaryCosine", cosine);
-    upload("rotarySine", sine);
+    const base = dynamicNtkBase({ base: least, headDim, length: longest, maxPositions: beyond, factor: 1 });
+    return rotaryTables({ headDim, base, length });
+  };
+  const sources: Readonly<Record<string, () => Uint32Array | Int32Array | Float32Array>> = {
+    ids: () => data.inputIds,
+    labels: () => data.labels,
+    positions: () => data.positions,
+    start: () => data.segmentStart,
+    end: () => data.segmentEnd,
+    lossWeight: () => new Float32Array([lossWeight]),
+    // An odd factor keeps steps apart, so that masks differ between the micro-batches of a step as between steps.
+    dropoutCounter: () => new Uint32Array([config.runtime.seed, Math.imul(step, 0x9e3779b1) + microBatch]),
+    rotaryCosine: () => rotary().cosine,
+    rotarySine: () => rotary().sine,
+  };
+  for (const name of program.plan.segments[segment].inputs.keys()) {
+    const part = inputs.get(name), source = sources[part?.of ?? name];
+    if (!source) continue; // handed over by another rank
+    const values = source();
+    program.upload(segment, name, part ? values.subarray(part.first, part.first + part.count) : values, frame);
   }
 }

@@ -4,6 +4,7 @@ import { Beta2Scheduler } from "../optimizer/beta2.ts";
 import { DynamicGradScaler } from "../optimizer/grad_scaler.ts";
 import { FineTuneCosineAnnealingWarmupLR } from "../optimizer/learning_rate.ts";
 import { Synchronizer } from "../optimizer/synchronize.ts";
+import { solo } from "../parallel/world.ts";
 import type { Model } from "./model.ts";
 import { type Optimizer, Trainer } from "./trainer.ts";
 
@@ -14,9 +15,20 @@ export async function initializeOptimizer(model: Model): Promise<Optimizer> {
   const { program, world } = model;
   return {
     device,
-    synchronizers: model.zero.map(({ reduce, partition, buckets, gathers }) =>
-      new Synchronizer({ program, data: world.group(reduce), zero: world.group(partition), buckets, gathers })
-    ),
+    synchronizers: [
+      ...model.zero.map(({ reduce, partition, buckets, gathers }) =>
+        new Synchronizer({ program, data: world.group(reduce), zero: world.group(partition), buckets, gathers })
+      ),
+      ...(model.terms.length === 0 ? [] : [
+        new Synchronizer({
+          program,
+          data: world.group(model.mode.sumsOver),
+          zero: solo.group("zero"),
+          buckets: model.terms,
+          gathers: [],
+        }),
+      ]),
+    ],
     learningRate: new FineTuneCosineAnnealingWarmupLR({
       baseLearningRate: adam.lr,
       totalSteps: lr_scheduler.total_steps,

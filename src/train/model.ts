@@ -5,7 +5,7 @@ import type { Backend } from "../backend/backend.ts";
 import { ConfigError, type ResolvedConfig } from "../config/mod.ts";
 import { elementCount, Graph } from "../graph/graph.ts";
 import { crossEntropy } from "../graph/operators.ts";
-import { estimateMemory, type MemoryEstimate, plan as planProgram } from "../graph/plan.ts";
+import { estimateMemory, type MemoryEstimate, type Outputs, plan as planProgram } from "../graph/plan.ts";
 import { Program } from "../graph/program.ts";
 import type { ModelFamily } from "../models/family.ts";
 import { getModule, hasModule, moduleNames } from "../models/registry.ts";
@@ -14,13 +14,15 @@ import { initialTensor } from "../nn/random.ts";
 import { gradientOrder } from "../graph/gradient_order.ts";
 import { placeState } from "../graph/optimizer_state.ts";
 import { adamwBytes } from "../optimizer/adamw.ts";
-import { planZero, type ZeroPlan } from "../optimizer/zero.ts";
-import type { Box } from "../parallel/layout.ts";
+import { type Parcel, planTerms, planZero, type ZeroPlan } from "../optimizer/zero.ts";
+import { type Box, type Layout, type ShardingPlan, split } from "../parallel/layout.ts";
 import type { Mesh, Mode } from "../parallel/mesh.ts";
-import { shard } from "../parallel/shard.ts";
-import { planStage, type SharedParameter, type Stage } from "./stage.ts";
+import { planStage, type SharedParameter, type Stage, type TracedPass } from "./stage.ts";
+import { isFirstHolder, type TensorMode } from "../parallel/modes.ts";
+import { type InputPart, shard, type Sharded } from "../parallel/shard.ts";
 import { solo, type World } from "../parallel/world.ts";
 import { modelTypes } from "./types.ts";
+import { cutPart } from "./whole.ts";
 
 export interface Model extends Disposable {
   readonly config: ResolvedConfig;
@@ -36,6 +38,15 @@ export interface Model extends Disposable {
   readonly shapes: ReadonlyMap<string, readonly number[]>;
   /** The part of the model that this rank holds, and the schedule it is run by. */
   readonly stage: Stage;
+  /** How each parameter is divided; axes of one rank left out. */
+  readonly layouts: ReadonlyMap<string, Layout>;
+  readonly mode: TensorMode;
+  /** Inputs of which this rank is fed a part, by their names in the program. */
+  readonly inputs: ReadonlyMap<string, InputPart>;
+  /** How the results are divided that the host reads, by name, and their shapes when whole. */
+  readonly results: ReadonlyMap<string, { readonly shape: readonly number[]; readonly layout: Layout }>;
+  /** Sums of gradients of which every rank that holds the whole parameter has a term. */
+  readonly terms: readonly Parcel[];
   /** Number of parameters in the whole model. */
   readonly parameterCount: number;
 }
@@ -75,16 +86,35 @@ export function planModel(
     return { graph, outputs: training ? { ...loss } : { ...loss, logits } };
   };
   const training = trace(true), evaluation = trace(false);
-  const everywhere = shard(training.graph, family.sharding, mesh);
-  const stage = planStage(config, mesh, { training, evaluation });
+  const options = {
+    sharding: shardingOf(family.sharding, config.model),
+    mesh,
+    mode: config.parallel.tensor.mode,
+    parallelOutput: config.model.parallel_output,
+  };
+  const everywhere = shard(training.graph, options), evaluated = shard(evaluation.graph, options);
+  const { layouts, mode, inputs } = everywhere;
+  const ofThisRank = ({ graph, part }: Sharded, outputs: Outputs): TracedPass => ({
+    graph,
+    outputs: Object.fromEntries(Object.entries(outputs).map(([name, tensor]) => [name, part(tensor).tensor])),
+  });
+  const stage = planStage(config, mesh, {
+    training: ofThisRank(everywhere, training.outputs),
+    evaluation: ofThisRank(evaluated, evaluation.outputs),
+  });
   const whole = planProgram({ chunks: stage.chunks, limits });
-  const boxes = new Map(whole.parameters.map(({ name }) => [name, everywhere.get(name)!]));
+  const boxes = new Map(whole.parameters.map(({ name }) => [name, everywhere.boxes.get(name)!]));
+  const results = new Map(
+    Object.entries(evaluation.outputs).map(([name, tensor]) =>
+      [name, { shape: tensor.shape, layout: evaluated.part(tensor).held }] as const
+    ),
+  );
   const zero = planZero({ parameters: whole.parameters, order: gradientOrder(whole), config, mesh });
   const state = placeState(whole.parameters, {
     largest: Math.min(limits.maxBufferSize, limits.maxStorageBufferBindingSize),
     alignment: whole.alignment,
     parts: zero.flatMap(({ division, partition }) => division.filter(({ owner }) => owner === mesh.index(partition))),
-    counted: countedOnce(zero, boxes, mesh, stage.shared),
+    counted: countedOnce(zero, (name) => isFirstHolder(mode, layouts.get(name)!, mesh), mesh, stage.shared),
   });
   const plan = { ...whole, state };
   const memory = estimateMemory(plan, {
@@ -92,14 +122,25 @@ export function planModel(
     microBatches,
     optimizerBytes: adamwBytes(state),
   });
-  const shapes = new Map([...everywhere].map(([name, { shape }]) => [name, shape]));
-  return { family, plan, boxes, shapes, memory, zero, stage };
+  const shapes = new Map([...everywhere.boxes].map(([name, { shape }]) => [name, shape]));
+  const terms = planTerms(zero, everywhere.summed, { config, mesh });
+  return { family, plan, boxes, shapes, layouts, mode, inputs, results, memory, zero, terms, stage };
+}
+
+/** A table that serves as the head too, or that the record wants divided by vocabulary, is divided by rows. */
+function shardingOf(
+  sharding: ShardingPlan,
+  { tie_word_embeddings, embed_split_hidden }: ResolvedConfig["model"],
+): ShardingPlan {
+  const name = "embedding.weight", declared = sharding[name];
+  if (declared?.kind !== "split" || (embed_split_hidden && !tie_word_embeddings)) return sharding;
+  return { ...sharding, [name]: split(0, declared.axis) };
 }
 
 /** Of the ranks that hold a parameter, the one whose gradients count in the norm over all. */
 function countedOnce(
   zero: readonly ZeroPlan[],
-  boxes: ReadonlyMap<string, Box>,
+  holdsFirst: (name: string) => boolean,
   mesh: Mesh,
   shared: readonly SharedParameter[],
 ) {
@@ -111,11 +152,7 @@ function countedOnce(
       division.map(({ name }) => [name, mesh.index(reduce) < mesh.size(partition)] as const)
     ),
   );
-  return (name: string): boolean => {
-    const { shape, extent } = boxes.get(name)!;
-    const replicated = String(shape) === String(extent);
-    return first.get(name)! && !elsewhere.has(name) && (!replicated || mesh.index("tensor") === 0);
-  };
+  return (name: string): boolean => first.get(name)! && !elsewhere.has(name) && holdsFirst(name);
 }
 
 /** @throws {ConfigError} when the device cannot store what the record asks for */
@@ -148,13 +185,10 @@ export async function initializeModel(
     microBatches,
     groups: (axis) => world.group(axis as Mode),
   });
-  for (const { name, shape, initialization } of plan.parameters) {
-    const length = elementCount(shape);
-    program.writeParameter(
-      "parameter",
-      name,
-      initialTensor(initialization, { seed: config.runtime.seed, name, length }),
-    );
+  for (const { name, initialization } of plan.parameters) {
+    const shape = planned.shapes.get(name)!, length = elementCount(shape);
+    const values = initialTensor(initialization, { seed: config.runtime.seed, name, length });
+    program.writeParameter("parameter", name, cutPart(values, shape, planned.layouts.get(name)!, world));
   }
   return {
     ...planned,

@@ -19,9 +19,10 @@ import type { FineTuneCosineAnnealingWarmupLR, LearningRateState } from "../opti
 import type { Synchronizer } from "../optimizer/synchronize.ts";
 import { agree } from "./agree.ts";
 import { Executor, type Traffic } from "./execute.ts";
-import { countLabels, feed } from "./feed.ts";
+import { countLabels, feed, silentMicroBatch } from "./feed.ts";
 import type { Model } from "./model.ts";
 import { sumSharedGradients } from "./shared_gradients.ts";
+import { putTogether } from "./whole.ts";
 
 /** What the device says of one micro-batch; arrays of one entry a token. */
 export interface MicroBatchResult {
@@ -127,15 +128,20 @@ export class Trainer implements Disposable {
     const { synchronizers } = this.optimizer, scale = this.optimizer.gradScaler.scale;
     const started = performance.now();
     for (const synchronizer of synchronizers) yield* synchronizer.gather();
-    this.sent = yield* this.#executor.run(stage.schedule(microBatches.length), {
+    // Ranks with other data that gather weights from each other run as many passes, where they have fewer rows.
+    const passes = world.mesh.size("weight") > 1 ? Math.ceil(all / world.mesh.size("data")) : microBatches.length;
+    this.sent = yield* this.#executor.run(stage.schedule(passes), {
       program,
       pipeline,
       feed: (name, { microBatch: index, frame }) => {
-        const microBatch = microBatches[index]!, count = countLabels(microBatch.labels);
-        const lossWeight = count === 0 ? 0 : scale / (count * all);
-        feed(this.model, name, microBatch, { lossWeight, step: this.stepCount, microBatch: index, frame });
+        const microBatch = microBatches[index] ?? silentMicroBatch(this.model.config.data.packed_length);
+        const count = countLabels(microBatch.labels), lossWeight = count === 0 ? 0 : scale / (count * all);
+        // Rows are dealt to data-parallel ranks in turn; dropout goes by the place in the whole batch.
+        const place = index * world.mesh.size("data") + world.mesh.index("data");
+        feed(this.model, name, microBatch, { lossWeight, step: this.stepCount, microBatch: place, frame });
       },
       *done(name, { microBatch, frame, chunk }) {
+        if (microBatch >= microBatches.length) return;
         if (program.plan.segments[name].outputs.size > 0) program.keepOutputs(microBatch, frame, chunk);
       },
     });
@@ -151,7 +157,9 @@ export class Trainer implements Disposable {
     const read = ticket.take();
     this.times.readBack = (performance.now() - started) / 1000 - this.times.submit;
 
-    const results = judged.map((microBatch) => toResult(microBatch, read.splice(0, outputNames.length)));
+    const outputs = read.splice(0, outputNames.length * judged.length);
+    const whole = yield* awaited(this.#wholeResults(outputNames, outputs));
+    const results = judged.map((microBatch) => toResult(microBatch, whole.splice(0, outputNames.length)));
     let counted = 0, finite = 0;
     program.plan.state.runs.forEach((run, index) => {
       const squared = floats(read[index]!)[0]!;
@@ -165,6 +173,12 @@ export class Trainer implements Disposable {
     return { loss: losses! / all, microBatches: results, gradNorm: Math.sqrt(squaredNorm!) / scale };
   }
 
+  /** Results of which the ranks of a tensor group have parts, whole on each; `names` repeat for each micro-batch. */
+  #wholeResults(names: readonly string[], read: readonly Uint8Array<ArrayBuffer>[]) {
+    const { world, results } = this.model;
+    return putTogether(world, read.map((bytes, i) => ({ ...results.get(names[i % names.length]!)!, bytes })));
+  }
+
   /**
    * Forward passes only, without dropout; `logits` are read too where asked for. In a pipeline the last stage has the
    * results, and all stages must evaluate together.
@@ -173,7 +187,7 @@ export class Trainer implements Disposable {
     const { program, world, stage } = this.model, { segments } = program.plan;
     await this.gather();
     const results: (MicroBatchResult & { logits?: Float32Array })[] = [];
-    const names = logits ? [...outputNames, "logits"] : outputNames;
+    const names = logits ? [...outputNames, "logits"] : outputNames, wholeResults = this.#wholeResults.bind(this);
     await drive(this.#executor.run(stage.schedule(microBatches.length, { forwardOnly: true }), {
       program,
       pipeline: world.group("pipeline"),
@@ -183,8 +197,8 @@ export class Trainer implements Disposable {
         if (segments[name].outputs.size === 0) return;
         const ticket = program.backend.read(names.map((output) => program.resultRange(name, output)));
         yield ticket;
-        const read = ticket.take(), result = toResult(microBatches[microBatch]!, read);
-        const type = segments[name].outputs.get("logits")?.type;
+        const read = yield* awaited(wholeResults(names, ticket.take()));
+        const result = toResult(microBatches[microBatch]!, read), type = segments[name].outputs.get("logits")?.type;
         results.push({ ...result, ...(logits ? { logits: numbers(read[outputNames.length]!, type) } : {}) });
       },
     }));

@@ -5,6 +5,7 @@ import type { ArenaKind } from "../graph/program.ts";
 import { fromParameters, toParameters } from "../models/convert.ts";
 import type { TensorMapping } from "../models/family.ts";
 import type { Model } from "./model.ts";
+import { readWhole, writeWhole } from "./whole.ts";
 
 /** Where tensors are read from: a Hugging Face folder, or a file. */
 export interface WeightSource {
@@ -36,30 +37,25 @@ export function importWeights(model: Model, mappings: readonly TensorMapping[], 
   for (const mapping of mappings) {
     const data = source.readFloat32(mapping.tensor, new Float32Array(elementCount(mapping.shape)));
     for (const [name, values] of toParameters(mapping, data as Float32Array<ArrayBuffer>)) {
-      if (model.boxes.has(name)) model.program.writeParameter("parameter", name, values); // else another stage's
+      if (model.boxes.has(name)) writeWhole(model, "parameter", name, values); // else another stage's
     }
   }
 }
 
 /** A whole parameter, or what mirrors it. In a pipeline all stages must ask, and all get it. */
-async function wholeTensor(
-  { program, shapes, boxes, stage, world }: Model,
-  kind: ArenaKind,
-  name: string,
-): Promise<Float32Array<ArrayBuffer>> {
-  if (world.mesh.size("pipeline") === 1) return await program.readParameter(kind, name);
+async function wholeTensor(model: Model, kind: ArenaKind, name: string): Promise<Float32Array<ArrayBuffer>> {
+  const { shapes, boxes, stage, world } = model;
+  if (world.mesh.size("pipeline") === 1) return await readWhole(model, kind, name);
   const shared = stage.shared.find((each) => each.name === name);
   const holds = boxes.has(name) && (!shared || shared.stages[0] === world.mesh.index("pipeline"));
-  const whole = holds
-    ? await program.readParameter(kind, name)
-    : new Float32Array(elementCount(shapes.get(name) ?? [0]));
+  const whole = holds ? await readWhole(model, kind, name) : new Float32Array(elementCount(shapes.get(name) ?? [0]));
   await world.group("pipeline").allReduce(whole);
   return whole;
 }
 
 /**
- * Reads one file tensor's content out of the model: its weight, or what mirrors it (its gradient, its moments). In a
- * pipeline all stages must ask, and all get it.
+ * Reads one file tensor's content out of the model: its weight, or what mirrors it (its gradient, its moments). Ranks
+ * that hold parts of it, and in a pipeline all stages, must ask together, and all get it.
  */
 export async function exportTensor(
   model: Model,

@@ -59,16 +59,14 @@ export const modelSchema = z.strictObject({
   apply_post_layer_norm: refused(bool().default(false), "Normalise after each part instead of before it."),
   embed_split_hidden: works(
     bool().default(true),
-    "Whether a table split over ranks is split by width.",
-    { notice: "changes nothing: any layout loads any checkpoint" },
+    "Whether an embedding table split over tensor-parallel ranks is split by width, or by vocabulary; one that is the " +
+      "head too is always split by vocabulary. Any layout loads any checkpoint.",
   ),
   embed_grad_scale: works(
     float({ min: 0 }).default(0.1),
     "Factor on the gradient that reaches the embedding; 1 for none.",
   ),
-  parallel_output: works(bool().default(true), "Leave the logits split over the vocabulary on tensor-parallel ranks.", {
-    notice: "changes nothing on one rank",
-  }),
+  parallel_output: works(bool().default(true), "Leave the logits split over the vocabulary on tensor-parallel ranks."),
   use_flash_attn: works(bool().default(true), "Compute attention in one fused kernel.", {
     notice: "changes nothing: attention is always one fused kernel, and exact",
   }),

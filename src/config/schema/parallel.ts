@@ -3,10 +3,10 @@ import { bool, int, refused, works } from "../field.ts";
 
 const size = () => int({ min: 1 }).default(1);
 
-function weightFields(group: string, path: string) {
+function weightFields(group: string, path: string, field: typeof works) {
   const onlyWith = `${path}.size`;
   return {
-    size: refused(size(), `Ranks over which ${group} are split (mode isp).`),
+    size: field(size(), `Ranks over which ${group} are split (mode isp).`),
     overlap: refused(bool().default(false), "Gather ahead of need, and reduce while computing.", { onlyWith }),
     launch_allgather_before: refused(
       z.enum(["wqkv", "attn", "wo", "w1"]).default("wo"),
@@ -38,11 +38,11 @@ export const parallelSchema = z.strictObject({
     fsdp: refused(bool().default(false), "Divide parameters too, and gather them when needed."),
   }),
   tensor: z.strictObject({
-    size: refused(size(), "Ranks over which each layer is split."),
+    size: works(size(), "Ranks over which each layer is split."),
     mode: works(
       z.enum(["mtp", "msp", "fsp", "isp"]).default("mtp"),
-      "How: mtp (Megatron tensor), msp (with split sequences), fsp (flash sequence), isp (weights apart). All are one at size 1.",
-      { notice: "changes nothing on one rank" },
+      "How: mtp (Megatron tensor), msp (with split sequences), fsp (flash sequence: gathered again in the backward " +
+        "pass), isp (weights apart, by parallel.weight). All are one at size 1.",
     ),
   }),
   pipeline: z.strictObject({
@@ -65,7 +65,7 @@ export const parallelSchema = z.strictObject({
       { derived: "by mode and model.num_chunks", only: ["1f1b", "interleaved", "zbh1"] },
     ),
   }),
-  weight: z.strictObject(weightFields("the weights", "parallel.weight")),
+  weight: z.strictObject(weightFields("the weights", "parallel.weight", works)),
   expert: z.strictObject({
     size: refused(int({ min: -1 }).default(-1), "Ranks over which experts are divided; -1 for as many as fit.", {
       onlyWith: "model.num_experts",
@@ -74,7 +74,7 @@ export const parallelSchema = z.strictObject({
       onlyWith: "model.num_experts",
     }),
   }),
-  expert_weight: z.strictObject(weightFields("the experts' weights", "parallel.expert_weight")),
+  expert_weight: z.strictObject(weightFields("the experts' weights", "parallel.expert_weight", refused)),
   sequence_parallel: works(bool(), "Whether the sequence is split too; always computed.", {
     derived: "true if tensor.mode is not mtp",
   }),

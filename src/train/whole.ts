@@ -1,0 +1,93 @@
+/** Tensors that ranks hold parts of, whole: cut on their way in, put together on their way out. */
+import { elementCount } from "../graph/graph.ts";
+import type { ArenaKind } from "../graph/program.ts";
+import { boxOf, type Layout } from "../parallel/layout.ts";
+import type { World } from "../parallel/world.ts";
+import type { Model } from "./model.ts";
+
+type Split = Layout & { readonly kind: "split" };
+
+/** Runs of a part that lie apart in the whole: one for each index of the dimensions before the one that is divided. */
+const runsOf = (shape: readonly number[], { dimension }: Split) => elementCount(shape.slice(0, dimension));
+
+/** A tensor of which this rank has a part; `shape` is that of the whole. */
+export interface HeldPart {
+  readonly shape: readonly number[];
+  readonly layout: Layout;
+  readonly bytes: Uint8Array<ArrayBuffer>;
+}
+
+/**
+ * Every tensor whole, on every rank that has a part of it; one exchange an axis. What is whole already stays as it is.
+ * All ranks of the axes must ask for the same.
+ */
+export async function putTogether(world: World, held: readonly HeldPart[]): Promise<Uint8Array<ArrayBuffer>[]> {
+  const whole = held.map(({ bytes }) => bytes);
+  const axes = Map.groupBy(held.keys(), (index) => {
+    const { layout } = held[index]!;
+    return layout.kind === "split" && world.mesh.size(layout.axis) > 1 ? layout.axis : undefined;
+  });
+  for (const [axis, indices] of axes) {
+    if (axis === undefined) continue;
+    const group = world.group(axis), parts = group.ranks.length;
+    const own = indices.reduce((sum, index) => sum + held[index]!.bytes.length, 0), all = new Uint8Array(own * parts);
+    let at = own * group.index;
+    for (const index of indices) {
+      all.set(held[index]!.bytes, at);
+      at += held[index]!.bytes.length;
+    }
+    await group.allGather(all);
+    let first = 0;
+    for (const index of indices) {
+      const { shape, layout, bytes } = held[index]!, result = new Uint8Array(bytes.length * parts);
+      const outer = runsOf(shape, layout as Split), inner = bytes.length / outer;
+      for (let part = 0; part < parts; part++) {
+        for (let o = 0; o < outer; o++) {
+          const from = part * own + first + o * inner;
+          result.set(all.subarray(from, from + inner), (o * parts + part) * inner);
+        }
+      }
+      whole[index] = result;
+      first += bytes.length;
+    }
+  }
+  return whole;
+}
+
+/** This rank's part of a tensor of `shape`. */
+export function cutPart(values: Float32Array<ArrayBuffer>, shape: readonly number[], layout: Layout, world: World) {
+  if (layout.kind !== "split" || world.mesh.size(layout.axis) === 1) return values;
+  const { extent } = boxOf(shape, layout, world.mesh), parts = world.mesh.size(layout.axis);
+  const own = new Float32Array(elementCount(extent)), outer = runsOf(shape, layout), inner = own.length / outer;
+  for (let o = 0; o < outer; o++) {
+    const from = (o * parts + world.mesh.index(layout.axis)) * inner;
+    own.set(values.subarray(from, from + inner), o * inner);
+  }
+  return own;
+}
+
+/** Writes this rank's part of a parameter, or of what mirrors it, from the whole of it. */
+export function writeWhole(
+  { program, boxes, layouts, world }: Model,
+  kind: ArenaKind,
+  name: string,
+  values: Float32Array<ArrayBuffer>,
+): void {
+  const { shape } = boxes.get(name)!;
+  if (values.length !== elementCount(shape)) {
+    throw new RangeError(`Cannot write ${kind} ${name}: it holds ${elementCount(shape)} numbers, got ${values.length}`);
+  }
+  program.writeParameter(kind, name, cutPart(values, shape, layouts.get(name)!, world));
+}
+
+/** Reads the whole of a parameter, or of what mirrors it. All ranks of its axis must ask for the same. */
+export async function readWhole(
+  { program, boxes, layouts, world }: Model,
+  kind: ArenaKind,
+  name: string,
+): Promise<Float32Array<ArrayBuffer>> {
+  const values = await program.readParameter(kind, name);
+  const bytes = new Uint8Array(values.buffer, values.byteOffset, values.byteLength);
+  const [whole] = await putTogether(world, [{ shape: boxes.get(name)!.shape, layout: layouts.get(name)!, bytes }]);
+  return new Float32Array(whole!.buffer, whole!.byteOffset, whole!.byteLength / 4);
+}

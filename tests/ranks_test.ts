@@ -1,5 +1,6 @@
 /** Several ranks, a process each: what accidents to one mean for all, and for the run's records: nothing. */
 import { assert, assertAlmostEquals, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
+import { goldenPath } from "./golden_dir.ts";
 import {
   assertNoStackTrace,
   checkpointEntries,
@@ -114,4 +115,18 @@ Deno.test("runtime.elastic: 4, 3, 2 and 4 ranks across preemptions train on the 
       Deno.readTextFileSync(`${runFolders(folder).at(-1)}/metrics.jsonl`).trim().split("\n")
         .map((line) => JSON.parse(line)).map((record) => [record.num_consumed_tokens, record["tokens/en"]]);
     assertEquals(consumed(rough), consumed(calm), "the same tokens in the same steps");
+  }));
+
+Deno.test("verify --nproc 2 replays a reference training on two processes, and refuses what does not fit two", () =>
+  inFolder(async (folder, processes) => {
+    const verify = (...args: string[]) =>
+      processes.run(["verify", goldenPath("hf", "llama_gqa"), "--backend", "cpu", "--nproc", "2", ...args], { folder });
+    const { code, out, err } = await verify("--json", "--set", "hybrid_zero_optimizer.reduce_bucket_size=10000");
+    assertEquals(code, 0, err);
+    const report = JSON.parse(out);
+    assertEquals([report.nproc, report.steps, report.pass], [2, 20, true]);
+    const refused = await verify("--set", "parallel.zero1.size=3");
+    assertEquals(refused.code, 2);
+    assertMatch(refused.err, /parallel\.zero1\.size: 3 does not divide the 2 ranks/);
+    assertNoStackTrace(refused);
   }));

@@ -26,7 +26,8 @@ export const rankVariables = {
 /** Exit code of a rank whose root is gone. */
 const orphaned = 3;
 
-async function joinRoot(runtime: Runtime, progress: Progress): Promise<Ref<typeof communicatorProtocol>> {
+/** Joins the root through a communicator in a worker; when the root is gone, this process leaves. */
+export async function joinRoot(runtime: Runtime, progress: Progress): Promise<Ref<typeof communicatorProtocol>> {
   const { hostname, port } = parseAddress(Deno.env.get(rankVariables.control)!);
   const token = Deno.env.get(rankVariables.token)!;
   const task: WorkerTask = { actor: "communicator" };
@@ -48,7 +49,7 @@ async function joinRoot(runtime: Runtime, progress: Progress): Promise<Ref<typeo
 }
 
 /** Meets the other ranks through the communicator, which from then on carries out what this thread asks for. */
-async function meet(communicator: Ref<typeof communicatorProtocol>, meeting: Meeting) {
+export async function meet(communicator: Ref<typeof communicatorProtocol>, meeting: Meeting) {
   const failed = (error: unknown) => {
     throw new CommunicationError(plainReason(error), { cause: error });
   };

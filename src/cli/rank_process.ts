@@ -24,8 +24,22 @@ export interface RankProcessOptions {
  * Beside what the rank itself reads, its environment has the variables that other launchers set too (`RANK`, `LOCAL_RANK`,
  * `WORLD_SIZE`), for drivers and plugins that go by them.
  */
-export function startRankProcess(options: RankProcessOptions): Host {
-  const { rank, attempt, localRank, world, control: { hostname, port }, token, address, write, net } = options;
+export function rankEnvironment(
+  options: Omit<RankProcessOptions, "write" | "net">,
+): Record<string, string> {
+  const { rank, attempt, localRank, world, control: { hostname, port }, token, address } = options;
+  return {
+    [rankVariables.control]: `${hostname.includes(":") ? `[${hostname}]` : hostname}:${port}`,
+    [rankVariables.token]: token,
+    [rankVariables.rank]: String(rank),
+    [rankVariables.attempt]: String(attempt),
+    [rankVariables.address]: address,
+    LOCAL_RANK: String(localRank),
+    WORLD_SIZE: String(world),
+  };
+}
+
+export function startRankProcess({ write, net, ...options }: RankProcessOptions): Host {
   const { command, args, env } = selfCommand(["rank"], {
     read: true,
     env: true,
@@ -33,18 +47,5 @@ export function startRankProcess(options: RankProcessOptions): Host {
     net,
     sys: ["systemMemoryInfo", "statfs"],
   });
-  return spawnProcess({
-    command,
-    args,
-    env: {
-      ...env,
-      [rankVariables.control]: `${hostname.includes(":") ? `[${hostname}]` : hostname}:${port}`,
-      [rankVariables.token]: token,
-      [rankVariables.rank]: String(rank),
-      [rankVariables.attempt]: String(attempt),
-      [rankVariables.address]: address,
-      LOCAL_RANK: String(localRank),
-      WORLD_SIZE: String(world),
-    },
-  });
+  return spawnProcess({ command, args, env: { ...env, ...rankEnvironment(options) } });
 }

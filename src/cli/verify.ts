@@ -3,6 +3,7 @@ import { openBackend } from "../backend/open.ts";
 import { defaultTolerances, verify as replay } from "../train/verify.ts";
 import { ArgumentError, createParser, type ParsedArguments } from "./parser.ts";
 import { say, type Verb } from "./verb.ts";
+import { isOneOfSeveral, oneOfSeveral, verifyWithRanks } from "./verify_ranks.ts";
 
 const summary = "replay a reference training and report how far this machine strays from it";
 
@@ -48,11 +49,17 @@ export const verify: Verb = {
       console.log(parser.help("verify", summary));
       return 0;
     }
-    if (parsed.nproc !== 1) throw new ArgumentError(`--nproc: ${parsed.nproc} ranks are not supported; 1 is`);
+    const { nproc } = parsed;
+    if (!(nproc >= 1)) throw new ArgumentError(`--nproc: ${nproc} ranks verify nothing; 1 or more would work`);
+    if (nproc > 1 && !isOneOfSeveral()) return await verifyWithRanks(args, nproc);
+    await using member = nproc > 1 ? oneOfSeveral() : undefined;
+    const tells = (member?.rank ?? 0) === 0;
     using backend = await openBackend(parsed.backend);
-    say(`${parsed.folder} on ${backend.traits.description}`);
+    if (tells) say(`${parsed.folder} on ${nproc > 1 ? `${nproc} ranks, each on ` : ""}${backend.traits.description}`);
     const report = await replay(parsed.folder, {
       backend,
+      nproc,
+      ...(member ? { world: member.world } : {}),
       set: parsed.set,
       tolerances: {
         loss: parsed.loss_tolerance,
@@ -61,8 +68,9 @@ export const verify: Verb = {
         paramNorm: parsed.param_norm_tolerance,
       },
       onStep: ({ step, steps, loss, expected }) =>
-        say(`step ${step + 1}/${steps}  loss ${loss.toFixed(6)}  reference ${expected.toFixed(6)}`),
+        tells && say(`step ${step + 1}/${steps}  loss ${loss.toFixed(6)}  reference ${expected.toFixed(6)}`),
     });
+    if (!tells) return report.pass ? 0 : 1;
     if (parsed.json) console.log(JSON.stringify(report));
     else {
       const rows: [string, number, number][] = [
@@ -71,7 +79,11 @@ export const verify: Verb = {
         ["first logits", report.maxFirstLogitError, parsed.logit_tolerance],
         ["final weight norms (relative)", report.maxParamNormRelError, parsed.param_norm_tolerance],
       ];
-      console.log(`${report.case}: ${report.pass ? "pass" : "FAIL"}, ${report.steps} steps on ${report.backend}`);
+      console.log(
+        `${report.case}: ${report.pass ? "pass" : "FAIL"}, ${report.steps} steps on ${report.backend}${
+          nproc > 1 ? `, ${nproc} ranks` : ""
+        }`,
+      );
       for (const [what, error, limit] of rows) {
         const mark = error <= limit ? "" : "  <-- too large";
         console.log(`  ${what.padEnd(30)} ${error.toExponential(2)}  (limit ${limit.toExponential(0)})${mark}`);

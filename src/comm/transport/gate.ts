@@ -1,0 +1,137 @@
+/**
+ * Gates: where connections are let in that know the run's token, and what is said on them before there are collectives. A
+ * stranger gets nothing but a closed socket, and costs no more than one of a bounded number of handshakes.
+ */
+import type { z } from "zod";
+import { acceptHandshake, offerHandshake } from "../handshake.ts";
+import { encryptedFrames } from "./encryption.ts";
+import { type FrameKind, maxBodyBytes, noTag } from "./frame.ts";
+import { type FrameStream, plainFrames } from "./frame_stream.ts";
+import { CommunicationError } from "./link.ts";
+
+/** A port on a host. */
+export interface Address {
+  readonly hostname: string;
+  readonly port: number;
+}
+
+export async function say(stream: FrameStream, value: unknown): Promise<void> {
+  const body = new TextEncoder().encode(JSON.stringify(value));
+  if (body.length > maxBodyBytes) throw new RangeError(`Cannot say ${body.length} bytes: ${maxBodyBytes} are allowed`);
+  const kind: FrameKind = "control";
+  await stream.write({ kind, tag: noTag, bodyBytes: body.length, messageBytes: body.length }, body);
+}
+
+export async function hear<T>(stream: FrameStream, schema: z.ZodType<T>): Promise<T | null> {
+  const frame = await stream.read();
+  if (frame === null) return null;
+  const body = new Uint8Array(frame.bodyBytes);
+  await stream.readBody(body);
+  return schema.parse(JSON.parse(new TextDecoder().decode(body)));
+}
+
+/** Lets at most `timeoutMs` pass, then closes what is waited for. */
+export async function within<T>(timeoutMs: number, close: () => void, work: () => Promise<T>): Promise<T> {
+  const timer = setTimeout(close, timeoutMs);
+  try {
+    return await work();
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
+export const closeQuietly = (connection: { close(): void }) => {
+  try {
+    connection.close();
+  } catch {
+    // closed already
+  }
+};
+
+/** Strangers that may be in the handshake at once: one more, and the one that has taken longest must go. */
+const maxStrangers = 64;
+export const handshakeMs = 5000;
+
+function listen(hostname: string, port: number): Deno.TcpListener {
+  try {
+    return Deno.listen({ hostname, port });
+  } catch (cause) {
+    const { message } = cause as Error;
+    throw new CommunicationError(
+      `Cannot listen on ${hostname}:${port}: ${message}; an address of this host, and port 0 or a free one, would work`,
+      { cause },
+    );
+  }
+}
+
+export interface Gate {
+  readonly address: Deno.NetAddr;
+  /** Stops listening; connections that are through stay. */
+  close(): Promise<void>;
+}
+
+/**
+ * Listens, and lets in who knows the token.
+ *
+ * @param onStream an authenticated connection; it belongs to the callee
+ */
+export function openGate({ hostname, port = 0, token, encrypt, onStream, onRefused }: {
+  hostname: string;
+  port?: number;
+  token: string;
+  encrypt: boolean;
+  onStream: (stream: FrameStream) => void;
+  onRefused?: ((reason: string) => void) | undefined;
+}): Gate {
+  const listener = listen(hostname, port);
+  const strangers = new Set<Deno.TcpConn>(), work = new Set<Promise<void>>();
+  const admit = async (connection: Deno.TcpConn) => {
+    strangers.add(connection);
+    try {
+      connection.setNoDelay(true);
+      await acceptHandshake(connection, { token, timeoutMs: handshakeMs });
+      const stream = encrypt
+        ? await encryptedFrames(connection, { token, role: "server", timeoutMs: handshakeMs })
+        : plainFrames(connection);
+      if (strangers.delete(connection)) onStream(stream);
+    } catch (error) {
+      closeQuietly(connection);
+      onRefused?.((error as Error).message);
+    } finally {
+      strangers.delete(connection);
+    }
+  };
+  const accepting = (async () => {
+    for await (const connection of listener) {
+      if (strangers.size >= maxStrangers) {
+        const [oldest] = strangers;
+        strangers.delete(oldest!);
+        closeQuietly(oldest!);
+      }
+      const admitted = admit(connection).finally(() => work.delete(admitted));
+      work.add(admitted);
+    }
+  })();
+  return {
+    address: listener.addr,
+    async close() {
+      listener.close();
+      for (const connection of strangers) closeQuietly(connection);
+      strangers.clear();
+      await Promise.all([accepting, ...work]);
+    },
+  };
+}
+
+export async function dial(
+  { hostname, port, token, encrypt, timeoutMs }: Address & { token: string; encrypt: boolean; timeoutMs: number },
+): Promise<FrameStream> {
+  const connection = await Deno.connect({ hostname, port, signal: AbortSignal.timeout(timeoutMs) }).catch((cause) => {
+    throw new CommunicationError(`Cannot reach ${hostname}:${port}: ${(cause as Error).message}`, { cause });
+  });
+  connection.setNoDelay(true);
+  await offerHandshake(connection, { token, timeoutMs: handshakeMs });
+  return encrypt
+    ? await encryptedFrames(connection, { token, role: "client", timeoutMs: handshakeMs })
+    : plainFrames(connection);
+}

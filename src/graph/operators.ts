@@ -583,8 +583,8 @@ const statisticsOperator: Operator<{ firstColumn: number }> = {
   name: "crossEntropyStatistics",
   infer: ([logits]) => [f32(logits!.shape[0]!, statisticsPerRow)],
   lower(node) {
-    const { rows, columns } = rowsAndColumns(node.inputs[0]!.shape);
-    return bindAll(crossEntropyStatistics({ rows, columns, ...node.attributes }), node);
+    const [logits] = node.inputs as [Tensor], sizes = { ...rowsAndColumns(logits.shape), type: storedAs(logits) };
+    return bindAll(crossEntropyStatistics({ ...sizes, ...node.attributes }), node);
   },
 };
 

@@ -3,6 +3,7 @@
  * An operator that has no rule works on whole tensors, all ranks alike.
  */
 import { add, linear, scale, vocabularyCrossEntropy } from "../graph/operators.ts";
+import type { FloatType } from "../../kernels/host.ts";
 import { elementCount, type Node, type Tensor } from "../graph/graph.ts";
 import { type Layout, replicated, split } from "./layout.ts";
 import type { Part, Sharder, Use } from "./shard.ts";
@@ -57,10 +58,10 @@ const linearRule: Rule = (node, sharder) => {
     return all(sharder.apply(node, inputs), features);
   }
   if (isSplit(held, 1)) { // row parallel: every rank has a term of the sum, and the bias its share
-    const { ranks } = sharder;
+    const { ranks } = sharder, type = node.outputs[0]!.type as FloatType;
     const share = bias && scale(sharder.as(bias, replicated(), "apart"), 1 / ranks);
     const own = sharder.as(x, features), weights = sharder.as(weight, held);
-    const term = linear(own, weights, { ...(share && { bias: share }), weightGradientScale });
+    const term = linear(own, weights, { ...(share && { bias: share }), weightGradientScale, type });
     const sum = sharder.toStream(term, { kind: "term" });
     return [residual ? { ...sum, tensor: add(sum.tensor, sharder.as(residual, sum.held)) } : sum];
   }
@@ -131,6 +132,7 @@ const crossEntropy: Rule = (node, sharder) => {
 const rules: Readonly<Record<string, Rule>> = {
   add: elementwise,
   scale: elementwise,
+  cast: elementwise,
   gate: elementwise,
   dropout,
   linear: linearRule,

@@ -113,7 +113,7 @@ interface SharderOptions {
 
 /** The pass under way: what rules see of it. */
 export class Sharder {
-  readonly graph = new Graph();
+  readonly graph: Graph;
   readonly inputs = new Map<string, InputPart>();
   /** Parameters, whole here, of which each rank has a term of the gradient. */
   readonly apart = new Set<string>();
@@ -127,6 +127,7 @@ export class Sharder {
 
   constructor(source: Graph, options: SharderOptions) {
     this.#options = options;
+    this.graph = new Graph(source.types);
     this.mode = options.mode;
     this.parallelOutput = options.parallelOutput;
     for (const { tensor } of source.parameters.values()) this.part(tensor); // in the order of the whole model
@@ -176,7 +177,8 @@ export class Sharder {
         const { initialization } = tensor.graph.parameters.get(name)!;
         const { extent } = this.#options.boxes.get(name)!;
         const held = this.#options.layouts.get(name)!;
-        return { tensor: this.graph.parameter(name, extent, initialization), held, parameter: name };
+        const own = this.graph.parameter(name, extent, initialization, tensor.type);
+        return { tensor: own, held, parameter: name };
       }
       case "constant": {
         const { data } = tensor.graph.constants.get(name)!;

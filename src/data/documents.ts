@@ -103,9 +103,9 @@ async function* rawDocuments(file: TextFile, options: DocumentOptions): AsyncGen
   const field = options.field ?? "text", { path } = file;
   if (file.format === "parquet") {
     const place = { content: field, from: { row: 0, byte: 0 }, read: readRange };
-    for await (const row of readParquetRows({ ...file, name: path }, place)) {
+    for await (const row of readParquetRows(file, place)) {
       if (row.problem !== undefined) throw new SyntaxError(row.problem);
-      yield { text: row.text, path, bytesRead: 0 }; // columns lie apart: how much is read says nothing
+      yield { text: row.text, path, bytesRead: Math.round(row.share * file.bytes) };
     }
     return;
   }

@@ -119,12 +119,12 @@ export function chunkEncoder(
 }
 
 /** In a worker: answers each chunk, in order. */
-export function serveEncoder(port: MessagePort, options: EncodeOptions): void {
+export function serveEncoder(port: MessagePort, options: EncodeOptions): (chunk: unknown) => void {
   const encode = chunkEncoder(loadTokenizer(options.tokenizer), options);
-  port.on("message", (chunk: Chunk) => {
-    const lines = encode(chunk);
+  return (chunk) => {
+    const lines = encode(chunk as Chunk);
     port.postMessage(lines, lines.map(({ bytes }) => bytes.buffer as ArrayBuffer));
-  });
+  };
 }
 
 export interface ChunkEncoders {

@@ -20,6 +20,8 @@ export interface DataWorkerOptions {
   readonly onMessage: (message: unknown) => void;
   /** The worker crashed or left. Not called after `close`. */
   readonly onEnd: (error: Error) => void;
+  /** It does not keep the program alive. @default {false} */
+  readonly background?: boolean;
   /** Bound of the worker's JavaScript heap; an excess ends the worker, not the program. @default {4096} */
   readonly maxHeapMb?: number;
 }
@@ -30,11 +32,12 @@ const program = import.meta.url.endsWith("/src/data/worker.ts")
 
 /** Starts a worker. */
 export function openDataWorker(task: DataTask, options: DataWorkerOptions): DataWorker {
-  const { onMessage, onEnd, maxHeapMb = 4096 } = options;
+  const { onMessage, onEnd, background = false, maxHeapMb = 4096 } = options;
   const worker = new Worker(program, {
     workerData: task,
     resourceLimits: { maxOldGenerationSizeMb: maxHeapMb },
   });
+  if (background) worker.unref();
   let closed = false, failure: Error | undefined;
   const gone = new Promise<void>((resolve) => {
     worker.on("exit", (code) => {

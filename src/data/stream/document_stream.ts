@@ -5,6 +5,7 @@
  * many of its documents were given out. The documents themselves are read again when the stream goes on there.
  */
 import { RandomState } from "../mt19937.ts";
+import type { ParquetReader } from "./parquet_reader.ts";
 import type { ReadRange } from "./read_range.ts";
 import { type Place, readRows, type Row, type RowFile } from "./row_file.ts";
 
@@ -39,6 +40,8 @@ export interface DocumentStreamOptions {
   /** @default {1024} */
   readonly seed?: number;
   readonly read: ReadRange;
+  /** Decodes Parquet. @default {that of this thread} */
+  readonly parquet?: ParquetReader;
   /** Documents that are shuffled together. @default {1024} */
   readonly blockDocuments?: number;
   /** A block ends with the document that reaches this many characters, for the sake of memory. @default {2 ** 25} */
@@ -100,7 +103,7 @@ function checkPlace(place: StreamPlace, files: number): void {
  * read, and with the file and line of the last of them where more than `maxCorrupt` rows are corrupt.
  */
 export function openDocumentStream(options: DocumentStreamOptions, from?: StreamPlace): DocumentStream {
-  const { files, content, read, seed = 1024, onNotice } = options;
+  const { files, content, read, parquet, seed = 1024, onNotice } = options;
   const { blockDocuments = 1024, blockCharacters = 2 ** 25, interleave = 4, maxCorrupt = 1000 } = options;
   interface Slot {
     readonly file: number;
@@ -113,7 +116,7 @@ export function openDocumentStream(options: DocumentStreamOptions, from?: Stream
   const openSlot = (file: number, place: Place): Slot => ({
     file,
     place,
-    rows: readRows(files[file]!, { content, from: place, read }),
+    rows: readRows(files[file]!, { content, from: place, read, ...(parquet && { parquet }) }),
   });
   const start = (place: StreamPlace) => {
     begin = place;
@@ -122,7 +125,7 @@ export function openDocumentStream(options: DocumentStreamOptions, from?: Stream
     order = new RandomState(mixSeeds(seed, place.epoch)).permutation(files.length);
     block = undefined;
   };
-  const close = async () => {
+  const closeSlots = async () => {
     for (const { rows } of slots) await rows.return(undefined);
   };
 
@@ -196,10 +199,10 @@ export function openDocumentStream(options: DocumentStreamOptions, from?: Stream
     },
     advance: () => void index++,
     async nextEpoch() {
-      await close();
+      await closeSlots();
       start(beginning(begin.epoch + 1));
     },
     place: () => ({ ...begin, index }),
-    close,
+    close: closeSlots,
   };
 }

@@ -3,8 +3,7 @@ import { createHash } from "node:crypto";
 import { join } from "node:path";
 import type { Compression } from "./decompress.ts";
 import { readLineRows } from "./line_rows.ts";
-import { readParquetRows } from "./parquet_rows.ts";
-import type { ReadRange } from "./read_range.ts";
+import { type ReadParquetOptions, readParquetRows } from "./parquet_rows.ts";
 
 export interface RowFile {
   readonly path: string;
@@ -106,7 +105,7 @@ export function hashRowFiles(files: readonly RowFile[]): string {
 /** All rows of a file from a place on. */
 export function readRows(
   file: RowFile,
-  options: { readonly content: string; readonly from: Place; readonly read: ReadRange },
+  options: ReadParquetOptions,
 ): AsyncGenerator<Row> {
   return file.format === "parquet" ? readParquetRows(file, options) : readLineRows(file, options);
 }

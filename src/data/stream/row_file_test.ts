@@ -8,7 +8,12 @@ const beginning = { row: 0, byte: 0 };
 
 async function take(file: RowFile, { content = "text", from = beginning } = {}): Promise<Row[]> {
   const rows: Row[] = [];
-  for await (const row of readRows(file, { content, from, read: readRange })) rows.push(row);
+  for await (const row of readRows(file, { content, from, read: readRange })) {
+    const { place } = row;
+    rows.push(
+      row.problem === undefined ? { text: row.text, where: row.where, place } : { problem: row.problem, place },
+    );
+  }
   return rows;
 }
 

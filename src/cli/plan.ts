@@ -1,42 +1,104 @@
-/** `troupe plan`: what a run would hold in device memory, without a device. */
+/** `troupe plan`: what a run would hold in device memory, and what a layout would do, without a device. */
+import type { ResolvedConfig } from "../config/mod.ts";
 import { openNullBackend } from "../backend/null/backend.ts";
-import { formatBytes } from "../observe/format.ts";
-import { singleRank } from "../parallel/mesh.ts";
-import { planModel } from "../train/model.ts";
 import { elementCount } from "../graph/graph.ts";
+import { formatBytes } from "../observe/format.ts";
+import { runMesh } from "../parallel/run_mesh.ts";
+import { drawTimeline, traceTimeline } from "../pipeline/draw.ts";
+import { simulate } from "../pipeline/simulate.ts";
+import { devices, links } from "../train/hardware.ts";
+import { planModel } from "../train/model.ts";
+import { stageSchedule } from "../train/stage.ts";
 import { getDefaultParser } from "./parser.ts";
-import { recordFromArguments, type Verb } from "./verb.ts";
+import { layoutName, planWorld, type WorldArguments } from "./plan_world.ts";
+import { resolveWritten, type Verb, writtenRecord } from "./verb.ts";
 
-const summary = "estimate the device memory that a run needs, without a device";
+const summary = "estimate the device memory that a run needs, or what a layout would do on many GPUs, without a device";
 
 export const plan: Verb = {
   summary,
   async run(args) {
-    const parser = getDefaultParser();
+    const parser = getDefaultParser()
+      .addArgument("--world", { type: "int", help: "Predict a run on so many GPUs: memory, traffic, bubble, speed" })
+      .addArgument("--device", { default: "h200", help: `GPU of --world: ${Object.keys(devices).join(", ")}` })
+      .addArgument("--link", {
+        default: "100GbE",
+        help: `Network of --world between machines: ${Object.keys(links).join(", ")}`,
+      })
+      .addArgument("--per_host", { type: "int", default: 8, help: "GPUs of --world on one machine" })
+      .addArgument("--search", { type: "flag", help: "Rank the layouts of --world that fit, instead of the record's" })
+      .addArgument("--draw", {
+        choices: ["svg", "trace"],
+        help:
+          "Print the pipeline's schedule as a picture or a Chrome trace; without --world every pass takes the same time",
+      });
     const parsed = parser.parse(args);
     if (parsed.help) {
       console.log(parser.help("plan", summary));
       return 0;
     }
-    const config = await recordFromArguments(parsed);
+    const written = await writtenRecord(parsed);
+    const world = parsed.world as number | undefined, draw = parsed.draw as WorldArguments["draw"];
+    if (world !== undefined || parsed.search) {
+      const options = { ...parsed, world: world ?? 1, draw } as unknown as WorldArguments;
+      return planWorld(written, options, (record, worldSize) => resolveWritten(record, { worldSize }));
+    }
+    if (draw) {
+      const worldSize = leastWorld(written);
+      console.log(drawEvenly(resolveWritten(written, { worldSize }), worldSize, draw));
+      return 0;
+    }
+
+    const config = resolveWritten(written);
     using backend = openNullBackend();
-    const { memory, plan } = planModel(config, backend.traits, singleRank);
-    const parameters = plan.parameters.reduce((sum, { shape }) => sum + elementCount(shape), 0);
+    const ranks = config.runtime.nproc;
+    const { memory, plan, shapes, stage } = planModel(
+      config,
+      backend.traits,
+      runMesh(config, { rank: 0, world: ranks }),
+    );
+    const parameters = [...shapes.values()].reduce((sum, shape) => sum + elementCount(shape), 0);
     if (parsed.json) {
       console.log(JSON.stringify({ parameters, memory }));
       return 0;
     }
     console.log(`${config.JOB_NAME}: ${config.model_type}, ${parameters.toLocaleString("en")} parameters`);
+    if (ranks > 1) console.log(`  on the first of ${ranks} ranks: ${layoutName(config, ranks)}`);
     for (const [name, bytes] of Object.entries(memory)) {
       console.log(`  ${name.padEnd(12)} ${formatBytes(bytes).padStart(10)}`);
     }
-    const dispatches = [plan.segments["forward 0"], plan.segments["backward 0"]]
-      .reduce((sum, { instructions }) => sum + instructions.length, 0);
-    console.log(
-      `  ${dispatches} instructions a micro-batch, ${config.data.micro_num} micro-batch${
-        config.data.micro_num === 1 ? "" : "es"
-      } and 1 read-back a step`,
-    );
+    const instructions = Object.entries(plan.segments).filter(([name]) => !name.startsWith("evaluate"))
+      .reduce((sum, [, segment]) => sum + segment.instructions.length, 0);
+    const { micro_num: microBatches } = config.data;
+    const many = microBatches === 1 ? "" : "es", alone = ranks === 1 ? " and 1 read-back a step" : " a step";
+    const frames = stage.frames.reduce((sum, count) => sum + count, 0);
+    console.log(`  ${instructions} instructions a micro-batch, ${microBatches} micro-batch${many}${alone}`);
+    if (frames > 1) console.log(`  ${frames} micro-batches in flight`);
     return 0;
   },
 };
+
+/** Ranks of one replica, as the record has them. */
+function leastWorld(written: Record<string, unknown>): number {
+  const parallel = (written.parallel ?? {}) as Record<string, unknown>;
+  const sizeOf = (section: unknown) => Number((section as { size?: unknown } | null)?.size ?? section ?? 1) || 1;
+  return sizeOf(parallel.pipeline ?? 1) * sizeOf(parallel.tensor ?? 1);
+}
+
+/**
+ * The schedules of all stages as papers draw them: a forward pass takes one unit, a backward pass two.
+ *
+ * @param world ranks in all: those of one replica, or any multiple
+ */
+export function drawEvenly(config: ResolvedConfig, world: number, draw: "svg" | "trace"): string {
+  const stages = config.parallel.pipeline.size, chunks = stages === 1 ? 1 : config.model.num_chunks;
+  const schedules = Array.from({ length: stages }, (_, stage) => {
+    const mesh = runMesh(config, { rank: stage * world / stages, world });
+    return stageSchedule(config, mesh).schedule(config.data.micro_num);
+  });
+  const timeline = simulate(schedules, { run: (segment) => (segment === "backward" ? 2 : 1) / chunks });
+  if (draw === "trace") return JSON.stringify(traceTimeline(timeline));
+  const { schedule } = config.parallel.pipeline, name = `${schedule}${chunks > 1 ? ` of ${chunks} chunks` : ""}`;
+  const title = `${name}, ${stages} stages, ${config.data.micro_num} micro-batches`;
+  return drawTimeline(timeline, { title }).trimEnd();
+}

@@ -39,14 +39,29 @@ function exists(path: string): boolean {
   }
 }
 
-/** Reads, completes and checks the record that the command line names, with its plugins loaded. */
-export async function recordFromArguments(
-  args: Pick<DefaultArguments, "given" | "config" | "set" | "nproc" | "backend" | "seed" | "resume">,
+type RecordArguments = Pick<DefaultArguments, "given" | "config" | "set" | "nproc" | "backend" | "seed" | "resume">;
+
+/** Reads the record that the command line names, with its changes, and loads its plugins. */
+export async function writtenRecord(
+  args: RecordArguments,
   { onNotice = say }: { onNotice?: (line: string) => void } = {},
-): Promise<ResolvedConfig> {
+): Promise<Record<string, unknown>> {
   const written = await loadConfig(args.config ?? demoConfig(), { set: recordChanges(args, onNotice) });
   findFiles(written);
   const plugins = (written.runtime as { plugins?: unknown } | undefined)?.plugins;
   if (Array.isArray(plugins)) await loadPlugins(plugins.map(String));
-  return resolveConfig(written, { modelTypes: moduleNames(), onNotice });
+  return written;
 }
+
+/** Completes and checks a record whose plugins are loaded. @param options `worldSize`: ranks in all, if not the record's */
+export const resolveWritten = (
+  written: unknown,
+  { onNotice = say, worldSize }: { onNotice?: (line: string) => void; worldSize?: number } = {},
+): ResolvedConfig =>
+  resolveConfig(written, { modelTypes: moduleNames(), onNotice, ...(worldSize !== undefined && { worldSize }) });
+
+/** Reads, completes and checks the record that the command line names, with its plugins loaded. */
+export const recordFromArguments = async (
+  args: RecordArguments,
+  options: { onNotice?: (line: string) => void } = {},
+): Promise<ResolvedConfig> => resolveWritten(await writtenRecord(args, options), options);

@@ -120,7 +120,8 @@ class SlotPool {
   readonly #free = new Set<number>();
   constructor(readonly space: "frame" | "workspace") {}
 
-  take(bytes: number, { grow = true } = {}): number | undefined {
+  /** @param options `waste`: how many times too large a free slot may be */
+  take(bytes: number, { grow = true, waste = 4 } = {}): number | undefined {
     let best: number | undefined, largest: number | undefined;
     for (const slot of this.#free) {
       const size = this.sizes[slot]!;
@@ -128,7 +129,7 @@ class SlotPool {
       if (largest === undefined || size > this.sizes[largest]!) largest = slot;
     }
     // A slot many times too large is left for a tensor that needs it.
-    let slot = best !== undefined && this.sizes[best]! <= 4 * Math.max(bytes, 4096) ? best : undefined;
+    let slot = best !== undefined && this.sizes[best]! <= waste * Math.max(bytes, 4096) ? best : undefined;
     if (slot === undefined && grow) {
       if (best === undefined && largest !== undefined && 4 * this.sizes[largest]! >= bytes) slot = largest;
       else slot = this.sizes.push(0) - 1;
@@ -188,12 +189,14 @@ export function plan({ chunks, limits }: PlanOptions): Plan {
   /** Lowers one list of nodes. `held`: places of tensors from before it. `kept`: tensors that outlive it. */
   const lower = (
     nodes: readonly Node[],
-    { frame, held, kept, keptIn, reuseFrame }: {
+    { frame, held, kept, keptIn, reuseFrame, waste = 4 }: {
       frame: SlotPool;
       held: Map<Tensor, Place>;
       kept: ReadonlySet<Tensor>;
       keptIn: SlotPool | ((tensor: Tensor) => SlotPool);
       reuseFrame: boolean;
+      /** How many times too large a slot of the frame may be that is taken again. */
+      waste?: number;
     },
   ): Instruction[] => {
     const poolOf = typeof keptIn === "function" ? keptIn : () => keptIn;
@@ -212,7 +215,7 @@ export function plan({ chunks, limits }: PlanOptions): Plan {
       const reused = !pool && reuseFrame ? frame.take(size, { grow: false }) : undefined;
       if (reused !== undefined) return { space: "frame", slot: reused, offset: 0, bytes };
       const from = pool ?? workspace;
-      return { space: from.space, slot: from.take(size)!, offset: 0, bytes };
+      return { space: from.space, slot: from.take(size, from === frame ? { waste } : {})!, offset: 0, bytes };
     };
     const give = (place: Place) => {
       if (place.space === "workspace") workspace.give(place.slot);
@@ -232,7 +235,7 @@ export function plan({ chunks, limits }: PlanOptions): Plan {
       node.outputs.forEach((output, position) => {
         if (output.kind === "gradient") return;
         const overwrites = position === 0 && source?.kind === "value" && lastUse.get(source) === index &&
-          !kept.has(source) && !kept.has(output) &&
+          !kept.has(source) && (!kept.has(output) || poolOf(output).space === placeOf(source).space) &&
           node.inputs.every((input, other) => input !== source || other === node.operator.inPlace);
         if (overwrites) {
           sourcePlace = places.get(source)!;
@@ -330,7 +333,9 @@ export function plan({ chunks, limits }: PlanOptions): Plan {
           held: places,
           kept: new Set([...results, ...keptGradients, ...later.flatMap(({ inputs }) => inputs)]),
           keptIn: (tensor) => between.has(tensor) ? frame : workspace,
-          reuseFrame: true,
+          // In halves, slots of the frame that come free are for what the second half needs.
+          reuseFrame: !split,
+          ...(split && { waste: 1 }),
         }),
         inputs: new Map(),
         outputs: new Map(),

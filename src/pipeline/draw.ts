@@ -15,7 +15,7 @@ const round = (value: number) => Number(value.toFixed(2));
 
 /** Later chunks of a stage are darker, so that one sees which piece of the model a pass belongs to. */
 function shade(colour: string, chunk: number, chunks: number): string {
-  const factor = chunks === 1 ? 1 : 1 - 0.35 * chunk / (chunks - 1);
+  const factor = chunks === 1 ? 1 : 1 - 0.22 * chunk / (chunks - 1);
   const parts = [1, 3, 5].map((at) => Math.round(parseInt(colour.slice(at, at + 2), 16) * factor));
   return `#${parts.map((part) => part.toString(16).padStart(2, "0")).join("")}`;
 }

@@ -63,10 +63,13 @@ export async function loadPlugins(modules: readonly string[], relativeTo = Deno.
   }
 }
 
+/** What of a device decides a plan. */
+type BindingLimits = Pick<Backend["traits"]["limits"], "maxBufferSize" | "maxStorageBufferBindingSize">;
+
 /** Traces, shards, differentiates and plans, without a device: what `troupe plan` prints. */
 export function planModel(
   config: ResolvedConfig,
-  { limits }: Pick<Backend["traits"], "limits">,
+  { limits }: { readonly limits: BindingLimits },
   mesh: Mesh,
   microBatches = config.data.micro_num,
 ) {

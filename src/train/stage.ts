@@ -34,27 +34,25 @@ export interface Stage {
   schedule(microBatches: number, options?: { readonly forwardOnly?: boolean }): readonly ScheduleStep[];
 }
 
-/**
- * @throws {RangeError} when the layers cannot be dealt out
- */
-export function planStage(
-  config: ResolvedConfig,
-  mesh: Pick<Mesh, "size" | "index">,
-  { training, evaluation }: { readonly training: TracedPass; readonly evaluation: TracedPass },
-): Stage {
+/** Where the layers are, and in which order each stage works: no graph is needed to know it. */
+export interface StageSchedule {
+  readonly stages: number;
+  /** Layers of each chunk of this stage. */
+  readonly own: readonly LayerSpan[];
+  /** Layers of every piece of the model, from the front: chunk `c` of stage `s` is piece `c · stages + s`. */
+  readonly pieces: readonly LayerSpan[];
+  readonly frames: Stage["frames"];
+  /** Whether backward passes run in halves. */
+  readonly split: boolean;
+  readonly schedule: Stage["schedule"];
+}
+
+/** @throws {RangeError} when the layers cannot be dealt out */
+export function stageSchedule(config: ResolvedConfig, mesh: Pick<Mesh, "size" | "index">): StageSchedule {
   const { model, parallel: { pipeline }, data } = config;
   const stages = mesh.size("pipeline"), stage = mesh.index("pipeline"), chunks = stages === 1 ? 1 : model.num_chunks;
-  const spans = partitionLayers(model.num_layers, { stages, chunks });
-  const byPiece: LayerSpan[] = [];
-  spans.forEach((ranges, of) => ranges.forEach((range, chunk) => byPiece[chunk * stages + of] = range));
-  const own = spans[stage]!.map((_, chunk) => chunk * stages + stage);
-
-  const cutTraining = cut(training.graph, byPiece, own), cutEvaluation = cut(evaluation.graph, byPiece, own);
-  /** The first layers of every chunk, as in InternEvo. */
-  const recompute = (layer: number) => {
-    const { first, end } = byPiece.find(({ first, end }) => first <= layer && layer < end)!;
-    return layer - first < Math.trunc((end - first) * model.checkpoint);
-  };
+  const spans = partitionLayers(model.num_layers, { stages, chunks }), own = spans[stage]!;
+  const pieces = own.flatMap((_, chunk) => spans.map((ranges) => ranges[chunk]!));
   const name = pipeline.schedule as ScheduleName;
   const schedules = new Map<string, readonly ScheduleStep[]>();
   const schedule: Stage["schedule"] = (microBatches, { forwardOnly = false } = {}) => {
@@ -66,18 +64,42 @@ export function planStage(
   };
   const planned = schedule(data.micro_num);
   return {
-    chunks: own.map((_, chunk) =>
+    stages,
+    own,
+    pieces,
+    frames: own.map((_, chunk) => framesOf(planned, chunk)),
+    split: planned.some((step) => step.kind === "run" && step.segment === "backward input"),
+    schedule,
+  };
+}
+
+/** @throws {RangeError} when the layers cannot be dealt out */
+export function planStage(
+  config: ResolvedConfig,
+  mesh: Pick<Mesh, "size" | "index">,
+  { training, evaluation }: { readonly training: TracedPass; readonly evaluation: TracedPass },
+): Stage {
+  const { stages, own, pieces, frames, split, schedule } = stageSchedule(config, mesh);
+  const stage = mesh.index("pipeline"), held = own.map((_, chunk) => chunk * stages + stage);
+  const cutTraining = cut(training.graph, pieces, held), cutEvaluation = cut(evaluation.graph, pieces, held);
+  /** The first layers of every chunk, as in InternEvo. */
+  const recompute = (layer: number) => {
+    const { first, end } = pieces.find(({ first, end }) => first <= layer && layer < end)!;
+    return layer - first < Math.trunc((end - first) * config.model.checkpoint);
+  };
+  return {
+    chunks: held.map((_, chunk) =>
       chunkOf({
         training: { piece: cutTraining.pieces[chunk]!, outputs: training.outputs },
         evaluation: { piece: cutEvaluation.pieces[chunk]!, outputs: evaluation.outputs },
         recompute,
-        split: planned.some((step) => step.kind === "run" && step.segment === "backward input"),
+        split,
       })
     ),
-    shared: [...cutTraining.readers].map(([name, pieces]) => (
-      { name, stages: [...new Set([...pieces].map((piece) => piece % stages))].sort((a, b) => a - b) }
+    shared: [...cutTraining.readers].map(([name, readers]) => (
+      { name, stages: [...new Set([...readers].map((piece) => piece % stages))].sort((a, b) => a - b) }
     )).filter((each) => each.stages.length > 1 && each.stages.includes(stage)),
-    frames: own.map((_, chunk) => framesOf(planned, chunk)),
+    frames,
     schedule,
   };
 }

@@ -1,0 +1,114 @@
+import { assert, assertAlmostEquals, assertEquals, assertThrows } from "@std/assert";
+import { resolveConfig, type ResolvedConfig } from "../config/mod.ts";
+import { openBackend } from "../backend/open.ts";
+import { openTrainer, tinyRecord } from "./_testing.ts";
+import { wireBytes } from "./charge.ts";
+import { devices, links } from "./hardware.ts";
+import { predict } from "./predict.ts";
+import { layoutsOf, search } from "./search.ts";
+
+const machines = (world: number) => ({ world, device: devices.h200!, link: links["100GbE"]! });
+
+/** The 124M model of the benchmark, as measured on an H200: 43,208 tokens a second in `float32`. */
+const benchmark = resolveConfig({
+  model_type: "INTERNLM2",
+  model: {
+    num_layers: 12,
+    hidden_size: 768,
+    num_attention_heads: 12,
+    vocab_size: 50304,
+    mlp_ratio: 8 / 3,
+    multiple_of: 256,
+    no_bias: true,
+  },
+  data: { seq_len: 1024, micro_bsz: 4, micro_num: 1, total_steps: 10 },
+  adam: { lr: 1e-3 },
+  ckpt: { enable_save_ckpt: false },
+});
+
+Deno.test("predict() comes within 15 % of what one H200 was measured to do", () => {
+  const { tokensPerSecond, fits, bubble } = predict(benchmark, machines(1));
+  assert(Math.abs(tokensPerSecond / 43_208 - 1) < 0.15, `${tokensPerSecond} tokens a second`);
+  assertEquals([fits, bubble], [true, 0]);
+});
+
+const pipelined = (changes: Record<string, Record<string, unknown>>, worldSize = 4): ResolvedConfig =>
+  tinyRecord({ ...changes, model: { num_layers: 8, ...changes.model }, data: { micro_num: 8, ...changes.data } }, {
+    worldSize,
+  });
+
+Deno.test("predict() gives each stage the memory that a run takes, to the byte", async () => {
+  const config = pipelined({ parallel: { pipeline: { size: 1 } } }, 1);
+  using backend = await openBackend("cpu");
+  using _trainer = await openTrainer(config, backend);
+  assertEquals(predict(config, machines(1)).memory, backend.allocatedBytes);
+});
+
+Deno.test("predict() counts what closed formulas say that ranks send", () => {
+  const bytes = 9 * 12 * 4, microBatches = 8; // a micro-batch of 9 tokens, 12 wide
+  const stages = predict(pipelined({ parallel: { pipeline: { size: 4 } } }), machines(4));
+  assertEquals(stages.traffic, { pipeline: 2 * microBatches * bytes }, "both ways in the middle");
+
+  const replicas = predict(pipelined({ parallel: { zero1: { size: 1 } } }), machines(4));
+  const parameters = replicas.parameters * 4;
+  assertAlmostEquals(replicas.traffic.data!, 2 * parameters * 3 / 4, 1, "a ring all-reduce of all gradients");
+  const divided = predict(pipelined({}), machines(4));
+  assertAlmostEquals(divided.traffic.data!, 2 * parameters * 3 / 4, 1, "a reduce-scatter, and an all-gather");
+
+  assertEquals(wireBytes("all-reduce", 4, 100), 150);
+  assertEquals(wireBytes("all-to-all", 4, 100), 75);
+});
+
+Deno.test("predict() shows a smaller bubble for ZB-H1 and for chunks, and a slower step over a slower link", () => {
+  const of = (pipeline: Record<string, unknown>, model: Record<string, unknown> = {}, link = links["100GbE"]!) => {
+    const { model_type, data, adam, ckpt } = benchmark;
+    const config = resolveConfig({
+      model_type,
+      model: { ...benchmark.model, num_layers: 8, ...model },
+      data: { seq_len: data.seq_len, micro_bsz: 1, micro_num: 16, total_steps: 1 },
+      adam,
+      ckpt: { enable_save_ckpt: ckpt.enable_save_ckpt },
+      parallel: { pipeline: { size: 4, ...pipeline } },
+    }, { worldSize: 4 });
+    return predict(config, { ...machines(4), link, perHost: 1 });
+  };
+  const plain = of({}), zeroBubble = of({ mode: "ZBH1" });
+  const chunks = of({ interleaved_overlap: true }, { num_chunks: 2 });
+  assert(zeroBubble.bubble < plain.bubble, `${zeroBubble.bubble} and ${plain.bubble}`);
+  assert(chunks.bubble < plain.bubble, `${chunks.bubble} and ${plain.bubble}`);
+  assert(of({}, {}, links["1GbE"]!).step > plain.step);
+});
+
+Deno.test("search() ranks the layouts that fit, keeps the global batch, and says why others were not tried", () => {
+  const base = pipelined({}, 4), device = { ...devices.h200!, memory: predict(base, machines(4)).memory * 0.9 };
+  const resolve = (set: readonly string[]) => {
+    const fields = Object.fromEntries(set.map((change) => change.split("="))) as Record<string, string>;
+    return pipelined({
+      parallel: {
+        tensor: { size: Number(fields["parallel.tensor.size"]) },
+        pipeline: {
+          size: Number(fields["parallel.pipeline.size"]),
+          schedule: fields["parallel.pipeline.schedule"],
+          interleaved_overlap: true,
+        },
+      },
+      model: { num_chunks: Number(fields["model.num_chunks"]), checkpoint: Number(fields["model.checkpoint"]) },
+      data: { micro_num: Number(fields["data.micro_num"]) },
+    });
+  };
+  const sets = layoutsOf(base, { world: 4 });
+  const { fitting, tooLarge, refused } = search(sets, { ...machines(4), device }, { resolve });
+  assert(fitting.length > 0 && tooLarge.length > 0, `${fitting.length} fit, ${tooLarge.length} do not`);
+  assert(refused.length <= sets.length);
+  const speeds = fitting.map(({ prediction }) => prediction.tokensPerSecond);
+  assertEquals(speeds, speeds.toSorted((a, b) => b - a));
+  for (const { config, prediction } of [...fitting, ...tooLarge]) {
+    const { pipeline, tensor } = config.parallel, replicas = 4 / (pipeline.size * tensor.size);
+    assertEquals(config.data.micro_num * replicas, 32);
+    assertEquals(prediction.fits, prediction.memory <= device.memory);
+  }
+});
+
+Deno.test("predict() refuses sizes that do not fit the world", () => {
+  assertThrows(() => predict(pipelined({ parallel: { pipeline: { size: 4 } } }), machines(6)), RangeError, "6 ranks");
+});

@@ -101,10 +101,11 @@ export function planModel(
     graph,
     outputs: Object.fromEntries(Object.entries(outputs).map(([name, tensor]) => [name, part(tensor).tensor])),
   });
-  const stage = planStage(config, mesh, {
+  const passes = {
     training: ofThisRank(everywhere, training.outputs),
     evaluation: ofThisRank(evaluated, evaluation.outputs),
-  });
+  };
+  const stage = planStage(config, mesh, passes, microBatches);
   const whole = planProgram({ chunks: stage.chunks, limits });
   const boxes = new Map(whole.parameters.map(({ name }) => [name, everywhere.boxes.get(name)!]));
   const results = new Map(

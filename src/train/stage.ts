@@ -47,9 +47,16 @@ export interface StageSchedule {
   readonly schedule: Stage["schedule"];
 }
 
-/** @throws {RangeError} when the layers cannot be dealt out */
-export function stageSchedule(config: ResolvedConfig, mesh: Pick<Mesh, "size" | "index">): StageSchedule {
-  const { model, parallel: { pipeline }, data } = config;
+/**
+ * @param microBatches most of one step on this rank
+ * @throws {RangeError} when the layers cannot be dealt out
+ */
+export function stageSchedule(
+  config: ResolvedConfig,
+  mesh: Pick<Mesh, "size" | "index">,
+  microBatches = config.data.micro_num,
+): StageSchedule {
+  const { model, parallel: { pipeline } } = config;
   const stages = mesh.size("pipeline"), stage = mesh.index("pipeline"), chunks = stages === 1 ? 1 : model.num_chunks;
   const spans = partitionLayers(model.num_layers, { stages, chunks }), own = spans[stage]!;
   const pieces = own.flatMap((_, chunk) => spans.map((ranges) => ranges[chunk]!));
@@ -62,7 +69,7 @@ export function stageSchedule(config: ResolvedConfig, mesh: Pick<Mesh, "size" | 
     schedules.set(key, steps);
     return steps;
   };
-  const planned = schedule(data.micro_num);
+  const planned = schedule(microBatches);
   return {
     stages,
     own,
@@ -73,13 +80,17 @@ export function stageSchedule(config: ResolvedConfig, mesh: Pick<Mesh, "size" | 
   };
 }
 
-/** @throws {RangeError} when the layers cannot be dealt out */
+/**
+ * @param microBatches most of one step on this rank
+ * @throws {RangeError} when the layers cannot be dealt out
+ */
 export function planStage(
   config: ResolvedConfig,
   mesh: Pick<Mesh, "size" | "index">,
   { training, evaluation }: { readonly training: TracedPass; readonly evaluation: TracedPass },
+  microBatches = config.data.micro_num,
 ): Stage {
-  const { stages, own, pieces, frames, split, schedule } = stageSchedule(config, mesh);
+  const { stages, own, pieces, frames, split, schedule } = stageSchedule(config, mesh, microBatches);
   const stage = mesh.index("pipeline"), held = own.map((_, chunk) => chunk * stages + stage);
   const cutTraining = cut(training.graph, pieces, held), cutEvaluation = cut(evaluation.graph, pieces, held);
   /** The first layers of every chunk, as in InternEvo. */

@@ -29,16 +29,20 @@ export function encode(type: HalfType, values: ArrayLike<number>): Uint16Array<A
   const singles = values instanceof Float32Array ? values : Float32Array.from(values);
   if (type === "f16") return new Uint16Array(new Float16Array(singles).buffer);
   const bits = new Uint32Array(singles.buffer, singles.byteOffset, singles.length);
-  return Uint16Array.from(bits, (word) => {
-    if ((word & 0x7fffffff) > 0x7f800000) return (word >>> 16) | 0x40; // keeps a NaN one
-    return (word + 0x7fff + ((word >>> 16) & 1)) >>> 16;
-  });
+  const stored = new Uint16Array(bits.length);
+  for (let i = 0; i < bits.length; i++) {
+    const word = bits[i];
+    const isNumber = (word & 0x7fffffff) <= 0x7f800000;
+    stored[i] = isNumber ? (word + 0x7fff + ((word >>> 16) & 1)) >>> 16 : (word >>> 16) | 0x40; // keeps a NaN one
+  }
+  return stored;
 }
 
 /** Half floats as numbers, exactly. */
 export function decode(type: HalfType, stored: Uint16Array<ArrayBuffer>): Float32Array<ArrayBuffer> {
   if (type === "f16") return new Float32Array(new Float16Array(stored.buffer, stored.byteOffset, stored.length));
-  const bits = Uint32Array.from(stored, (half) => half << 16);
+  const bits = new Uint32Array(stored.length);
+  for (let i = 0; i < bits.length; i++) bits[i] = stored[i] << 16;
   return new Float32Array(bits.buffer);
 }
 

@@ -10,9 +10,9 @@ import type { Trainer } from "./trainer.ts";
 
 type Section = Record<string, unknown>;
 
-/** A tiny model's record; sections given replace fields of it. */
+/** A tiny model's record; sections given replace fields of it, and other values stand as they are. */
 export function tinyRecord(
-  changes: Record<string, Section | string> = {},
+  changes: Record<string, Section | string | boolean> = {},
   options: { readonly worldSize?: number } = {},
 ): ResolvedConfig {
   const { model_type = "INTERNLM2", ...sections } = changes as Record<string, Section> & { model_type?: string };
@@ -34,7 +34,10 @@ export function tinyRecord(
   const names = new Set([...Object.keys(defaults), ...Object.keys(sections)]);
   return resolveConfig({
     model_type,
-    ...Object.fromEntries([...names].map((name) => [name, { ...defaults[name], ...sections[name] }])),
+    ...Object.fromEntries([...names].map((name) => [
+      name,
+      typeof sections[name] === "boolean" ? sections[name] : { ...defaults[name], ...sections[name] },
+    ])),
   }, options);
 }
 

@@ -1,0 +1,43 @@
+import { assertThrows } from "@std/assert";
+import { checkKernel, randomNormal } from "../testing.ts";
+import { groupedMatmul, groupedOuter } from "./mod.ts";
+
+/** Groups of one row, of none, of just a tile, of more; rows at the end that are no group's. */
+const cases = [
+  { rows: 7, n: 5, k: 3, offset: [0, 0, 1, 4, 4, 6] },
+  { rows: 200, n: 67, k: 21, offset: [0, 3, 131, 131, 190] },
+  { rows: 9, n: 70, k: 2, offset: [0, 0, 0, 0] },
+];
+const gpu = { software: false };
+
+Deno.test("groupedMatmul() matches its reference in every form", async () => {
+  for (const { rows, n, k, offset } of cases) {
+    const groups = offset.length - 1, a = randomNormal(rows * k, 1), b = randomNormal(groups * n * k, 2);
+    for (const transposeB of [false, true]) {
+      const kernel = groupedMatmul({ rows, groups, n, k, transposeB });
+      await checkKernel(kernel, { a, b, offset });
+      await checkKernel(kernel, { a, b, offset }, { traits: gpu });
+    }
+  }
+});
+
+Deno.test("groupedOuter() matches its reference, written and added to, in every form", async () => {
+  for (const { rows, n, k, offset } of cases) {
+    const groups = offset.length - 1, a = randomNormal(rows * n, 1), b = randomNormal(rows * k, 2);
+    const c = randomNormal(groups * n * k, 3);
+    for (const traits of [{}, gpu]) {
+      await checkKernel(groupedOuter({ rows, groups, n, k }), { a, b, offset }, { traits });
+      await checkKernel(groupedOuter({ rows, groups, n, k, accumulate: true }), { a, b, offset, c }, { traits });
+    }
+  }
+});
+
+Deno.test("groupedMatmul() passes over what rows of no group hold", async () => {
+  const a = Float32Array.of(1, 2, NaN, Infinity), b = Float32Array.of(3, 5), offset = [0, 1, 2];
+  await checkKernel(groupedMatmul({ rows: 4, groups: 2, n: 1, k: 1, transposeB: true }), { a, b, offset });
+  await checkKernel(groupedOuter({ rows: 4, groups: 2, n: 1, k: 1 }), { a, b: a, offset });
+});
+
+Deno.test("groupedMatmul() refuses sizes of nothing", () => {
+  assertThrows(() => groupedMatmul({ rows: 1, groups: 0, n: 1, k: 1 }), RangeError, "groups");
+});

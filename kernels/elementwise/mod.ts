@@ -3,7 +3,14 @@ import type { FloatType } from "../host.ts";
 import { type Kernel, leastBytes, type Operand, type Pass } from "../kernel.ts";
 import type { Storage, Stored } from "../storage.ts";
 import { dropThreshold } from "./counter_random.ts";
-import { addInPlaceReference, addReference, castReference, dropoutReference, scaleReference } from "./reference.ts";
+import {
+  addInPlaceReference,
+  addReference,
+  castReference,
+  dropoutReference,
+  multiplyReference,
+  scaleReference,
+} from "./reference.ts";
 import { dropoutPass, elementwisePass } from "./wgsl.ts";
 
 export interface Length extends Stored {
@@ -23,6 +30,23 @@ export function add({ length, type = "f32" }: Length): Kernel {
     operands,
     ({ load, store }) => store("y", "i", `${load("a", "i")} + ${load("b", "i")}`),
     ([a, b, y]) => addReference(a, b, y),
+  );
+}
+
+/** Operands a, b (read) → y (write): y = a b. `factorType` is b's, that of a if left out. */
+export function multiply(
+  { length, type = "f32", factorType = type }: Length & { readonly factorType?: FloatType },
+): Kernel {
+  const operands: Operand[] = [
+    { name: "a", type, length, access: "read" },
+    { name: "b", type: factorType, length, access: "read" },
+    { name: "y", type, length, access: "write" },
+  ];
+  return elementwise(
+    "elementwise.multiply",
+    operands,
+    ({ load, store }) => store("y", "i", `${load("a", "i")} * ${load("b", "i")}`),
+    ([a, b, y]) => multiplyReference(a, b, y),
   );
 }
 

@@ -2,14 +2,15 @@ import { assert, assertAlmostEquals, assertEquals, assertRejects, assertThrows }
 import { checkGradient, checkKernel, floatTypes, halfTypes, randomNormal, testDevice } from "../testing.ts";
 import { decode, encode } from "../host.ts";
 import { pcg4d } from "./counter_random.ts";
-import { add, addInPlace, cast, dropout, fill, scale } from "./mod.ts";
+import { add, addInPlace, cast, dropout, fill, multiply, scale } from "./mod.ts";
 
 for (const length of [1, 4, 255, 1028, 4099]) {
   for (const type of floatTypes) {
-    Deno.test(`add(), addInPlace() and scale() match their references at length ${length} in ${type}`, async () => {
+    Deno.test(`add(), multiply(), addInPlace() and scale() match their references at length ${length} in ${type}`, async () => {
       const a = randomNormal(length, 1);
       const b = randomNormal(length, 2);
       await checkKernel(add({ length, type }), { a, b }, { tolerance: 0 });
+      await checkKernel(multiply({ length, type }), { a, b }, { tolerance: 0 });
       await checkKernel(addInPlace({ length, type }), { x: a, y: b }, { tolerance: 0 });
       await checkKernel(addInPlace({ length, type: "f32", addendType: type }), { x: a, y: b }, { tolerance: 0 });
       await checkKernel(scale({ length, factor: -0.3, type }), { x: a }, { tolerance: 0 });

@@ -7,6 +7,11 @@ export function addReference(a: HostArray, b: HostArray, y: HostArray): void {
   for (let i = 0; i < y.length; i++) y[i] = a[i] + b[i];
 }
 
+/** y = a b */
+export function multiplyReference(a: HostArray, b: HostArray, y: HostArray): void {
+  for (let i = 0; i < y.length; i++) y[i] = a[i] * b[i];
+}
+
 /** x += y */
 export function addInPlaceReference(x: HostArray, y: HostArray): void {
   for (let i = 0; i < x.length; i++) x[i] += y[i];

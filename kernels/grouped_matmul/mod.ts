@@ -6,6 +6,7 @@
  * v1  `blocks`: an invocation a block of 4 x 4, straight from the buffers; for rasterisers in software
  * v2  `tiles`: a workgroup a tile of 64 x 64 through workgroup memory; for GPUs
  */
+import type { FloatType } from "../host.ts";
 import { type DeviceTraits, type Kernel, leastBytes, type Operand, type Pass } from "../kernel.ts";
 import { requireSizes } from "../norm/rows.ts";
 import * as reference from "./reference.ts";
@@ -19,6 +20,8 @@ export interface GroupedSizes {
   readonly n: number;
   /** Columns of an input row. */
   readonly k: number;
+  /** What operands are stored as; sums are in `f32`. @default all `f32` */
+  readonly types?: { readonly a?: FloatType; readonly b?: FloatType; readonly c?: FloatType };
 }
 
 function makeKernel(
@@ -63,15 +66,15 @@ function makeKernel(
 export function groupedMatmul(
   { transposeB = false, ...sizes }: GroupedSizes & { readonly transposeB?: boolean },
 ): Kernel {
-  const { rows, groups, n, k } = sizes;
+  const { rows, groups, n, k, types: { a = "f32", b = "f32", c = "f32" } = {} } = sizes;
   return makeKernel({
     name: `groupedMatmul.n${transposeB ? "t" : "n"}`,
     sizes,
     operands: [
-      { name: "a", type: "f32", length: rows * k, access: "read" },
-      { name: "b", type: "f32", length: groups * n * k, access: "read" },
+      { name: "a", type: a, length: rows * k, access: "read" },
+      { name: "b", type: b, length: groups * n * k, access: "read" },
       { name: "offset", type: "u32", length: groups + 1, access: "read" },
-      { name: "c", type: "f32", length: rows * n, access: "write" },
+      { name: "c", type: c, length: rows * n, access: "write" },
     ],
     form: { kind: "rows", transposeB },
     run: (views) => reference.groupedMatmul(sizes, transposeB, views),
@@ -89,15 +92,15 @@ export function groupedMatmul(
 export function groupedOuter(
   { accumulate = false, ...sizes }: GroupedSizes & { readonly accumulate?: boolean },
 ): Kernel {
-  const { rows, groups, n, k } = sizes;
+  const { rows, groups, n, k, types: { a = "f32", b = "f32", c = "f32" } = {} } = sizes;
   return makeKernel({
     name: "groupedMatmul.tn",
     sizes,
     operands: [
-      { name: "a", type: "f32", length: rows * n, access: "read" },
-      { name: "b", type: "f32", length: rows * k, access: "read" },
+      { name: "a", type: a, length: rows * n, access: "read" },
+      { name: "b", type: b, length: rows * k, access: "read" },
       { name: "offset", type: "u32", length: groups + 1, access: "read" },
-      { name: "c", type: "f32", length: groups * n * k, access: accumulate ? "update" : "write" },
+      { name: "c", type: c, length: groups * n * k, access: accumulate ? "update" : "write" },
     ],
     form: { kind: "outer", accumulate },
     run: (views) => reference.groupedOuter(sizes, accumulate, views),

@@ -1,5 +1,5 @@
 import { assertThrows } from "@std/assert";
-import { checkKernel, randomNormal } from "../testing.ts";
+import { checkKernel, halfTypes, randomNormal } from "../testing.ts";
 import { groupedMatmul, groupedOuter } from "./mod.ts";
 
 /** Groups of one row, of none, of just a tile, of more; rows at the end that are no group's. */
@@ -37,6 +37,18 @@ Deno.test("groupedMatmul() passes over what rows of no group hold", async () => 
   await checkKernel(groupedMatmul({ rows: 4, groups: 2, n: 1, k: 1, transposeB: true }), { a, b, offset });
   await checkKernel(groupedOuter({ rows: 4, groups: 2, n: 1, k: 1 }), { a, b: a, offset });
 });
+
+for (const type of halfTypes) {
+  Deno.test(`products by group store operands as ${type}`, async () => {
+    const { rows, n, k, offset } = cases[1], groups = offset.length - 1, types = { a: type, b: type };
+    const a = randomNormal(rows * k, 1), b = randomNormal(groups * n * k, 2), dY = randomNormal(rows * n, 3);
+    for (const traits of [{}, gpu]) {
+      const forward = groupedMatmul({ rows, groups, n, k, transposeB: true, types: { ...types, c: type } });
+      await checkKernel(forward, { a, b, offset }, { traits });
+      await checkKernel(groupedOuter({ rows, groups, n, k, types }), { a: dY, b: a, offset }, { traits });
+    }
+  });
+}
 
 Deno.test("groupedMatmul() refuses sizes of nothing", () => {
   assertThrows(() => groupedMatmul({ rows: 1, groups: 0, n: 1, k: 1 }), RangeError, "groups");

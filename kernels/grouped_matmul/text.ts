@@ -1,6 +1,6 @@
 /** Text of the products by group. Both kinds share the tile; what differs is where it lies and what it sums over. */
 import { type DeviceTraits, type Operand, type Pass, spread } from "../kernel.ts";
-import { bindings } from "../norm/rows.ts";
+import { type Storage, storage } from "../storage.ts";
 import type { GroupedSizes } from "./mod.ts";
 
 export type GroupedForm =
@@ -16,11 +16,11 @@ interface Placed {
   /** Sets `g`, `row0`, `rowEnd`, `column0`, `begin` and `end` from `id`, or returns. */
   readonly place: string;
   readonly columns: number;
-  /** Element of A for row `i` of C and term `p`; of B for column `j` and term `p`; of C. */
+  /** Where the element of A for row `i` of C and term `p` lies; of B for column `j` and term `p`; of C. */
   readonly a: (i: string, p: string) => string;
   readonly b: (j: string, p: string) => string;
   readonly c: (i: string, j: string) => string;
-  readonly store: string;
+  readonly adds: boolean;
   /** Whether neighbours in memory are terms of a sum. */
   readonly alongA: boolean;
   readonly alongB: boolean;
@@ -51,10 +51,10 @@ function placed({ rows, groups, n, k }: GroupedSizes, form: GroupedForm, height:
   let begin = 0u;
   let end = select(0u, ${k}u, g < ${groups}u);`,
       columns: n,
-      a: (i, p) => `a[(${i}) * ${k}u + ${p}]`,
-      b: (j, p) => form.transposeB ? `b[(g * ${n}u + ${j}) * ${k}u + ${p}]` : `b[(g * ${k}u + ${p}) * ${n}u + ${j}]`,
-      c: (i, j) => `c[(${i}) * ${n}u + ${j}]`,
-      store: "=",
+      a: (i, p) => `(${i}) * ${k}u + ${p}`,
+      b: (j, p) => form.transposeB ? `(g * ${n}u + ${j}) * ${k}u + ${p}` : `(g * ${k}u + ${p}) * ${n}u + ${j}`,
+      c: (i, j) => `(${i}) * ${n}u + ${j}`,
+      adds: false,
       alongA: true,
       alongB: form.transposeB,
     };
@@ -70,10 +70,10 @@ function placed({ rows, groups, n, k }: GroupedSizes, form: GroupedForm, height:
   let begin = min(offset[g], ${rows}u);
   let end = min(offset[g + 1u], ${rows}u);`,
     columns: k,
-    a: (i, p) => `a[(${p}) * ${n}u + ${i}]`,
-    b: (j, p) => `b[(${p}) * ${k}u + ${j}]`,
-    c: (i, j) => `c[(g * ${n}u + ${i}) * ${k}u + ${j}]`,
-    store: form.accumulate ? "+=" : "=",
+    a: (i, p) => `(${p}) * ${n}u + ${i}`,
+    b: (j, p) => `(${p}) * ${k}u + ${j}`,
+    c: (i, j) => `(g * ${n}u + ${i}) * ${k}u + ${j}`,
+    adds: form.accumulate,
     alongA: false,
     alongB: false,
   };
@@ -85,15 +85,20 @@ export function groupedPasses(
   operands: readonly Operand[],
   traits: DeviceTraits,
 ): Pass[] {
-  return traits.software ? blockPasses(sizes, form, operands) : tilePasses(sizes, form, operands);
+  const stored = storage(traits, operands);
+  return traits.software ? blockPasses(sizes, form, stored) : tilePasses(sizes, form, stored);
 }
 
+/** A statement that gives an element of C its sum. */
+const finish = ({ store, add }: Storage, adds: boolean, at: string, sum: string) =>
+  adds ? add("c", at, sum) : store("c", at, sum);
+
 /** v1. Neighbouring invocations stand side by side along the columns. */
-function blockPasses(sizes: GroupedSizes, form: GroupedForm, operands: readonly Operand[]): Pass[] {
-  const { tiles, place, columns, a, b, c, store } = placed(sizes, form, 4, 4);
+function blockPasses(sizes: GroupedSizes, form: GroupedForm, stored: Storage): Pass[] {
+  const { tiles, place, columns, a, b, c, adds } = placed(sizes, form, 4, 4);
   const workgroups = spread(Math.ceil(tiles / 64));
-  const code = `
-${bindings(operands)}
+  const code = `${stored.directives}
+${stored.bindings}
 @compute @workgroup_size(64)
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) local: u32) {
   let id = (group.y * ${workgroups[0]}u + group.x) * 64u + local;
@@ -103,14 +108,16 @@ ${place}
   ${upTo(4).map((j) => `let j${j} = min(column0 + ${j}u, ${columns - 1}u);`).join(" ")}
   ${upTo(4).map((i) => `var s${i} = vec4f();`).join(" ")}
   for (var p = begin; p < end; p++) {
-    let v = vec4f(${upTo(4).map((j) => b(`j${j}`, "p")).join(", ")});
-    ${upTo(4).map((i) => `s${i} = fma(vec4f(${a(`i${i}`, "p")}), v, s${i});`).join("\n    ")}
+    let v = vec4f(${upTo(4).map((j) => stored.load("b", b(`j${j}`, "p"))).join(", ")});
+    ${upTo(4).map((i) => `s${i} = fma(vec4f(${stored.load("a", a(`i${i}`, "p"))}), v, s${i});`).join("\n    ")}
   }
   ${
     upTo(4).map((i) =>
       `if (row0 + ${i}u < rowEnd) {
     ${
-        upTo(4).map((j) => `if (column0 + ${j}u < ${columns}u) { ${c(`i${i}`, `j${j}`)} ${store} s${i}[${j}]; }`)
+        upTo(4).map((j) =>
+          `if (column0 + ${j}u < ${columns}u) { ${finish(stored, adds, c(`i${i}`, `j${j}`), `s${i}[${j}]`)} }`
+        )
           .join("\n    ")
       }
   }`
@@ -124,11 +131,12 @@ ${place}
 const size = 64, depth = 16, lines = size / 4;
 
 /** v2. Both tiles stand in workgroup memory with the terms outermost; an invocation keeps 4 x 4 sums in registers. */
-function tilePasses(sizes: GroupedSizes, form: GroupedForm, operands: readonly Operand[]): Pass[] {
-  const { tiles, place, columns, a, b, c, store, alongA, alongB } = placed(sizes, form, size, size);
+function tilePasses(sizes: GroupedSizes, form: GroupedForm, stored: Storage): Pass[] {
+  const { tiles, place, columns, a, b, c, adds, alongA, alongB } = placed(sizes, form, size, size);
   const workgroups = spread(tiles);
   const bring = (
     name: string,
+    operand: "a" | "b",
     along: boolean,
     element: (outer: string, p: string) => string,
     first: string,
@@ -141,12 +149,12 @@ function tilePasses(sizes: GroupedSizes, form: GroupedForm, operands: readonly O
       let o = ${outer};
       let p = ${p};
       var v = 0f;
-      if (${first} + o < ${last} && p0 + p < end) { v = ${element(`${first} + o`, "(p0 + p)")}; }
+      if (${first} + o < ${last} && p0 + p < end) { v = ${stored.load(operand, element(`${first} + o`, "(p0 + p)"))}; }
       ${name}[p * ${lines}u + o / 4u][o % 4u] = v;
     }`;
     }).join("\n    ");
-  const code = `
-${bindings(operands)}
+  const code = `${stored.directives}
+${stored.bindings}
 var<workgroup> tileA: array<vec4f, ${depth * lines}>;
 var<workgroup> tileB: array<vec4f, ${depth * lines}>;
 @compute @workgroup_size(256)
@@ -158,8 +166,8 @@ ${place}
   let ty = local / ${lines}u;
   ${upTo(4).map((i) => `var s${i} = vec4f();`).join(" ")}
   for (var p0 = begin; p0 < end; p0 += ${depth}u) {
-    ${bring("tileA", alongA, a, "row0", "rowEnd")}
-    ${bring("tileB", alongB, b, "column0", `${columns}u`)}
+    ${bring("tileA", "a", alongA, a, "row0", "rowEnd")}
+    ${bring("tileB", "b", alongB, b, "column0", `${columns}u`)}
     workgroupBarrier();
     ${
     upTo(depth).map((p) =>
@@ -174,8 +182,8 @@ ${place}
     upTo(4).map((i) =>
       upTo(4).map((j) =>
         `if (row0 + ty * 4u + ${i}u < rowEnd && column0 + tx * 4u + ${j}u < ${columns}u) { ${
-          c(`row0 + ty * 4u + ${i}u`, `column0 + tx * 4u + ${j}u`)
-        } ${store} s${i}[${j}]; }`
+          finish(stored, adds, c(`row0 + ty * 4u + ${i}u`, `column0 + tx * 4u + ${j}u`), `s${i}[${j}]`)
+        } }`
       ).join("\n  ")
     ).join("\n  ")
   }

@@ -4,7 +4,7 @@ import { rowScaleBackward, rowScaleForward } from "./mod.ts";
 
 for (const type of floatTypes) {
   Deno.test(`row scale kernels match their references in ${type}`, async () => {
-    for (const [rows, columns, ways, way] of [[1, 1, 1, 0], [5, 3, 2, 1], [33, 260, 2, 0], [300, 64, 1, 0]]) {
+    for (const [rows, columns, ways, way] of [[5, 3, 2, 1], [33, 260, 1, 0]]) {
       const x = randomNormal(rows * columns, 1), dY = randomNormal(rows * columns, 2);
       const factor = randomNormal(rows * ways, 3).map((z) => 4 * z);
       for (const sigmoid of [false, true]) {

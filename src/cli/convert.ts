@@ -24,8 +24,8 @@ import { printResolved, resolveConfig, type ResolvedConfig } from "../config/mod
 import { createTrainLoader } from "../data/mod.ts";
 import { elementCount } from "../graph/graph.ts";
 import { Program } from "../graph/program.ts";
-import { fromParameters, toParameters } from "../models/convert.ts";
-import type { HuggingFaceFormat, TensorMapping } from "../models/family.ts";
+import { fromParameters, parameterShape, toParameters } from "../models/convert.ts";
+import { type HuggingFaceFormat, type TensorMapping, tensorsIn } from "../models/family.ts";
 import { getModule, moduleNames } from "../models/registry.ts";
 import { formatCount } from "../observe/format.ts";
 import { solo } from "../parallel/world.ts";
@@ -123,13 +123,9 @@ function formatOf(config: ResolvedConfig): HuggingFaceFormat {
   throw new RangeError(`Model type ${config.model_type} declares no Hugging Face format, so it cannot be converted`);
 }
 
-/** Shape of a parameter that a file's tensor holds whole, or in some of its rows. */
-const shapeOf = ({ shape }: TensorMapping, { rows }: TensorMapping["parts"][number]): readonly number[] =>
-  rows ? [rows.length, ...shape.slice(1)] : shape;
-
 const parametersIn = (mappings: readonly TensorMapping[]) =>
   mappings.flatMap((mapping) =>
-    mapping.parts.map((part) => ({ mapping, name: part.parameter, shape: shapeOf(mapping, part) }))
+    mapping.parts.map((part) => ({ mapping, part, name: part.parameter, shape: parameterShape(mapping, part) }))
   );
 
 function listed(names: readonly string[]): string {
@@ -271,21 +267,19 @@ function* zeros(elements: number): Generator<Float32Array> {
 async function toCheckpoint(source: HuggingFaceFolder, target: string, config: ResolvedConfig): Promise<Report> {
   const format = formatOf(config);
   expectSameModel(source, config, format);
-  const mappings = format.tensors(config.model), parameters = parametersIn(mappings);
+  const mappings = tensorsIn(format, config.model, source.names), parameters = parametersIn(mappings);
   expectTensors(source, mappings);
   const read = ({ tensor, shape }: TensorMapping) =>
     source.readFloat32(tensor, new Float32Array(elementCount(shape))) as Float32Array<ArrayBuffer>;
-  const entries = parameters.flatMap(({ mapping, name, shape }): ShardEntry[] =>
-    entryKinds.map((kind) =>
-      wholeEntry(
-        kind,
-        name,
-        shape,
-        kind === "parameter"
-          ? () => [toParameters(mapping, read(mapping)).get(name)!]
-          : () => zeros(elementCount(shape)),
-      )
-    )
+  const entries = parameters.flatMap(({ mapping, part: { slice }, name, shape }): ShardEntry[] =>
+    entryKinds.map((kind) => {
+      const extent = slice ? [1, ...shape.slice(1)] : shape;
+      const data = kind === "parameter"
+        ? () => [toParameters(mapping, read(mapping)).get(name)!]
+        : () => zeros(elementCount(extent));
+      const whole = wholeEntry(kind, name, shape, data);
+      return slice ? { ...whole, offset: shape.map((_, axis) => axis === 0 ? slice.index : 0), extent } : whole;
+    })
   );
   const directory = await saveCheckpoint({
     folder: target,

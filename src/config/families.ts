@@ -44,7 +44,13 @@ export const workingModelTypes: readonly string[] = [
   "LLAMA2",
   "QWEN2",
   "GEMMA",
+  "INTERNLM_MoE",
+  "MIXTRALMOE",
+  "QWEN2MOE",
 ];
+
+/** Those of them that have mixtures of experts. */
+export const typesWithExperts: readonly string[] = ["INTERNLM_MoE", "MIXTRALMOE", "QWEN2MOE"];
 
 /** Defaults of a model type; one that a plugin brings gets INTERNLM2's. */
 export function familyDefaults(modelType: string): FamilyDefaults {

@@ -4,6 +4,7 @@ import { resolveConfig } from "./resolve.ts";
 
 function sizes(world: number, parallel: Record<string, unknown>, experts = 1) {
   const config = resolveConfig({
+    model_type: experts > 1 ? "INTERNLM_MoE" : "INTERNLM2",
     model: { num_layers: 8, vocab_size: 512, num_experts: experts },
     data: { seq_len: 16, micro_bsz: 1, total_steps: 1 },
     adam: { lr: 1 },

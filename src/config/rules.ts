@@ -2,10 +2,11 @@
  * The rules that bind fields to each other. Each is run by itself on the whole record; one that reads a field whose
  * value is already known to be wrong is passed over, so that nobody reads the same mistake twice.
  */
-import { familyDefaults, knownModelTypes } from "./families.ts";
+import { familyDefaults, knownModelTypes, typesWithExperts, workingModelTypes } from "./families.ts";
 import { nearest } from "./nearest.ts";
 import { parallelProblems } from "./parallel_sizes.ts";
 import type { ResolvedConfig } from "./schema/mod.ts";
+import { droplessSettings, gshardSettings, moeLayerProblems } from "./schema/moe_layer.ts";
 
 export interface RuleContext {
   readonly worldSize: number;
@@ -76,7 +77,7 @@ export const rules: readonly Rule[] = [
   },
   function biasesApartAreQwens({ model, model_type }, fail, { modelTypes }) {
     const builtIn = knownModelTypes.includes(model_type) || modelTypes === undefined;
-    if (model_type === "QWEN2" || !builtIn) return;
+    if (["QWEN2", "QWEN2MOE", "MIXTRALMOE"].includes(model_type) || !builtIn) return;
     for (const field of ["qkv_bias", "o_bias"] as const) {
       if (model[field] === null) continue;
       fail(`model.${field}`, `${model[field]} means nothing to ${model_type}; model.no_bias rules its biases`);
@@ -288,6 +289,46 @@ export const rules: readonly Rule[] = [
       "parallel.weight.size",
       `${parallel.weight.size} needs parallel.tensor.mode isp, not ${parallel.tensor.mode}; 1 would work`,
     );
+  },
+  function expertsAreThere({ model, model_type }, fail) {
+    const { num_experts, top_k } = model;
+    if (num_experts > 1 && workingModelTypes.includes(model_type) && !typesWithExperts.includes(model_type)) {
+      fail(
+        "model.num_experts",
+        `${num_experts} needs a model type with experts: ${typesWithExperts.join(", ")}; 1 works`,
+      );
+    }
+    if (num_experts > 1 && top_k > num_experts) fail("model.top_k", `${top_k} is more than num_experts ${num_experts}`);
+  },
+  function expertLayerIsKnown({ model, data }, fail) {
+    const { num_experts, top_k, moe_type, moe_layer_kwargs, use_swiglu } = model;
+    if (num_experts === 1) return;
+    const problems = moeLayerProblems(moe_type, moe_layer_kwargs);
+    for (const { path, message } of problems) fail(`model.moe_layer_kwargs.${path}`, message);
+    if (problems.length > 0) return;
+    if (!use_swiglu) {
+      fail("model.use_swiglu", "false cannot be with experts; true would work");
+    }
+    if (moe_type === "Dropless") {
+      const { drop_and_pad, capacity_factor } = droplessSettings(moe_layer_kwargs);
+      if (drop_and_pad && capacity_factor === null) {
+        fail("model.moe_layer_kwargs.drop_and_pad", "true needs a capacity_factor, such as 1");
+      }
+      return;
+    }
+    const { use_fused_gating, noisy_gate_policy, drop_tokens, min_capacity } = gshardSettings(moe_layer_kwargs);
+    if (noisy_gate_policy === "RSample" && (use_fused_gating || top_k > 1)) {
+      fail(
+        "model.moe_layer_kwargs.noisy_gate_policy",
+        "RSample needs top_k 1 and use_fused_gating: false; Jitter would work",
+      );
+    }
+    if (!use_fused_gating && top_k === 1 && drop_tokens && data.packed_length < min_capacity) {
+      fail(
+        "model.moe_layer_kwargs.min_capacity",
+        `${min_capacity} is more than the ${data.packed_length} tokens of a micro-batch; 0 would work`,
+      );
+    }
   },
   function expertSizesNeedExperts({ model, parallel }, fail) {
     const { expert, expert_weight, tensor } = parallel;

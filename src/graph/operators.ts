@@ -34,46 +34,9 @@ import {
 import { rotate as rotateKernel } from "../../kernels/rope/mod.ts";
 import { rowNormalizeBackward, rowNormalizeForward } from "../../kernels/row_normalize/mod.ts";
 import { type Along, gather } from "./collectives.ts";
-import { elementCount, f32, type Lowered, type Node, type Operator, type Tensor, type TensorType } from "./graph.ts";
+import { accumulate, bind, bindAll, like, requireShape, rowsAndColumns, storedAs, typed } from "./bind.ts";
+import { elementCount, f32, type Node, type Operator, type Tensor, type TensorType } from "./graph.ts";
 import type { FloatType } from "../../kernels/host.ts";
-import type { ElementType, Kernel } from "../../kernels/kernel.ts";
-
-/** Binds inputs then outputs to a kernel's operands in order, passing over scratch. */
-function bind(kernel: Kernel, tensors: readonly Tensor[]): Lowered {
-  let next = 0;
-  const operands = kernel.operands.map((operand) => {
-    if (operand.access === "scratch") return undefined;
-    const tensor = tensors[next++];
-    if (!tensor || elementCount(tensor.shape) !== operand.length || tensor.type !== operand.type) {
-      throw new TypeError(
-        `Cannot bind ${kernel.name}: operand ${operand.name} holds ${operand.length} elements of ${operand.type}, ` +
-          `the tensor is ${tensor?.type} [${tensor?.shape}]`,
-      );
-    }
-    return tensor;
-  });
-  return { kernel, operands };
-}
-
-const bindAll = (kernel: Kernel, node: Node) => bind(kernel, [...node.inputs, ...node.outputs]);
-const rowsAndColumns = (shape: readonly number[]) => {
-  const columns = shape[shape.length - 1]!;
-  return { rows: elementCount(shape) / columns, columns };
-};
-/** Another tensor's shape and type. */
-const like = ({ shape, type }: TensorType): TensorType => ({ shape, type });
-const typed = (type: ElementType, ...shape: number[]): TensorType => ({ shape, type });
-/** What a float tensor is stored as, as kernels take it. */
-const storedAs = ({ type }: TensorType): FloatType => {
-  if (type === "u32" || type === "i32") throw new TypeError(`Cannot compute on ${type} as on floats`);
-  return type;
-};
-const accumulate = (node: Node): boolean => node.attributes.accumulate === true;
-const requireShape = (what: string, actual: readonly number[], expected: readonly number[]) => {
-  if (actual.join() !== expected.join()) {
-    throw new TypeError(`Cannot trace ${what}: shape [${actual}] where [${expected}] is needed`);
-  }
-};
 
 // ------------------------------------------------------------------------------------------------------- products
 

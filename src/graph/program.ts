@@ -243,6 +243,11 @@ export class Program implements Disposable {
     this.backend.submit(this.#lists.get("clear")!);
   }
 
+  /** Names of what is kept of each micro-batch. */
+  get outputNames(): string[] {
+    return [...this.#outputs.keys()];
+  }
+
   /** Where the kept outputs of a micro-batch lie. */
   outputRange(name: string, microBatch: number): Range {
     const output = this.#outputs.get(name);

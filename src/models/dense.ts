@@ -13,9 +13,12 @@ export interface Biases {
 /** The families in which one switch rules all of them. */
 export const biasesOf = (section: ModelSection): Biases => ({ qkv: !section.no_bias, output: !section.no_bias });
 
+/** Initial weights of a deviation, in the distribution that the section asks for. */
+export const drawn = (section: ModelSection, std: number): Initialization =>
+  section.init_type === "uniform" ? { kind: "uniform", bound: Math.sqrt(3 * std) } : { kind: "normal", std };
+
 export function denseSettings(section: ModelSection, bias: Biases = biasesOf(section)): DecoderSettings {
-  const draw = (std: number): Initialization =>
-    section.init_type === "uniform" ? { kind: "uniform", bound: Math.sqrt(3 * std) } : { kind: "normal", std };
+  const draw = (std: number) => drawn(section, std);
   const scaled = (std: number) => (layer: number) =>
     draw(section.use_scaled_init ? std / Math.sqrt(2 * (layer + 1)) : std);
   return {
@@ -108,15 +111,16 @@ export interface DenseNames {
 
 /**
  * The mapping of a dense family: the parts that differ in names only, and `qkv`, which says how a layer's query, key
- * and value are stored under the layer's prefix.
+ * and value are stored under the layer's prefix; `ffn` says it of the feed-forward layers where these are mixtures.
  */
 export function denseTensors(
   section: ModelSection,
   names: DenseNames,
   qkv: (prefix: string, canonical: string) => readonly TensorMapping[],
   bias: Biases = biasesOf(section),
+  ffn?: (prefix: string, canonical: string) => readonly TensorMapping[],
 ): TensorMapping[] {
-  const { hidden, qRows, ffn, vocab } = denseSizes(section);
+  const { hidden, qRows, ffn: inner, vocab } = denseSizes(section);
   const norm = (name: string, parameter: string) => [
     whole(`${name}.weight`, `${parameter}.weight`, [hidden]),
     ...(section.norm_type === "layernorm" ? [whole(`${name}.bias`, `${parameter}.bias`, [hidden])] : []),
@@ -133,9 +137,11 @@ export function denseTensors(
         : []),
       ...norm(`${prefix}.${names.attentionNorm}`, `${canonical}.attention_norm`),
       ...norm(`${prefix}.${names.ffnNorm}`, `${canonical}.ffn_norm`),
-      dense(names.gate, "ffn.gate", [ffn, hidden]),
-      dense(names.down, "ffn.down", [hidden, ffn]),
-      dense(names.up, "ffn.up", [ffn, hidden]),
+      ...(ffn?.(prefix, canonical) ?? [
+        dense(names.gate, "ffn.gate", [inner, hidden]),
+        dense(names.down, "ffn.down", [hidden, inner]),
+        dense(names.up, "ffn.up", [inner, hidden]),
+      ]),
     ];
   });
   return [

@@ -26,6 +26,11 @@ export interface ModelSection {
   readonly use_swiglu: boolean;
   readonly gelu_approximate: string;
   readonly tie_word_embeddings: boolean;
+  readonly num_experts: number;
+  readonly top_k: number;
+  readonly num_shared_experts: number;
+  readonly moe_type: string;
+  readonly moe_layer_kwargs: Readonly<Record<string, unknown>>;
   readonly qk_interleaved: boolean;
   readonly rope_base: number;
   readonly use_dynamic_ntk_rope: boolean;
@@ -43,14 +48,24 @@ export interface ModelSection {
   readonly options: Readonly<Record<string, unknown>>;
 }
 
-/**
- * One tensor of a file and the parameters it holds. Where a file fuses parameters, `rows` lists, for each row of the
- * parameter, the file's row.
- */
+/** A parameter that a file's tensor holds, all of it or a part. */
+export interface MappedPart {
+  readonly parameter: string;
+  /** Where the file fuses parameters: for each row of the parameter, the file's row. */
+  readonly rows?: readonly number[];
+  /** The parameter's shape, where it does not follow from the file's. */
+  readonly shape?: readonly number[];
+  /** The tensor is one of `of` along the parameter's first dimension: one expert of many. */
+  readonly slice?: { readonly index: number; readonly of: number };
+}
+
+/** One tensor of a file and the parameters it holds. */
 export interface TensorMapping {
   readonly tensor: string;
   readonly shape: readonly number[];
-  readonly parts: readonly { readonly parameter: string; readonly rows?: readonly number[] }[];
+  /** Numbers in a row, where `rows` are not along the first dimension. @default all but the first dimension */
+  readonly width?: number;
+  readonly parts: readonly MappedPart[];
 }
 
 /** How a family's weights are written elsewhere; every direction follows from the same list. */
@@ -59,12 +74,25 @@ export interface WeightFormat {
 }
 
 export interface HuggingFaceFormat extends WeightFormat {
+  /** Other ways in which the same weights are found in folders: they are read, never written. */
+  readonly otherTensors?: (section: ModelSection) => readonly (readonly TensorMapping[])[];
   /** Whether a folder's `config.json` describes a model of this family. */
   readonly matches: (config: Readonly<Record<string, unknown>>) => boolean;
   /** The `model` section that describes the same model. */
   readonly toSection: (config: Readonly<Record<string, unknown>>) => Record<string, unknown>;
   /** The `config.json` that describes the same model. */
   readonly toConfig: (section: ModelSection) => Record<string, unknown>;
+}
+
+/** How a folder that has tensors of these names holds a model: the way that all its tensors fit, else the written one. */
+export function tensorsIn(
+  { tensors, otherTensors }: HuggingFaceFormat,
+  section: ModelSection,
+  names: Iterable<string>,
+): readonly TensorMapping[] {
+  const there = new Set(names), written = tensors(section);
+  const fits = (mappings: readonly TensorMapping[]) => mappings.every(({ tensor }) => there.has(tensor));
+  return fits(written) ? written : otherTensors?.(section).find(fits) ?? written;
 }
 
 export interface ModelFamily {

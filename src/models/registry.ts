@@ -3,8 +3,11 @@ import type { ModelFamily } from "./family.ts";
 import { gemma } from "./gemma/mod.ts";
 import { internlm } from "./internlm/mod.ts";
 import { internlm2 } from "./internlm2/mod.ts";
+import { internlmMoe } from "./internlm_moe/mod.ts";
 import { llama2 } from "./llama2/mod.ts";
+import { mixtralMoe } from "./mixtral_moe/mod.ts";
 import { qwen2 } from "./qwen2/mod.ts";
+import { qwen2Moe } from "./qwen2_moe/mod.ts";
 
 const families = new Map<string, ModelFamily>();
 
@@ -56,6 +59,9 @@ export function registerModelInitializer(): void {
   registerModule("LLAMA2", llama2);
   registerModule("QWEN2", qwen2);
   registerModule("GEMMA", gemma);
+  registerModule("INTERNLM_MoE", internlmMoe);
+  registerModule("MIXTRALMOE", mixtralMoe);
+  registerModule("QWEN2MOE", qwen2Moe);
 }
 
 registerModelInitializer();

@@ -23,6 +23,7 @@ import {
   scale,
 } from "../graph/operators.ts";
 import { declareRotaryTables, type ModelInputs } from "./inputs.ts";
+import { mixtureOfExperts } from "./moe.ts";
 import type { DecoderSettings } from "./settings.ts";
 
 const zeros: Initialization = { kind: "constant", value: 0 };
@@ -100,6 +101,9 @@ function block(
     : dense(mixed, "attention.o", hiddenSize, outInit, { bias: bias.output, residual });
 
   const f = normalize(graph, attended, `${name}.ffn_norm`, settings);
+  if (settings.moe) {
+    return add(mixtureOfExperts(graph, f, inputs, layer, { ...settings, moe: settings.moe }), attended);
+  }
   const gated = gate(
     dense(f, "ffn.gate", ffnSize, initialization.ffnUp), // [T, F]
     dense(f, "ffn.up", ffnSize, initialization.ffnUp),

@@ -16,6 +16,26 @@ export interface ModelInputs {
   readonly end: Tensor;
   /** `[seed, step and micro-batch]` that key dropout's random streams; absent when evaluating. */
   readonly dropoutCounter: Tensor | undefined;
+  /** Losses beside that of the predictions; absent when evaluating. */
+  readonly auxiliary?: AuxiliaryLosses | undefined;
+}
+
+/** Losses that parts of a model add to that of its predictions, such as experts' balance. */
+export interface AuxiliaryLosses {
+  /** Factor of their gradients `[1]`, an input that is there once it is asked for. */
+  weight(): Tensor;
+  /** Adds a root of differentiation `[1]`, whose value the host reads. */
+  add(loss: Tensor): void;
+  readonly losses: readonly Tensor[];
+}
+
+function auxiliaryLosses(graph: Graph): AuxiliaryLosses {
+  const losses: Tensor[] = [];
+  return {
+    weight: () => graph.inputs.get("auxiliaryWeight") ?? graph.input("auxiliaryWeight", f32(1)),
+    add: (loss) => losses.push(loss),
+    losses,
+  };
 }
 
 /** Declares the inputs of every model, and those of its loss. */
@@ -31,6 +51,7 @@ export function declareInputs(
       start: graph.input("start", perToken("u32")),
       end: graph.input("end", perToken("u32")),
       dropoutCounter: training ? graph.input("dropoutCounter", { shape: [2], type: "u32" }) : undefined,
+      auxiliary: training ? auxiliaryLosses(graph) : undefined,
     },
     labels: graph.input("labels", perToken("i32")),
     lossWeight: graph.input("lossWeight", f32(1)),

@@ -1,5 +1,6 @@
 /** What a decoder needs to be told: the sizes and choices that families derive from the run record's `model` section. */
 import type { Initialization } from "../graph/graph.ts";
+import type { MoeSettings } from "./moe.ts";
 import type { Activation } from "../../kernels/gate/mod.ts";
 
 export interface DecoderSettings {
@@ -27,6 +28,8 @@ export interface DecoderSettings {
   readonly embedGradScale: number;
   /** Rows of the head's weight are scaled to length one before use. */
   readonly normHead: boolean;
+  /** Mixtures of experts in place of the feed-forward layers. */
+  readonly moe?: MoeSettings;
   /** Rate of the dropout on each block's input and on attention's output. */
   readonly dropRate: number;
   readonly initialization: {

@@ -45,6 +45,8 @@ export function silentMicroBatch(tokens: number): MicroBatch {
 export interface FeedOptions {
   /** Factor of every row's gradient: 1 / (labels that count × micro-batches), times the loss scale. */
   readonly lossWeight: number;
+  /** Factor of the gradients of losses that are one number a micro-batch: the loss scale / micro-batches. @default {0} */
+  readonly auxiliaryWeight?: number;
   /** Step and micro-batch of it that key dropout. */
   readonly step: number;
   /** @default {0} */
@@ -57,7 +59,7 @@ export function feed(
   { program, family, config, inputs }: Model,
   segment: SegmentName,
   data: MicroBatch,
-  { lossWeight, step, microBatch = 0, frame = 0 }: FeedOptions,
+  { lossWeight, auxiliaryWeight = 0, step, microBatch = 0, frame = 0 }: FeedOptions,
 ): void {
   checkTokens(config, data);
   const rotary = () => {
@@ -73,6 +75,7 @@ export function feed(
     start: () => data.segmentStart,
     end: () => data.segmentEnd,
     lossWeight: () => new Float32Array([lossWeight]),
+    auxiliaryWeight: () => new Float32Array([auxiliaryWeight * config.loss.moe_loss_coeff]),
     // An odd factor keeps steps apart, so that masks differ between the micro-batches of a step as between steps.
     dropoutCounter: () => new Uint32Array([config.runtime.seed, Math.imul(step, 0x9e3779b1) + microBatch]),
     rotaryCosine: () => rotary().cosine,

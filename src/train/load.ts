@@ -17,7 +17,7 @@ import {
   verifyCheckpoint,
 } from "../checkpoint/mod.ts";
 import { resolveConfig, type ResolvedConfig } from "../config/mod.ts";
-import type { HuggingFaceFormat } from "../models/family.ts";
+import { type HuggingFaceFormat, tensorsIn } from "../models/family.ts";
 import { moduleNames } from "../models/registry.ts";
 import type { Model } from "./model.ts";
 import { importWeights } from "./weights.ts";
@@ -150,7 +150,7 @@ export function loadHuggingFace(model: Model, path: string): string {
   }
   using source = HuggingFaceFolder.open(folder);
   expectSameModel(source, config, huggingFace);
-  const mappings = huggingFace.tensors(config.model);
+  const mappings = tensorsIn(huggingFace, config.model, source.names);
   importWeights(model, mappings, source);
   return `the model of Hugging Face folder ${folder} (${mappings.length} tensors)`;
 }

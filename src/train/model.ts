@@ -78,6 +78,10 @@ export function planModel(
       "those that a module in runtime.plugins registers";
     throw new ConfigError([{ path: "model_type", message }]);
   }
+  if (mesh.size("expert") > 1) {
+    const message = `${config.parallel.expert.size} divides experts over ranks, which Troupe does not do yet; 1 works`;
+    throw new ConfigError([{ path: "parallel.expert.size", message }]);
+  }
   const family = getModule(config.model_type);
   const tokens = config.data.packed_length, types = modelTypes(config);
   const trace = (training: boolean) => {
@@ -86,7 +90,9 @@ export function planModel(
     const logits = family.model(graph, inputs, config.model);
     const attributes = { labelSmoothing: config.loss.label_smoothing };
     const loss = crossEntropy({ logits, labels, weight: lossWeight }, attributes);
-    return { graph, outputs: training ? { ...loss } : { ...loss, logits } };
+    if (!training) return { graph, outputs: { ...loss, logits } };
+    const auxiliary = inputs.auxiliary!.losses.map((tensor, index) => [`auxiliary ${index}`, tensor] as const);
+    return { graph, outputs: { ...loss, ...Object.fromEntries(auxiliary) } };
   };
   const training = trace(true), evaluation = trace(false);
   const options = {

@@ -110,7 +110,8 @@ export class Session implements Disposable {
   async step(batch: Batch): Promise<StepReport> {
     const { trainer, config } = this, started = performance.now();
     trainer.zeroGrad();
-    const { loss, microBatches } = await trainer.executeSchedule(batch);
+    const { loss: whole, moeLoss, microBatches } = await trainer.executeSchedule(batch);
+    const loss = whole - (moeLoss ?? 0);
     const forwardBackwardSeconds = (performance.now() - started) / 1000;
     const { success, gradNorm, learningRate } = await trainer.step();
     for (const { nll, correct, microBatch: { labels, typeIds } } of microBatches) {
@@ -127,7 +128,8 @@ export class Session implements Disposable {
     const { model, data } = config;
     const record = stepRecord({
       step: batch.batchCount,
-      loss,
+      loss: whole,
+      ...(moeLoss === undefined ? {} : { moeLoss }),
       work: {
         hiddenSize: model.hidden_size,
         numLayers: model.num_layers,

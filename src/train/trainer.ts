@@ -34,8 +34,10 @@ export interface MicroBatchResult {
 }
 
 export interface ScheduleResult {
-  /** Mean of the micro-batches' losses, those of all data-parallel ranks. */
+  /** Mean of the micro-batches' losses, those of all data-parallel ranks, `moeLoss` included. */
   readonly loss: number;
+  /** Of it, what experts' balance is, times its coefficient; in models with experts. */
+  readonly moeLoss?: number;
   /** Those of this rank; in a pipeline, of the last stage. */
   readonly microBatches: readonly MicroBatchResult[];
   /** Length of the whole gradient before clipping, loss scale taken out; absent when only forward. */
@@ -138,7 +140,8 @@ export class Trainer implements Disposable {
         const count = countLabels(microBatch.labels), lossWeight = count === 0 ? 0 : scale / (count * all);
         // Rows are dealt to data-parallel ranks in turn; dropout goes by the place in the whole batch.
         const place = index * world.mesh.size("data") + world.mesh.index("data");
-        feed(this.model, name, microBatch, { lossWeight, step: this.stepCount, microBatch: place, frame });
+        const weights = { lossWeight, auxiliaryWeight: index < microBatches.length ? scale / all : 0 };
+        feed(this.model, name, microBatch, { ...weights, step: this.stepCount, microBatch: place, frame });
       },
       *done(name, { microBatch, frame, chunk }) {
         if (microBatch >= microBatches.length) return;
@@ -151,7 +154,12 @@ export class Trainer implements Disposable {
     // Losses are with the last stage.
     const judged = world.mesh.index("pipeline") === world.mesh.size("pipeline") - 1 ? microBatches : [];
     const ranges = judged.flatMap((_, index) => outputNames.map((name) => program.outputRange(name, index)));
-    const ticket = program.backend.read([...ranges, ...this.optimizer.device.normRanges]);
+    // Losses beside that of the predictions are with the stage of their layer.
+    const auxiliary = program.outputNames.filter((name) => name.startsWith(auxiliaryName));
+    const auxiliaryRanges = microBatches.flatMap((_, index) =>
+      auxiliary.map((name) => program.outputRange(name, index))
+    );
+    const ticket = program.backend.read([...ranges, ...auxiliaryRanges, ...this.optimizer.device.normRanges]);
     this.times.submit = (performance.now() - started) / 1000;
     yield ticket;
     const read = ticket.take();
@@ -160,6 +168,7 @@ export class Trainer implements Disposable {
     const outputs = read.splice(0, outputNames.length * judged.length);
     const whole = yield* awaited(this.#wholeResults(outputNames, outputs));
     const results = judged.map((microBatch) => toResult(microBatch, whole.splice(0, outputNames.length)));
+    const balances = read.splice(0, auxiliaryRanges.length).reduce((sum, bytes) => sum + floats(bytes)[0]!, 0);
     let counted = 0, finite = 0;
     program.plan.state.runs.forEach((run, index) => {
       const squared = floats(read[index]!)[0]!;
@@ -167,10 +176,19 @@ export class Trainer implements Disposable {
       else finite += 0 * squared; // counted by another rank; what is not finite is so for all
     });
     // The ranks of one data-parallel replica have the same losses; its first one tells them.
-    const lossSum = world.mesh.index("tensor") === 0 ? results.reduce((sum, { loss }) => sum + loss, 0) : 0;
-    const [losses, squaredNorm] = yield* awaited(agree(world, [lossSum, counted + finite]));
+    const tells = world.mesh.index("tensor") === 0 ? 1 : 0;
+    const lossSum = tells * results.reduce((sum, { loss }) => sum + loss, 0);
+    const [losses, squaredNorm, balanceSum] = yield* awaited(
+      agree(world, [lossSum, counted + finite, tells * balances]),
+    );
     this.#squaredNorm = squaredNorm!;
-    return { loss: losses! / all, microBatches: results, gradNorm: Math.sqrt(squaredNorm!) / scale };
+    const moeLoss = this.model.config.loss.moe_loss_coeff * balanceSum! / all;
+    return {
+      loss: losses! / all + moeLoss,
+      ...(this.model.config.model.num_experts > 1 ? { moeLoss } : {}),
+      microBatches: results,
+      gradNorm: Math.sqrt(squaredNorm!) / scale,
+    };
   }
 
   /** Results of which the ranks of a tensor group have parts, whole on each; `names` repeat for each micro-batch. */
@@ -282,6 +300,8 @@ export class Trainer implements Disposable {
   }
 }
 
+/** Outputs that are a loss beside that of the predictions begin so. */
+const auxiliaryName = "auxiliary ";
 /** What is read back of every micro-batch, in this order. */
 const outputNames = ["loss", "nll", "correct"] as const;
 

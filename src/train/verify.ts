@@ -7,6 +7,7 @@ import { fileError } from "../checkpoint/durable.ts";
 import { HuggingFaceFolder } from "../checkpoint/mod.ts";
 import { ignoreIndex, type MicroBatch } from "../data/mod.ts";
 import { applyChanges, parallelSizes, resolveConfig, type ResolvedConfig } from "../config/mod.ts";
+import { tensorsIn } from "../models/family.ts";
 import { getModule, modelTypeOf } from "../models/registry.ts";
 import { solo, type World } from "../parallel/world.ts";
 import { evenBounds } from "../comm/collectives/algorithms.ts";
@@ -152,6 +153,7 @@ export async function verify(folder: string, options: VerifyOptions): Promise<Ve
     model: format.toSection(source.config),
     data: { seq_len: tokens, micro_bsz: 1, micro_num: count, total_steps: curve.steps.length },
     // The rate is constant: the cosine starts and ends at it.
+    loss: { moe_loss_coeff: 0 }, // reference trainings have the loss of the predictions alone
     adam: { lr, adam_beta1: betas[0], adam_beta2: betas[1], adam_eps: eps, weight_decay },
     lr_scheduler: { eta_min: lr },
     hybrid_zero_optimizer: { clip_grad_norm: curve.clip_grad_norm },
@@ -168,7 +170,7 @@ export async function verify(folder: string, options: VerifyOptions): Promise<Ve
 
   const model = await initializeModel(config, { backend: options.backend, world });
   using trainer = initializeTrainer({ model, optimizer: await initializeOptimizer(model) });
-  const mappings = format.tensors(config.model);
+  const mappings = tensorsIn(format, config.model, source.names);
   importWeights(model, mappings, source);
 
   const errors = { loss: 0, gradNorm: 0, logits: 0, paramNorm: 0 };

@@ -2,7 +2,7 @@
 import { writeHuggingFace } from "../checkpoint/mod.ts";
 import { elementCount } from "../graph/graph.ts";
 import type { ArenaKind } from "../graph/program.ts";
-import { fromParameters, toParameters } from "../models/convert.ts";
+import { assembleParameters, fromParameters } from "../models/convert.ts";
 import type { TensorMapping } from "../models/family.ts";
 import type { Model } from "./model.ts";
 import { readWhole, writeWhole } from "./whole.ts";
@@ -34,11 +34,10 @@ export function importWeights(model: Model, mappings: readonly TensorMapping[], 
         `${extra.slice(0, 3).join(", ")}${extra.length > 3 ? ", …" : ""}`,
     );
   }
-  for (const mapping of mappings) {
-    const data = source.readFloat32(mapping.tensor, new Float32Array(elementCount(mapping.shape)));
-    for (const [name, values] of toParameters(mapping, data as Float32Array<ArrayBuffer>)) {
-      if (model.boxes.has(name)) writeWhole(model, "parameter", name, values); // else another stage's
-    }
+  const read = ({ tensor, shape }: TensorMapping) =>
+    source.readFloat32(tensor, new Float32Array(elementCount(shape))) as Float32Array<ArrayBuffer>;
+  for (const [name, values] of assembleParameters(mappings, read)) {
+    if (model.boxes.has(name)) writeWhole(model, "parameter", name, values); // else another stage's
   }
 }
 

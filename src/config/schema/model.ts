@@ -136,8 +136,14 @@ export const modelSchema = z.strictObject({
     "Width of a head where it is not hidden_size / heads (GEMMA).",
   ),
   add_unit_offset: works(bool().default(false), "RMS normalisation multiplies by 1 + weight (GEMMA)."),
-  qkv_bias: works(bool().nullable().default(null), "Biases of q, k and v, in QWEN2; null is true."),
-  o_bias: works(bool().nullable().default(null), "Bias of attention's output projection, in QWEN2; null is false."),
+  qkv_bias: works(
+    bool().nullable().default(null),
+    "Biases of q, k and v, in QWEN2, QWEN2MOE and MIXTRALMOE; null is true.",
+  ),
+  o_bias: works(
+    bool().nullable().default(null),
+    "Bias of attention's output projection, in the same families; null is false.",
+  ),
   mlp_bias: refused(bool().nullable().default(null), "Biases in the feed-forward part (same families)."),
   use_sliding_window: refused(bool().default(false), "Attention sees only the newest keys."),
   sliding_window: refused(int({ min: 1 }).nullable().default(null), "How many keys that is.", {
@@ -149,19 +155,26 @@ export const modelSchema = z.strictObject({
   rope_type: refused(text().default("normal"), "Kind of rotary embedding (QWEN2 families)."),
   rope_scaling_factor: refused(float({ above: 0 }).default(1), "Factor of that rotary embedding."),
   extra_pred_tokens: refused(int({ min: 0 }).default(0), "Further heads that predict later tokens."),
-  num_experts: refused(int({ min: 1 }).default(1), "Experts of each mixture-of-experts layer; 1 for none."),
-  top_k: refused(int({ min: 1 }).default(1), "Experts that each token goes to.", { onlyWith: "model.num_experts" }),
-  num_shared_experts: refused(int({ min: 0 }).default(0), "Experts that every token goes to.", {
-    onlyWith: "model.num_experts",
-  }),
-  moe_type: refused(
-    z.enum(["GShard", "Dropless", "MegaBlock", "MegaBlock-Dropless"]).default("GShard"),
-    "Kind of layer.",
-    {
-      onlyWith: "model.num_experts",
-    },
+  num_experts: works(
+    int({ min: 1 }).default(1),
+    "Experts of each mixture-of-experts layer, in the families that have them; 1 for none.",
   ),
-  moe_layer_kwargs: refused(anyMapping().default({}), "Settings of that layer.", { onlyWith: "model.num_experts" }),
+  top_k: works(int({ min: 1 }).default(1), "Experts that each token goes to."),
+  num_shared_experts: works(
+    int({ min: 0 }).default(0),
+    "Experts that every token goes to, as one layer of so many times an expert's width.",
+  ),
+  moe_type: works(
+    z.enum(["GShard", "Dropless", "MegaBlock", "MegaBlock-Dropless"]).default("GShard"),
+    "Kind of layer: GShard (every expert has the same room, what finds none is dropped) or Dropless.",
+    { only: ["GShard", "Dropless"] },
+  ),
+  moe_layer_kwargs: works(
+    anyMapping().default({}),
+    "Settings of that layer. GShard: capacity_factor, eval_capacity_factor, min_capacity, noisy_gate_policy (Jitter, " +
+      "RSample), drop_tokens, use_rts, use_fused_gating. Dropless: capacity_factor, drop_policy (probs, position), " +
+      "noisy_gate_policy, and norm_topk_prob, Troupe's own: whether a token's weights are divided by their sum.",
+  ),
   inject_info: refused(anyMapping().nullable().default(null), "Train a model built elsewhere by replacing its layers."),
   options: works(anyMapping().default({}), "Settings of a model from runtime.plugins, handed to it as they are."),
 }).describe("The model");

@@ -1,5 +1,5 @@
 import { z } from "zod";
-import { bool, float, int, nullableFloat, refused, works } from "../field.ts";
+import { bool, float, int, nullableFloat, works } from "../field.ts";
 
 export const gradScalerSchema = z.strictObject({
   fp16: z.strictObject({
@@ -66,9 +66,7 @@ export const lossSchema = z.strictObject({
     float({ min: 0, max: 1 }).default(0),
     "Share of the target spread evenly over the vocabulary.",
   ),
-  moe_loss_coeff: refused(float({ min: 0 }).default(1), "Weight of the experts' balance in the loss.", {
-    onlyWith: "model.num_experts",
-  }),
+  moe_loss_coeff: works(float({ min: 0 }).default(1), "Weight of the experts' balance in the loss."),
   op_type: works(
     z.enum(["py_vocab_parallel", "flash_vocab_parallel", "torch_naive", "apex_naive", "py_naive"])
       .default("py_vocab_parallel"),

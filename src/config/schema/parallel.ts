@@ -67,8 +67,8 @@ export const parallelSchema = z.strictObject({
   }),
   weight: z.strictObject(weightFields("the weights", "parallel.weight", works)),
   expert: z.strictObject({
-    size: refused(int({ min: -1 }).default(-1), "Ranks over which experts are divided; -1 for as many as fit.", {
-      onlyWith: "model.num_experts",
+    size: works(int({ min: -1 }).default(-1), "Ranks over which experts are divided; -1 for as many as fit.", {
+      only: [-1, 1],
     }),
     no_tp: refused(bool().default(false), "Keep experts whole on tensor-parallel ranks.", {
       onlyWith: "model.num_experts",

@@ -1,5 +1,6 @@
 /** Names of InternLM's weights elsewhere, both ways. */
 import {
+  type DenseNames,
   denseSizes,
   denseTensors,
   fusedQkv,
@@ -12,7 +13,7 @@ import type { HuggingFaceFormat, ModelSection, WeightFormat } from "../family.ts
 import { llamaNames } from "../llama2/weights.ts";
 
 /** Every query head has its own key and value, whatever the section says. */
-const multiHead = (section: ModelSection): ModelSection => ({
+export const multiHead = (section: ModelSection): ModelSection => ({
   ...section,
   num_kv_attention_heads: section.num_attention_heads,
 });
@@ -45,24 +46,27 @@ export const huggingFace: HuggingFaceFormat = {
     ),
 };
 
+/** InternEvo's names. */
+export const internlmNames: DenseNames = {
+  embedding: "embedding.weight",
+  head: "head.weight",
+  norm: "norm",
+  layer: "blocks",
+  attentionNorm: "norm1",
+  ffnNorm: "norm2",
+  attentionOutput: "mixer.out_proj",
+  gate: "mlp.w1",
+  up: "mlp.w3",
+  down: "mlp.w2",
+};
+
 /** Rows of the fused tensor: all queries, all keys, all values. */
 export const internEvo: WeightFormat = {
   tensors(given) {
     const section = multiHead(given), { qRows } = denseSizes(section);
     return denseTensors(
       section,
-      {
-        embedding: "embedding.weight",
-        head: "head.weight",
-        norm: "norm",
-        layer: "blocks",
-        attentionNorm: "norm1",
-        ffnNorm: "norm2",
-        attentionOutput: "mixer.out_proj",
-        gate: "mlp.w1",
-        up: "mlp.w3",
-        down: "mlp.w2",
-      },
+      internlmNames,
       fusedQkv(section, "mixer.Wqkv", {
         q: rowRange(0, qRows),
         k: rowRange(qRows, qRows),

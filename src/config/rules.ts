@@ -123,6 +123,31 @@ export const rules: readonly Rule[] = [
         `${roundUp(data.micro_num, stages)} would work`,
     );
   },
+  function headsSplit({ model, parallel: { tensor } }, fail) {
+    const { num_attention_heads: heads, num_kv_attention_heads: shared } = model, { size } = tensor;
+    if (heads % size !== 0) {
+      fail(
+        "parallel.tensor.size",
+        `${size} does not divide num_attention_heads ${heads}; ${divisorsAround(heads, size)}`,
+      );
+    } else if (shared % size !== 0 && size % shared !== 0) {
+      fail(
+        "parallel.tensor.size",
+        `${size} neither divides num_kv_attention_heads ${shared} nor is a multiple of it; ${
+          divisorsAround(shared, size)
+        }`,
+      );
+    }
+  },
+  function sequenceSplits({ data, parallel: { tensor } }, fail) {
+    const { packed_length: length } = data, { size, mode } = tensor;
+    if (mode === "mtp" || length % size === 0) return;
+    fail(
+      "data.packed_length",
+      `${length} tokens a micro-batch cannot be divided over parallel.tensor.size ${size}, as mode ${mode} does; ` +
+        `${roundUp(length, size)} would work`,
+    );
+  },
   function vocabularySplits({ model, parallel }, fail) {
     for (const section of ["tensor", "weight"] as const) {
       const size = parallel[section].size;

@@ -123,7 +123,8 @@ export const rules: readonly Rule[] = [
         `${roundUp(data.micro_num, stages)} would work`,
     );
   },
-  function headsSplit({ model, parallel: { tensor } }, fail) {
+  function headsSplit({ model, model_type, parallel: { tensor } }, fail) {
+    if (!knownModelTypes.includes(model_type)) return; // a plugin's model may have none
     const { num_attention_heads: heads, num_kv_attention_heads: shared } = model, { size } = tensor;
     if (heads % size !== 0) {
       fail(

@@ -223,7 +223,7 @@ interface ColumnsAttributes {
 const columnsOperator: Operator<ColumnsAttributes> = {
   name: "columns",
   infer: ([x], { count }) => [typed(storedAs(x!), x!.shape[0]!, count)],
-  gradient: ({ inputs: [x], attributes: { first, count } }, [dY]) => [
+  gradient: ({ inputs: [x], attributes: { first } }, [dY]) => [
     dY && dY.graph.apply(columnsGradient, [dY], { first, count: x!.shape[1]! })[0],
   ],
   lower(node) {

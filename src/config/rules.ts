@@ -207,6 +207,17 @@ export const rules: readonly Rule[] = [
       );
     }
   },
+  function mixturesHaveFolders({ data }, fail) {
+    if (data.mixture === null) return;
+    if (data.train_folder === null) {
+      fail(
+        "data.mixture",
+        "has weights of folders, and data.train_folder is not set; naming it, or no mixture, would work",
+      );
+    } else if (!Object.values(data.mixture).some((weight) => weight > 0)) {
+      fail("data.mixture", "has no weight above 0; {en: 3, code: 1} would work");
+    }
+  },
   function streamsAreTokenized({ data }, fail) {
     if (data.type !== "streaming") return;
     if (data.tokenizer_path === null) {

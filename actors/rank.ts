@@ -8,6 +8,7 @@
 import { z } from "zod";
 import type { Backend } from "../src/backend/backend.ts";
 import type { BackendName } from "../src/backend/open.ts";
+import { defaultProvider } from "../src/backend/webgpu/provider.ts";
 import {
   type Checkpoint,
   decideSave,
@@ -134,7 +135,8 @@ interface State {
 }
 
 export interface RankOptions {
-  readonly backend: (name: BackendName) => Promise<Backend>;
+  /** Opens the device that a run record asks for. */
+  readonly backend: (name: BackendName, provider: "deno" | "dawn") => Promise<Backend>;
   /** How the loader is started: in this thread, or in a worker. */
   readonly loader: (options: DataLoaderOptions) => ActorSpec<typeof dataLoaderProtocol>;
   /** How the other ranks are met; needed where there are any. */
@@ -230,10 +232,11 @@ async function initialise(
   await context.started(loaderRef);
   // Its refusal is the sentence that says what is wrong with the data.
   const { types, begin } = await context.ask(loaderRef, { kind: "describe" }, { timeoutMs: 60_000 });
-  const backend = await open(config.runtime.backend).catch((error: Error) => {
-    if (!cpuFallback) throw error;
+  const backend = await open(config.runtime.backend, config.runtime.webgpu).catch((error: Error) => {
+    // Whoever asks for Dawn wants to know why it does not come.
+    if (!cpuFallback || config.runtime.webgpu === "dawn" || defaultProvider() === "dawn") throw error;
     notice(`${error.message}\nNo GPU: going on with the CPU backend, which is many times slower.`);
-    return open("cpu");
+    return open("cpu", "deno");
   });
   // With fewer ranks than the run began with, each has more of the same batch.
   const microBatches = Math.ceil(config.data.micro_num * begin.data_world_size / mesh.size("data"));

@@ -42,7 +42,13 @@ export interface DeviceTraits {
   readonly software: boolean;
   /** Lanes of a subgroup, 0 where the `subgroups` feature is absent. */
   readonly subgroupSize: number;
-  readonly features: { readonly subgroups: boolean; readonly shaderF16: boolean; readonly timestampQuery: boolean };
+  readonly features: {
+    readonly subgroups: boolean;
+    readonly shaderF16: boolean;
+    readonly timestampQuery: boolean;
+    /** Subgroups of 32 multiply matrices of 16 x 16 `f16`, with sums in `f32` (`matrix_unit.ts`). */
+    readonly matrixUnits: boolean;
+  };
   readonly limits: {
     readonly maxBufferSize: number;
     readonly maxStorageBufferBindingSize: number;

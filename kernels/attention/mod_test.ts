@@ -143,7 +143,7 @@ Deno.test("attention kernels bind at most 8 buffers a pass and 16 KiB of workgro
     description: "portable",
     software: false,
     subgroupSize: 0,
-    features: { subgroups: false, shaderF16: false, timestampQuery: false },
+    features: { subgroups: false, shaderF16: false, timestampQuery: false, matrixUnits: false },
     limits,
   };
   for (const headDim of [2, 64, 128, 256]) {

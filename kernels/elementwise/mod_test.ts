@@ -120,7 +120,9 @@ for (const type of halfTypes) {
     };
     const ranges = ["a", "b", "y"].map(filled);
     backend.submit(await backend.prepare([{ kind: "dispatch", kernel: add({ length, type }), ranges }]));
-    const [bytes] = backend.read([ranges[2]]).take();
+    const ticket = backend.read([ranges[2]]);
+    await ticket.ready();
+    const [bytes] = ticket.take();
     await backend.finish();
     assertEquals([...decode(type, new Uint16Array(bytes.buffer))], [0, 2, 4, 6, 8, 10, 12, 7]);
     for (const { buffer } of ranges) backend.release(buffer);

@@ -28,7 +28,10 @@ export interface CommandList {
   readonly commands: readonly Command[];
 }
 
-/** A read-back under way. `take` blocks until the bytes are there (see `webgpu/readback.ts`), and may be called once. */
+/**
+ * A read-back under way (see `webgpu/readback.ts`). Await `ready` before `take`, which may be called once: where the
+ * provider allows it, `take` alone blocks until the bytes are there; elsewhere it throws.
+ */
 export interface ReadTicket {
   /**
    * Blocks until the bytes are mapped, without copying them out: work submitted between `wait` and `take` keeps the
@@ -37,7 +40,7 @@ export interface ReadTicket {
   wait(): void;
   /** One array per range, in order; owned by the caller. */
   take(): Uint8Array<ArrayBuffer>[];
-  /** Resolves when `take` would not block for long; a fallback for providers where blocking is not possible. */
+  /** Resolves when `take` would not block for long. */
   ready(): Promise<void>;
 }
 

@@ -3,13 +3,13 @@ import type { Backend } from "./backend.ts";
 import { openCpuBackend } from "./cpu/backend.ts";
 import { openNullBackend } from "./null/backend.ts";
 import { openWebGpuBackend } from "./webgpu/backend.ts";
-import type { Provider } from "./webgpu/provider.ts";
+import { defaultProvider, type Provider } from "./webgpu/provider.ts";
 
 export const backendNames = ["webgpu", "cpu", "null"] as const;
 export type BackendName = typeof backendNames[number];
 
 export interface OpenOptions {
-  /** Who provides WebGPU. Only read by the webgpu backend. @default {"deno"} */
+  /** Who provides WebGPU, read by the webgpu backend: `deno` stands for the default, which `TROUPE_WEBGPU` may name. */
   readonly provider?: Provider;
 }
 
@@ -32,7 +32,7 @@ export interface OpenOptions {
 export async function openBackend(name: BackendName, options: OpenOptions = {}): Promise<Backend> {
   switch (name) {
     case "webgpu":
-      return await openWebGpuBackend(options.provider ?? "deno");
+      return await openWebGpuBackend(options.provider === "dawn" ? "dawn" : defaultProvider());
     case "cpu":
       return openCpuBackend();
     case "null":

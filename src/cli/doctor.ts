@@ -1,7 +1,9 @@
 /** `troupe doctor`: what this machine has for training, what is missing, and what to type. */
 import { dirname, join, resolve } from "node:path";
 import manifest from "../../deno.json" with { type: "json" };
+import { dawnAdvice, findDawn } from "../backend/webgpu/dawn.ts";
 import { type AdapterReport, probeAdapter } from "../backend/webgpu/doctor.ts";
+import { defaultProvider } from "../backend/webgpu/provider.ts";
 import { formatBytes } from "../observe/format.ts";
 import { createParser, type ParsedArguments } from "./parser.ts";
 import { type ProgramForm, programForm } from "./self.ts";
@@ -62,7 +64,7 @@ export interface DoctorOptions {
 export async function doctor({ json = false, runDir = "RUN", print = console.log }: DoctorOptions = {}): Promise<
   number
 > {
-  const report = examine(await probeAdapter(), runDir);
+  const report = examine(await probeAdapter(defaultProvider()), runDir);
   if (json) print(JSON.stringify(report));
   else for (const line of formatReport(report)) print(line);
   return report.ok ? 0 : 1;
@@ -80,6 +82,7 @@ export function examine(adapter: AdapterReport, runDir: string): DoctorReport {
       advice: "start with ./troupe, which fetches it, or type: deno upgrade",
     },
     ...adapterFindings(adapter, driver),
+    ...dawnFindings(adapter),
     denied ? { grade: "bad", ...denied } : { grade: "ok", what: `Runs can be written to ${resolve(runDir)}` },
   ];
   return {
@@ -125,6 +128,28 @@ function adapterFindings(adapter: AdapterReport, driver: DriverReport): Finding[
     what: "That seems to be through OpenGL, without subgroups; Vulkan would be faster",
     ...advice,
   }, ...hidden];
+}
+
+/** Whether the other WebGPU would reach more of the GPU. */
+function dawnFindings(adapter: AdapterReport): Finding[] {
+  if (!adapter.found || adapter.software) return [];
+  if (adapter.provider === "dawn") {
+    return [
+      adapter.features.includes("chromium-experimental-subgroup-matrix")
+        ? { grade: "ok", what: "Dawn shows the GPU's matrix units: float16 and bfloat16 train several times as fast" }
+        : { grade: "note", what: "Dawn shows no matrix units of this GPU: Deno's own WebGPU does as well" },
+    ];
+  }
+  const folder = findDawn();
+  return [
+    folder === undefined
+      ? {
+        grade: "note",
+        what: "Deno's own WebGPU does not reach the matrix units that most GPUs have; Dawn, an npm package, does",
+        advice: `for float16 and bfloat16 ${dawnAdvice}`,
+      }
+      : { grade: "ok", what: `Dawn is at ${folder}`, advice: "see what it reaches: ./troupe dawn doctor" },
+  ];
 }
 
 function findDriver(adapter: AdapterReport): DriverReport {
@@ -213,6 +238,7 @@ export function formatReport(report: DoctorReport): string[] {
   }
   if (adapter.found) {
     facts.push(["adapter", `${adapter.description} (${adapter.software ? "software" : "GPU"})`]);
+    facts.push(["webgpu", adapter.provider === "dawn" ? "Dawn" : "Deno's own"]);
     facts.push(["driver", driver.api ?? "unknown"]);
     facts.push(["subgroups", adapter.subgroupSize > 0 ? `${adapter.subgroupSize} lanes` : "none"]);
     facts.push(["features", adapter.features.join(", ") || "none"]);
@@ -283,6 +309,7 @@ export const doctorVerb: Verb = {
   async run(args) {
     const parser = createParser<DoctorArguments>()
       .addArgument("--json", { type: "flag", help: "Print one line of JSON" })
+      .addArgument("--add-dawn", { type: "flag", help: "Fetch Dawn, the other WebGPU, from npm first" })
       .addArgument("--run_dir", { default: "RUN", help: "Folder that runs would be written to" });
     const parsed = parser.parse(args);
     if (parsed.help) {

@@ -88,7 +88,7 @@ export const rank: Verb = {
         Deno.exit(1);
       });
       return rankActor({
-        backend: (name) => openBackend(name),
+        backend: (name, provider) => openBackend(name, { provider }),
         loader: (options) => {
           const task: WorkerTask = { actor: "data_loader", options };
           return inWorker(dataLoaderProtocol, { url: entryUrl, data: task, startTimeoutMs: 120_000 });

@@ -46,6 +46,8 @@ export function startRankProcess({ write, net, ...options }: RankProcessOptions)
     write,
     net,
     sys: ["systemMemoryInfo", "statfs"],
+    // Granted where the run was started with Dawn.
+    ...(Deno.permissions.querySync({ name: "ffi" }).state === "granted" ? { ffi: true } : {}),
   });
   return spawnProcess({ command, args, env: { ...env, ...rankEnvironment(options) } });
 }

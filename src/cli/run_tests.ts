@@ -6,6 +6,7 @@
  */
 import { resolve } from "node:path";
 import { fileURLToPath } from "node:url";
+import { findDawn } from "../backend/webgpu/dawn.ts";
 
 export interface Counts {
   readonly passed: number;
@@ -47,6 +48,8 @@ function testPermissions(): string[] {
     `--allow-run=${programs.join(",")}`,
     "--allow-net=127.0.0.1,localhost",
     "--allow-sys=hostname,systemMemoryInfo,statfs",
+    // Native code, where the other WebGPU is there to be tested.
+    ...(findDawn() === undefined ? [] : ["--allow-ffi"]),
   ];
 }
 

@@ -53,6 +53,8 @@ export interface Permissions {
   readonly sys?: true | readonly string[];
   /** Programs. */
   readonly run?: true | readonly string[];
+  /** Native libraries. */
+  readonly ffi?: true | readonly string[];
 }
 
 /** What `Deno.Command` takes; `env` comes on top of the parent's environment. */

@@ -74,11 +74,7 @@ export function shard(
   for (const [name, { tensor }] of graph.parameters) {
     const layout = mode.parameter(layoutOf(name, sharding));
     layouts.set(name, mesh.size(layout.kind === "split" ? layout.axis : "tensor") > 1 ? layout : replicated());
-    try {
-      boxes.set(name, boxOf(tensor.shape, layout, mesh));
-    } catch (error) {
-      throw new RangeError(`Parameter ${name}: ${(error as Error).message}`, { cause: error });
-    }
+    boxes.set(name, boxOf(tensor.shape, layout, mesh));
   }
   if (mesh.size("tensor") === 1 && mesh.size("weight") === 1) {
     const part = (tensor: Tensor): Part => ({ tensor, held: replicated() });

@@ -17,7 +17,7 @@ export const hostTraits: DeviceTraits = {
   description: "CPU reference",
   software: true,
   subgroupSize: 0,
-  features: { subgroups: false, shaderF16: false, timestampQuery: false },
+  features: { subgroups: false, shaderF16: false, timestampQuery: false, matrixUnits: false },
   limits: {
     maxBufferSize: 2 ** 32 - 4,
     maxStorageBufferBindingSize: 2 ** 32 - 4,

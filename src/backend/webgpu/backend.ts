@@ -62,7 +62,7 @@ export async function openWebGpuBackend(provider: Provider): Promise<Backend> {
     if (failure !== undefined) throw new Error(failure.message, { cause: failure });
   }
 
-  const readback = await openReadback(device);
+  const readback = await openReadback(device, provider);
 
   function gpuBuffer({ buffer }: Range): GPUBuffer {
     return (buffer as GpuBuffer).gpu;

@@ -116,10 +116,6 @@ Deno.test("openWebGpuBackend() states real limits and a subgroup size only with 
   assert(traits.description.length > 0);
 });
 
-Deno.test("requestAdapter() refuses dawn", async () => {
-  await assertRejects(() => requestAdapter("dawn"), Error, "only deno");
-});
-
 Deno.test("profile() times every dispatch submitted meanwhile, in order", async () => {
   using backend = await openWebGpuBackend("deno");
   if (!backend.profile) return console.log("skipped: the device has no timestamps");

@@ -14,11 +14,15 @@ Deno.test("probeAdapter() reports what kernels would see", async () => {
   assertEquals(JSON.parse(JSON.stringify(report)), report); // plain data
 });
 
-Deno.test("probeAdapter() gives the reason and the advice where there is no adapter", async () => {
-  const report = await probeAdapter("dawn");
-  assert(!report.found);
-  assert(report.reason.includes("only deno"));
-  assert(report.advice.includes("--backend cpu"));
+Deno.test({
+  name: "probeAdapter() gives the reason and the advice where there is no adapter",
+  permissions: { read: "inherit", env: "inherit", ffi: false },
+  fn: async () => {
+    const report = await probeAdapter("dawn");
+    assert(!report.found);
+    assert(report.reason.includes("./troupe d"), report.reason);
+    assert(report.advice.includes("--backend cpu"));
+  },
 });
 
 Deno.test("openDevice() without a Vulkan driver says what to install", async () => {

@@ -3,16 +3,29 @@
  * traits what kernels may rely on. Everything above uses the standard API alone.
  */
 import type { DeviceTraits } from "../../../kernels/kernel.ts";
+import { loadDawn } from "./dawn.ts";
 
-/** `deno`: built in. `dawn`: the npm package `webgpu`, not supported yet. */
-export type Provider = "deno" | "dawn";
+/** `deno`: built in. `dawn`: the npm package `webgpu`, which the user adds (`dawn.ts`). */
+export const providers = ["deno", "dawn"] as const;
+export type Provider = typeof providers[number];
+
+/** Who provides WebGPU where nothing says so: the environment's `TROUPE_WEBGPU`, which the task `dawn` sets, or Deno. */
+export function defaultProvider(): Provider {
+  const variable = "TROUPE_WEBGPU";
+  if (Deno.permissions.querySync({ name: "env", variable }).state !== "granted") return "deno";
+  const named = Deno.env.get(variable) || "deno";
+  const known = providers.find((provider) => provider === named);
+  if (known === undefined) throw new RangeError(`Cannot use ${variable}=${named}: expected ${providers.join(" or ")}`);
+  return known;
+}
 
 export interface OpenDevice {
   readonly device: GPUDevice;
   readonly traits: DeviceTraits;
 }
 
-const wantedFeatures = ["subgroups", "shader-f16", "timestamp-query"] as const;
+const matrixFeature = "chromium-experimental-subgroup-matrix";
+const wantedFeatures = ["subgroups", "shader-f16", "timestamp-query", matrixFeature] as const;
 
 /** What to type when there is no adapter. */
 export const noAdapterAdvice =
@@ -21,11 +34,8 @@ export const noAdapterAdvice =
 
 /** The adapter of a provider, or `null` when it has none. */
 export async function requestAdapter(provider: Provider): Promise<GPUAdapter | null> {
-  if (provider === "dawn") {
-    throw new Error("Cannot use runtime.webgpu: dawn: only deno, the built-in provider, is supported so far");
-  }
-  // Absent in a runtime built or configured without WebGPU.
-  const gpu = (navigator as { gpu?: GPU }).gpu;
+  // Deno's is absent in a runtime built or configured without WebGPU.
+  const gpu = provider === "dawn" ? await loadDawn() : (navigator as { gpu?: GPU }).gpu;
   return await gpu?.requestAdapter({ powerPreference: "high-performance" }) ?? null;
 }
 
@@ -53,8 +63,10 @@ export async function openAdapter(adapter: GPUAdapter, provider: Provider): Prom
  * that is refused leaves the adapter usable, so the list shrinks until it is granted.
  */
 async function openWithFeatures(adapter: GPUAdapter, requiredLimits: Record<string, number>): Promise<GPUDevice> {
-  const listed = wantedFeatures.filter((feature) => feature === "subgroups" || adapter.features.has(feature));
-  const attempts = [listed, listed.filter((feature) => feature !== "subgroups"), []];
+  const listed = wantedFeatures.filter((feature) =>
+    feature === "subgroups" || (adapter.features as { has(name: string): boolean }).has(feature)
+  );
+  const attempts = [listed, listed.filter((feature) => feature !== "subgroups" && feature !== matrixFeature), []];
   let refusal: unknown;
   for (const requiredFeatures of attempts) {
     try {
@@ -103,6 +115,7 @@ function traitsOf(adapter: GPUAdapter, device: GPUDevice, provider: Provider): D
       subgroups,
       shaderF16: features.has("shader-f16"),
       timestampQuery: features.has("timestamp-query"),
+      matrixUnits: features.has(matrixFeature) && fixedSize === 32 && offersMatrices(info),
     },
     limits: {
       maxBufferSize: limits.maxBufferSize,
@@ -114,6 +127,14 @@ function traitsOf(adapter: GPUAdapter, device: GPUDevice, provider: Provider): D
       minStorageBufferOffsetAlignment: limits.minStorageBufferOffsetAlignment,
     },
   };
+}
+
+/** Whether subgroups multiply matrices of 16 x 16 `f16` with sums in `f32`. */
+function offersMatrices(info: GPUAdapterInfo): boolean {
+  const { subgroupMatrixConfigs = [] } = info as { subgroupMatrixConfigs?: Iterable<Record<string, unknown>> };
+  return [...subgroupMatrixConfigs].some(({ componentType, resultComponentType, M, N, K }) =>
+    componentType === "f16" && resultComponentType === "f32" && M === 16 && N === 16 && K === 16
+  );
 }
 
 export function messageOf(error: unknown): string {

@@ -7,9 +7,11 @@ export const runtimeSchema = z.strictObject({
     z.preprocess((value) => value === null ? "null" : value, z.enum(["webgpu", "cpu", "null"])).default("webgpu"),
     "What computes: webgpu, cpu (slow and exact, the reference), or null (computes nothing, for planning).",
   ),
-  webgpu: works(z.enum(["deno", "dawn"]).default("deno"), "Which WebGPU: Deno's own, or the npm package of Dawn.", {
-    only: ["deno"],
-  }),
+  webgpu: works(
+    z.enum(["deno", "dawn"]).default("deno"),
+    "Which WebGPU: Deno's own, or Dawn, which reaches a GPU's matrix units. `./troupe doctor --add-dawn` adds Dawn; runs " +
+      "with it start as `./troupe dawn train`, where it is the default.",
+  ),
   nproc: works(int({ min: 1 }).default(1), "Ranks on this machine, one process each."),
   seed: works(int({ min: 0 }).default(1024), "Seed of weights and dropout; --seed sets it."),
   run_dir: works(text().min(1), "Folder for logs, metrics and traces of the run.", { derived: "RUN/{JOB_NAME}" }),

@@ -1,0 +1,117 @@
+/**
+ * Dawn, the WebGPU of Chromium, as the npm package `webgpu`: a native add-on that shows matrix units where Deno's own
+ * WebGPU hides them. It is never part of the default set-up (the package holds every platform's binary): the user adds
+ * it, and a task of its own has the permission to load it.
+ */
+import { join } from "node:path";
+import { pathToFileURL } from "node:url";
+
+/** The npm package and the version that Troupe is tested with. */
+export const dawnPackage = "webgpu@0.6.2";
+
+/** Names the package's folder, where it lies elsewhere than `troupe doctor --add-dawn` puts it. */
+const folderVariable = "TROUPE_DAWN";
+
+/** What to type so that `runtime.webgpu: dawn` works. */
+export const dawnAdvice = "type: ./troupe doctor --add-dawn, and start runs that use it with: ./troupe dawn train …";
+
+/** Folder that `--add-dawn` installs into, outside of any project; `undefined` where no folder of the user is known. */
+export function dawnCache(env: (name: string) => string | undefined = Deno.env.get): string | undefined {
+  const cache = env("XDG_CACHE_HOME") || (env("HOME") && join(env("HOME")!, ".cache"));
+  return cache ? join(cache, "troupe", `dawn-${dawnPackage.split("@")[1]}`) : undefined;
+}
+
+/** Where the package lies, or would. */
+export function dawnFolder(env: (name: string) => string | undefined = Deno.env.get): string | undefined {
+  const cache = dawnCache(env);
+  return env(folderVariable) || (cache && join(cache, "node_modules", "webgpu"));
+}
+
+/** The package's folder if it is there. */
+export function findDawn(): string | undefined {
+  const folder = dawnFolder();
+  try {
+    return folder && Deno.statSync(join(folder, "index.js")).isFile ? folder : undefined;
+  } catch {
+    return undefined;
+  }
+}
+
+interface DawnModule {
+  create(options: string[]): GPU;
+  readonly globals: Record<string, unknown>;
+}
+
+/**
+ * What Dawn is told: `allow_unsafe_apis` shows the experimental matrix units, `vulkan_enable_f16_on_nvidia` the `f16` that
+ * it hides there by default; unquantised timestamps are for profiles.
+ */
+const dawnOptions = [
+  "enable-dawn-features=allow_unsafe_apis,vulkan_enable_f16_on_nvidia",
+  "disable-dawn-features=timestamp_quantization",
+];
+
+/**
+ * Entry points by their options, held for the life of the process: Dawn's poller keeps a raw pointer to what `create()`
+ * gives, and once that is collected the next poll crashes.
+ */
+const held = new Map<string, Promise<GPU>>();
+
+/**
+ * Dawn's entry point, loaded at the first call.
+ *
+ * @param more options beside Troupe's own, e.g. `backend=null`: no device, yet every text is compiled
+ * @throws {Error} when the package is not there or may not be loaded, saying what to type
+ */
+export function loadDawn(more: readonly string[] = []): Promise<GPU> {
+  const key = more.join(" ");
+  let gpu = held.get(key);
+  if (gpu === undefined) {
+    gpu = load([...dawnOptions, ...more]);
+    held.set(key, gpu);
+    gpu.catch(() => held.delete(key));
+  }
+  return gpu;
+}
+
+async function load(options: string[]): Promise<GPU> {
+  const folder = findDawn();
+  if (folder === undefined) {
+    const named = Deno.env.get(folderVariable);
+    const where = named ? `${folderVariable} names ${named}, which has no index.js` : "it has not been added";
+    throw new Error(
+      `Cannot use runtime.webgpu: dawn: the npm package ${dawnPackage} is not there (${where}); ${dawnAdvice}`,
+    );
+  }
+  if (Deno.permissions.querySync({ name: "ffi" }).state !== "granted") {
+    throw new Error(
+      "Cannot use runtime.webgpu: dawn: this task may not load native code; start it as ./troupe dawn train …",
+    );
+  }
+  pollFromTimer();
+  const { create, globals } = await import(pathToFileURL(join(folder, "index.js")).href) as DawnModule;
+  // Deno has the flags, and classes of its own; what it lacks is added.
+  for (const [name, value] of Object.entries(globals)) if (!(name in globalThis)) Reflect.set(globalThis, name, value);
+  return create(options);
+}
+
+let wrapped = false;
+
+/**
+ * Dawn polls by `setImmediate` while a map is pending, and each poll leaks some 70 bytes in Deno. So what it schedules
+ * runs at once for as long as answers usually take, then from a timer of one millisecond.
+ */
+function pollFromTimer(): void {
+  if (wrapped) return;
+  wrapped = true;
+  const immediate = globalThis.setImmediate;
+  let polls = 0, last = 0;
+  const polling = (...[callback, ...args]: Parameters<typeof setImmediate>) => {
+    const now = performance.now();
+    if (now - last > 5) polls = 0; // another wait than the one before
+    last = now;
+    if (polls++ < 200) return immediate(callback, ...args);
+    return setTimeout(callback, 1, ...args) as unknown as ReturnType<typeof setImmediate>;
+  };
+  globalThis.setImmediate = polling as typeof setImmediate;
+}

@@ -1,6 +1,11 @@
-/** The matrix product, with bias, residual and accumulation. Versions: `naive`, `workgroup_tiles`, `subgroup_broadcast`. */
+/**
+ * The matrix product, with bias, residual and accumulation. Versions: `naive`, `workgroup_tiles`, `subgroup_broadcast`,
+ * `matrix_units`.
+ */
 import { type DeviceTraits, type Kernel, leastBytes, type Operand, type Pass } from "../kernel.ts";
+import { subgroupMatrix } from "../matrix_unit.ts";
 import { requireSizes } from "../norm/rows.ts";
+import { largestOperand, matrixTilingOf, matrixUnitPasses } from "./matrix_units.ts";
 import * as reference from "./reference.ts";
 import { matmulOperands, type MatmulOptions, type MatmulShape } from "./shape.ts";
 import { subgroupBroadcastPasses } from "./subgroup_broadcast.ts";
@@ -36,6 +41,7 @@ export function matmul(options: MatmulOptions): Kernel {
     bias: false,
     residual: false,
     types: {},
+    split: false,
     ...options,
   };
   const { m, n, k, batch, transposeA, transposeB } = shape;
@@ -43,19 +49,35 @@ export function matmul(options: MatmulOptions): Kernel {
   const operands = matmulOperands(shape);
   const { splits } = tilingOf(shape);
   if (splits > 1) operands.push({ name: "partial", type: "f32", length: splits * batch * m * n, access: "scratch" });
+  if (unitsOf(shape) !== "none" && unitsOf(shape) !== "halves") operands.push(largestOperand);
   return {
     name: `matmul.${transposeA ? "t" : "n"}${transposeB ? "t" : "n"}`,
     shape: `${batch > 1 ? `${batch} x ` : ""}${m} x ${n} x ${k}`,
     operands,
     cost: { flops: 2 * batch * m * n * k, bytes: leastBytes(operands) },
     reference: (views) => reference.matmul(shape, views),
-    passes: (traits) => passesFor(shape, operands, traits),
+    passes: (traits) => passesFor(shape, operands, splits, traits),
   };
 }
 
-/** The best form known for a device. All three take every operand in every type. */
-function passesFor(shape: MatmulShape, operands: readonly Operand[], traits: DeviceTraits): Pass[] {
-  const { software, subgroupSize } = traits;
+/**
+ * How matrix units may serve a product: on `f16` as it is, on `bf16` scaled to `f16`, on `f32` split in two parts where
+ * the options ask for it.
+ */
+function unitsOf({ types, split }: MatmulShape): "halves" | "scaled" | "split" | "none" {
+  const { a = "f32", b = "f32" } = types;
+  if (a !== b) return "none";
+  return a === "f16" ? "halves" : a === "bf16" ? "scaled" : split ? "split" : "none";
+}
+
+/** The best form known for a device. All but the last take every operand in every type. */
+function passesFor(shape: MatmulShape, operands: readonly Operand[], splits: number, traits: DeviceTraits): Pass[] {
+  const { software, subgroupSize, features } = traits;
+  const units = unitsOf(shape);
+  if (features.matrixUnits && units !== "none") {
+    const tiling = matrixTilingOf(shape, units === "split" ? 2 : 1, splits);
+    return matrixUnitPasses(shape, operands, traits, subgroupMatrix, tiling);
+  }
   if (software && subgroupSize >= 4 && subgroupSize <= 64) return subgroupBroadcastPasses(shape, operands, traits);
   return workgroupTilePasses(shape, operands, traits);
 }

@@ -88,6 +88,7 @@ Deno.test("naivePasses() matches the reference", async () => {
       residual: true,
       accumulate: true,
       types: {},
+      split: false,
       ...transpose,
     };
     const passes = (traits: DeviceTraits) => naivePasses(shape, kernel.operands, traits);
@@ -127,7 +128,7 @@ for (const type of halfTypes) {
   Deno.test(`naivePasses() matches the reference with ${type} operands`, async () => {
     const types = { a: type, b: type, bias: type, residual: type, c: type };
     const options = { m: 5, n: 7, k: 9, transposeB: true, bias: true, residual: true, types } as const;
-    const shape = { batch: 1, transposeA: false, accumulate: false, ...options };
+    const shape = { batch: 1, transposeA: false, accumulate: false, split: false, ...options };
     const kernel = matmul(options);
     const passes = (traits: DeviceTraits) => naivePasses(shape, kernel.operands, traits);
     await checkKernel({ ...kernel, passes }, inputsOf(kernel), { tolerance });

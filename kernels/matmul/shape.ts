@@ -26,6 +26,11 @@ export interface MatmulOptions {
   readonly residual?: boolean;
   /** What operands are stored as. Products are summed in `f32`, whatever they are. @default {all "f32"} */
   readonly types?: Readonly<Partial<Record<MatmulOperand, FloatType>>>;
+  /**
+   * Where a device has matrix units, compute a product of `f32` operands on them, each element as the sum of two `f16`:
+   * nearly as exact, and faster than vector units are. @default {false}
+   */
+  readonly split?: boolean;
 }
 
 export type MatmulShape = Required<MatmulOptions>;

@@ -109,18 +109,18 @@ export function finisher(
 }
 
 /**
- * A function `before(row, column, z)` that gives four neighbouring columns of C as they are, for sums that are added to
+ * A function `before(row, column, z)` that gives four neighbouring columns of C (or of `target`) as they are, for sums that are added to
  * them: read before the first store, as no compiler moves a load of C over a store to it.
  */
-export function reader({ m, n }: MatmulShape, { load }: Storage): string {
+export function reader({ m, n }: MatmulShape, { load }: Storage, target = "c"): string {
   const open = "fn before(row: u32, column: u32, z: u32) -> vec4f {";
   const line = `z * ${m}u + min(row, ${m - 1}u)`;
   if (n % 4 === 0) {
-    return `${open}\n  return ${load("c", `((${line}) * ${n}u + min(column, ${n - 4}u)) / 4u`)};\n}`;
+    return `${open}\n  return ${load(target, `((${line}) * ${n}u + min(column, ${n - 4}u)) / 4u`)};\n}`;
   }
   return `${open}
   let line = (${line}) * ${n}u;
-  return vec4f(${[0, 1, 2, 3].map((i) => load("c", `line + min(column + ${i}u, ${n - 1}u)`)).join(", ")});
+  return vec4f(${[0, 1, 2, 3].map((i) => load(target, `line + min(column + ${i}u, ${n - 1}u)`)).join(", ")});
 }`;
 }
 

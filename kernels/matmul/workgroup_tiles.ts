@@ -227,7 +227,12 @@ function stage(side: "A" | "B", panel: Panel, outer: number, { depth }: Tiling, 
 }
 
 /** Adds the parts of the depth, in order, and finishes as a whole product would. */
-function sumOfParts(shape: MatmulShape, splits: number, operands: readonly Operand[], traits: DeviceTraits): Pass {
+export function sumOfParts(
+  shape: MatmulShape,
+  splits: number,
+  operands: readonly Operand[],
+  traits: DeviceTraits,
+): Pass {
   const { m, n, batch } = shape;
   const width = n % 4 === 0 ? 4 : 1;
   const each = m * n / width, total = each * batch;

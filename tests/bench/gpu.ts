@@ -1,18 +1,25 @@
 /**
  * Our side of the GPU benchmark; `torch_reference.py` is the other. Run both on one machine, one after the other:
  *
- *     deno run --allow-all tests/bench/gpu.ts [matmul] [copy] [attention] [step] [--model=124M] [--profile]
+ *     deno run --allow-all tests/bench/gpu.ts [matmul] [copy] [attention] [norm] [cross_entropy] [adamw] [step]
+ *       [--types=float32,split,float16,bfloat16] [--model=124M] [--batch=4] [--tokens=1024] [--profile]
  *
- * Prints one JSON object a line; with `--profile` a table of kernels of one training step goes to standard error. Times
- * of kernels are the device's, medians of seven; a step is timed whole, its loss read back.
+ * `TROUPE_WEBGPU=dawn` measures through Dawn. Prints one JSON object a line; with `--profile` a table of kernels of one
+ * training step goes to standard error. Times of kernels are the device's, medians of seven; a step is timed whole, its
+ * loss read back.
  */
+import { adamw } from "../../kernels/adamw/mod.ts";
+import { crossEntropyBackward, crossEntropyForward } from "../../kernels/cross_entropy/mod.ts";
 import { add, scale } from "../../kernels/elementwise/mod.ts";
+import { encode, type FloatType, isHalf } from "../../kernels/host.ts";
 import { attentionBackward, attentionForward } from "../../kernels/attention/mod.ts";
-import type { Kernel } from "../../kernels/kernel.ts";
+import { elementBytes, type Kernel } from "../../kernels/kernel.ts";
 import { matmul } from "../../kernels/matmul/mod.ts";
+import { rmsNormBackward, rmsNormForward, rmsNormWeightGradient } from "../../kernels/norm/mod.ts";
 import { randomUniform } from "../../kernels/testing.ts";
 import type { Backend, Range } from "../../src/backend/backend.ts";
 import { openWebGpuBackend } from "../../src/backend/webgpu/backend.ts";
+import { defaultProvider } from "../../src/backend/webgpu/provider.ts";
 import { loadConfig, resolveConfig } from "../../src/config/mod.ts";
 import { createTrainLoader } from "../../src/data/mod.ts";
 import { formatKernelProfile, kernelProfile } from "../../src/observe/kernel_profile.ts";
@@ -38,14 +45,16 @@ async function secondsOf(
   fill: (name: string) => ArrayBufferView | undefined = () => undefined,
 ) {
   const random = randomUniform(1 << 20, 7).map((value) => value - 0.5);
-  const ranges = kernel.operands.map(({ name, length, access }): Range => {
-    const range = { buffer: backend.allocate(4 * length, name), offset: 0, bytes: 4 * length };
+  const ranges = kernel.operands.map(({ name, type, length, access }): Range => {
+    const bytes = Math.ceil(elementBytes[type] * length / 4) * 4;
+    const range = { buffer: backend.allocate(bytes, name), offset: 0, bytes };
     const data = fill(name);
     if (data !== undefined) backend.upload(range, data);
     else if (access !== "scratch") {
-      for (let at = 0; at < length; at += random.length) {
-        const part = random.subarray(0, Math.min(random.length, length - at));
-        backend.upload({ ...range, offset: 4 * at, bytes: part.byteLength }, part);
+      const block = isHalf(type) ? encode(type, random) : random;
+      for (let at = 0; at < bytes; at += block.byteLength) {
+        const part = new Uint8Array(block.buffer, 0, Math.min(block.byteLength, bytes - at));
+        backend.upload({ ...range, offset: at, bytes: part.byteLength }, part);
       }
     }
     return range;
@@ -55,15 +64,27 @@ async function secondsOf(
   backend.submit(list);
   const first = await backend.profile!(() => backend.submit(list));
   const once = first.reduce((sum, { seconds }) => sum + seconds, 0);
-  for (let run = 0; run < Math.min(1000, 0.5 / once); run++) backend.submit(list);
+  for (let run = 0; run < Math.min(1000, 0.4 / once); run++) backend.submit(list);
   const timings = await backend.profile!(() => backend.submit(list));
   await backend.finish();
   ranges.forEach(({ buffer }) => backend.release(buffer));
   return median(timings.map(({ seconds }) => seconds));
 }
 
-async function benchmarkStep(backend: Backend, report: (fields: object) => void, name: string, profiled: boolean) {
-  const { layers, hidden, heads } = models[name]!;
+interface StepOptions {
+  readonly type: string;
+  readonly model: string;
+  readonly batch: number;
+  readonly tokens: number;
+  readonly profiled: boolean;
+}
+
+async function benchmarkStep(
+  backend: Backend,
+  report: (fields: object) => void,
+  { type, model, batch, tokens, profiled }: StepOptions,
+) {
+  const { layers, hidden, heads } = models[model]!;
   const set = [
     `model.num_layers=${layers}`,
     `model.hidden_size=${hidden}`,
@@ -73,11 +94,13 @@ async function benchmarkStep(backend: Backend, report: (fields: object) => void,
     "model.mlp_ratio=8/3",
     "model.multiple_of=256",
     "model.no_bias=true",
+    `model.dtype=${type === "split" ? "float32" : type}`,
+    ...(type === "split" ? ["model.matmul_precision=split"] : []),
     "data.train_folder=null",
     "data.valid_folder=null",
     "data.valid_every=0",
-    "data.seq_len=1024",
-    "data.micro_bsz=4",
+    `data.seq_len=${tokens}`,
+    `data.micro_bsz=${batch}`,
     "data.micro_num=1",
     "data.total_steps=30",
   ];
@@ -87,27 +110,27 @@ async function benchmarkStep(backend: Backend, report: (fields: object) => void,
   const openSeconds = (performance.now() - opened) / 1000;
   const loader = createTrainLoader(config.data, { dataRank: 0, dataWorldSize: 1 });
   const seconds: number[] = [], submits: number[] = [];
-  let loss = 0, tokens = 0;
+  let loss = 0, trained = 0;
   for (let step = 0; step < 20; step++) {
     const batch = await loader.next();
     const result = await session.step(batch);
     seconds.push(result.seconds);
     submits.push(session.trainer.times.submit);
     loss = result.loss;
-    tokens = batch.tokens;
+    trained = batch.tokens;
   }
-  const median20 = median(seconds.slice(5)), { parameterCount } = session.trainer.model;
-  const work = (6 * (parameterCount - vocabulary * hidden) + 6 * layers * hidden * 1024) * tokens;
+  const each = median(seconds.slice(5)), { parameterCount } = session.trainer.model;
+  const work = (6 * (parameterCount - vocabulary * hidden) + 6 * layers * hidden * tokens) * trained;
   report({
     bench: "step",
-    type: "float32",
-    model: name,
-    batch: 4,
-    tokens: 1024,
+    type,
+    model,
+    batch,
+    tokens,
     parameters: parameterCount,
-    seconds: median20,
-    tokens_per_second: tokens / median20,
-    tflops: work / median20 / 1e12,
+    seconds: each,
+    tokens_per_second: trained / each,
+    tflops: work / each / 1e12,
     loss,
     open_seconds: openSeconds,
     submit_seconds: median(submits.slice(5)),
@@ -117,21 +140,36 @@ async function benchmarkStep(backend: Backend, report: (fields: object) => void,
     const timings = await backend.profile!(async () => {
       await session.step(await loader.next());
     });
+    console.error(`${model} ${type} ${batch} x ${tokens}`);
     console.error(formatKernelProfile(kernelProfile(timings), { most: 60 }));
   }
   loader.close();
 }
 
 const words = Deno.args.filter((argument) => !argument.startsWith("--"));
-const model = Deno.args.find((argument) => argument.startsWith("--model="))?.slice(8) ?? "124M";
+const option = (name: string) => Deno.args.find((word) => word.startsWith(`--${name}=`))?.slice(name.length + 3);
+const model = option("model") ?? "124M", types = (option("types") ?? "float32").split(",");
 if (models[model] === undefined) {
   throw new RangeError(`--model is one of ${Object.keys(models).join(", ")}, got ${model}`);
 }
+/** What operands are stored as. */
+const stored = (type: string): FloatType => {
+  const known: Readonly<Record<string, FloatType>> = { float32: "f32", split: "f32", float16: "f16", bfloat16: "bf16" };
+  if (known[type] === undefined) throw new RangeError(`--types are of ${Object.keys(known).join(", ")}, got ${type}`);
+  return known[type];
+};
 const wanted = (word: string) => words.length === 0 || words.includes(word);
-const backend = await openWebGpuBackend("deno");
+const backend = await openWebGpuBackend(defaultProvider());
 if (!backend.profile) throw new Error(`${backend.traits.description} offers no timestamps: nothing can be timed`);
 const report = (fields: object) =>
-  console.log(JSON.stringify({ peer: "troupe", device: backend.traits.description, ...fields }));
+  console.log(
+    JSON.stringify({
+      peer: "troupe",
+      provider: backend.traits.provider,
+      device: backend.traits.description,
+      ...fields,
+    }),
+  );
 
 if (wanted("copy")) {
   for (const bytes of [1 << 30, 12 << 20]) {
@@ -142,45 +180,93 @@ if (wanted("copy")) {
   const kernel = add({ length: 1 << 26 }), seconds = await secondsOf(backend, kernel);
   report({ bench: "add", bytes: kernel.cost.bytes, seconds, gbps: kernel.cost.bytes / seconds / 1e9 });
 }
-if (wanted("matmul")) {
-  for (const shape of matmuls) {
-    const [m, n, k] = shape.split("x").map((part) => parseInt(part)) as [number, number, number],
-      form = shape.slice(-2);
-    const kernel = matmul({ m, n, k, transposeA: form[0] === "t", transposeB: form[1] === "t" });
+if (wanted("norm")) {
+  for (
+    const [name, kernel] of [
+      ["forward", rmsNormForward({ rows: 8192, columns: 2048, epsilon: 1e-5 })],
+      ["backward", rmsNormBackward({ rows: 8192, columns: 2048 })],
+      ["weight gradient", rmsNormWeightGradient({ rows: 8192, columns: 2048, accumulate: false })],
+    ] as const
+  ) {
     const seconds = await secondsOf(backend, kernel);
-    report({
-      bench: "matmul",
-      type: "float32",
-      form,
-      shape: kernel.shape,
-      seconds,
-      tflops: kernel.cost.flops / seconds / 1e12,
+    report({ bench: "norm", pass: name, shape: "8192 x 2048", seconds, gbps: kernel.cost.bytes / seconds / 1e9 });
+  }
+}
+if (wanted("cross_entropy")) {
+  const rows = 4096, labels = Uint32Array.from({ length: rows }, (_, i) => i * 7919 % vocabulary);
+  for (
+    const [name, kernel] of [
+      ["forward", crossEntropyForward({ rows, columns: vocabulary, labelSmoothing: 0 })],
+      ["backward", crossEntropyBackward({ rows, columns: vocabulary, labelSmoothing: 0 })],
+    ] as const
+  ) {
+    const seconds = await secondsOf(backend, kernel, (operand) => operand === "labels" ? labels : undefined);
+    const shape = `${rows} x ${vocabulary}`;
+    report({ bench: "cross_entropy", pass: name, shape, seconds, gbps: kernel.cost.bytes / seconds / 1e9 });
+  }
+}
+if (wanted("adamw")) {
+  const kernel = adamw({ length: 1 << 27 }), seconds = await secondsOf(backend, kernel);
+  report({ bench: "adamw", shape: `${1 << 27}`, seconds, gbps: kernel.cost.bytes / seconds / 1e9 });
+}
+for (const type of types) {
+  const half = stored(type);
+  if (wanted("matmul")) {
+    for (const shape of matmuls) {
+      const [m, n, k] = shape.split("x").map((part) => parseInt(part)) as [number, number, number],
+        form = shape.slice(-2);
+      const kernel = matmul({
+        m,
+        n,
+        k,
+        transposeA: form[0] === "t",
+        transposeB: form[1] === "t",
+        types: { a: half, b: half, c: form[0] === "t" ? "f32" : half }, // a weight's gradient is summed in f32
+        split: type === "split",
+      });
+      const seconds = await secondsOf(backend, kernel);
+      report({
+        bench: "matmul",
+        type,
+        form,
+        shape: kernel.shape,
+        seconds,
+        tflops: kernel.cost.flops / seconds / 1e12,
+      });
+    }
+  }
+  if (wanted("attention") && type !== "split") {
+    for (const [batch, heads, tokens, headDim] of [[4, 16, 2048, 64], [4, 12, 1024, 64], [4, 16, 2048, 128]] as const) {
+      const sizes = { tokens: batch * tokens, heads, kvHeads: heads, headDim, type: half };
+      const first = (i: number) => Math.floor(i / tokens) * tokens;
+      const fill = (name: string) =>
+        name === "start"
+          ? Uint32Array.from({ length: batch * tokens }, (_, i) => first(i))
+          : name === "end"
+          ? Uint32Array.from({ length: batch * tokens }, (_, i) => first(i) + tokens)
+          : undefined;
+      const forward = await secondsOf(backend, attentionForward(sizes), fill);
+      const backward = await secondsOf(backend, attentionBackward(sizes), fill);
+      const work = 2 * batch * heads * headDim * tokens * (tokens + 1) / 2;
+      report({
+        bench: "attention",
+        type,
+        shape: `${batch} x ${heads} x ${tokens} x ${headDim}`,
+        forward,
+        both: forward + backward,
+        tflops_forward: 2 * work / forward / 1e12,
+        tflops: 7 * work / (forward + backward) / 1e12,
+      });
+    }
+  }
+  if (wanted("step")) {
+    await benchmarkStep(backend, report, {
+      type,
+      model,
+      batch: Number(option("batch") ?? 4),
+      tokens: Number(option("tokens") ?? 1024),
+      profiled: Deno.args.includes("--profile"),
     });
   }
 }
-if (wanted("attention")) {
-  for (const [batch, heads, tokens, headDim] of [[4, 16, 2048, 64], [4, 12, 1024, 64]] as const) {
-    const sizes = { tokens: batch * tokens, heads, kvHeads: heads, headDim };
-    const first = (i: number) => Math.floor(i / tokens) * tokens;
-    const fill = (name: string) =>
-      name === "start"
-        ? Uint32Array.from({ length: batch * tokens }, (_, i) => first(i))
-        : name === "end"
-        ? Uint32Array.from({ length: batch * tokens }, (_, i) => first(i) + tokens)
-        : undefined;
-    const forward = await secondsOf(backend, attentionForward(sizes), fill);
-    const backward = await secondsOf(backend, attentionBackward(sizes), fill);
-    const work = 2 * batch * heads * headDim * tokens * (tokens + 1) / 2;
-    report({
-      bench: "attention",
-      type: "float32",
-      shape: `${batch} x ${heads} x ${tokens} x ${headDim}`,
-      forward,
-      both: forward + backward,
-      tflops_forward: 2 * work / forward / 1e12,
-      tflops: 7 * work / (forward + backward) / 1e12,
-    });
-  }
-}
-if (wanted("step")) await benchmarkStep(backend, report, model, Deno.args.includes("--profile"));
 backend[Symbol.dispose]();

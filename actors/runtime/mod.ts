@@ -32,7 +32,7 @@
  * @module
  */
 export { actor, type ActorDefinition, type ActorSpec, type Context, type Stop, stop } from "./actor.ts";
-export { type Channel, channelPair, streamChannel, type StreamOptions } from "./channel.ts";
+export { type Channel, channelPair, lost, makeChannel, streamChannel, type StreamOptions } from "./channel.ts";
 export { type Clock, realClock, type TestClock, testClock } from "./clock.ts";
 export {
   type Host,

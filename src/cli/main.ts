@@ -61,6 +61,9 @@ function explain(error: Error): string {
   if (error instanceof Deno.errors.NotCapable && error.message.includes("write")) {
     return `${error.message.split(",")[0]}. Only this folder may be written to; TROUPE_WRITE=,FOLDER allows another`;
   }
+  if (error instanceof Deno.errors.NotCapable && error.message.includes("net access")) {
+    return `${error.message.split(",")[0]}. Only this machine may be talked to; TROUPE_NET=,HOST allows another`;
+  }
   return error.message;
 }
 

@@ -5,6 +5,7 @@
  * (`deno compile`).
  */
 import { fileURLToPath } from "node:url";
+import manifest from "../../deno.json" with { type: "json" };
 
 export type ProgramForm = "source" | "bundle" | "compiled";
 
@@ -41,6 +42,9 @@ export function enterUserFolder(): void {
   const folder = Deno.env.get("INIT_CWD");
   if (programForm === "source" && folder && Deno.cwd() === programFile(".").replace(/\/$/, "")) Deno.chdir(folder);
 }
+
+/** What must be the same on all hosts of a run. */
+export const programVersion = `${manifest.version} on Deno ${Deno.version.deno}`;
 
 /** `true` grants all. What is absent is denied. */
 export interface Permissions {

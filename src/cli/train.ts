@@ -1,5 +1,6 @@
 /** `troupe train`: starts the company that a run record describes, and stays with it to the end. */
 import { checkpointManager } from "../../actors/checkpoint_manager.ts";
+import { joinHosts, openHosts, type Seat } from "../../actors/hosts.ts";
 import { monitor, type TensorBoardSettings } from "../../actors/monitor.ts";
 import { rankProtocol } from "../../actors/rank.ts";
 import { createRuntime, type Host, hosted } from "../../actors/runtime/mod.ts";
@@ -7,38 +8,20 @@ import { type Muster, type Outcome, supervisor, supervisorProtocol } from "../..
 import { type Json, listCheckpoints, openCheckpoint, parseStoragePath } from "../checkpoint/mod.ts";
 import { listenControl } from "../comm/control.ts";
 import { openRendezvous, type Rendezvous } from "../comm/transport/rendezvous.ts";
-import { printResolved, type ResolvedConfig } from "../config/mod.ts";
+import { parallelProblems, printResolved, type ResolvedConfig } from "../config/mod.ts";
 import { type AlertSender, createAlertSender } from "../observe/alert_sender.ts";
 import { alertTitle } from "../observe/alerts.ts";
 import { makeRunFolder, type RunFolder, runFolder, runFolderAt } from "../observe/run_folder.ts";
 import { onInterrupt } from "./interrupt.ts";
 import { ArgumentError, type DefaultArguments, getDefaultParser } from "./parser.ts";
+import { detectLaunch, type Launch } from "./launch.ts";
+import { rankVariables } from "./rank.ts";
 import { startRankProcess } from "./rank_process.ts";
-import { recordFromArguments, say, type Verb } from "./verb.ts";
+import { programVersion } from "./self.ts";
+import { recordFromArguments, resolveWritten, say, type Verb, writtenRecord } from "./verb.ts";
 import { requireWritable } from "./writable.ts";
 
 const summary = "train the model of a run record (configs/demo.yaml when none is named)";
-
-/** Arguments that other launch scripts pass and that ask for what one machine with one rank does not have. */
-function refuseManyRanks(args: DefaultArguments): void {
-  const refuse = (name: string) => {
-    throw new ArgumentError(`--${name}: Troupe trains on one rank of one machine; leave it out`);
-  };
-  if (args.join) refuse("join");
-  if (args.host !== undefined) refuse("host");
-  if ((args.world_size ?? 1) !== 1) refuse("world_size");
-  if ((args.rank ?? 0) !== 0) refuse("rank");
-  if ((args.local_rank ?? 0) !== 0) refuse("local_rank");
-  // Without this check each process of such a launcher would train by itself, all into one folder.
-  const variable = args.launcher === "torch" ? "WORLD_SIZE" : "SLURM_NPROCS";
-  const ranks = args.given.has("launcher") ? Deno.env.get(variable) : undefined;
-  if (Number(ranks ?? 1) !== 1) {
-    throw new ArgumentError(
-      `--launcher ${args.launcher}: ${variable} is ${ranks}; Troupe trains on one rank: start one`,
-    );
-  }
-  if (args.profiling) throw new ArgumentError("--profiling: there is no profiler; leave it out");
-}
 
 /** The folder of the run that is resumed, or a new one. */
 function chooseRunFolder(config: ResolvedConfig, checkpoints: readonly string[]): RunFolder {
@@ -63,11 +46,13 @@ export const train: Verb = {
       console.log(parser.help("train", summary));
       return 0;
     }
-    refuseManyRanks(parsed);
+    if (parsed.profiling) throw new ArgumentError("--profiling: there is no profiler; leave it out");
+    const launch = detectLaunch(parsed, Deno.env.toObject());
     if (!(parsed.port >= 0 && parsed.port <= 65535)) {
       throw new ArgumentError(`--port: ${parsed.port} is no port; a number from 1024 to 65535 would work`);
     }
-    const config = await recordFromArguments(parsed);
+    if (launch.role === "member") return await beMember(parsed, launch);
+    const config = await recordFromArguments(parsed, { worldSize: launch.world });
     const { ckpt } = config;
     const pathOf = (folder: string | null) => folder ? parseStoragePath(folder).path : undefined;
     const folder = ckpt.enable_save_ckpt ? pathOf(ckpt.save_ckpt_folder) : undefined;
@@ -82,7 +67,8 @@ export const train: Verb = {
       checkpoints: folder,
       snapshots,
       json: parsed.json,
-      port: parsed.given.has("port") ? parsed.port : 0,
+      launch,
+      port: launch.role === "alone" && parsed.given.has("port") ? parsed.port : 0,
       cpuFallback: !parsed.given.has("backend") && config.runtime.backend === "webgpu",
     });
   },
@@ -94,6 +80,7 @@ interface CompanyOptions {
   /** Folder of snapshots; absent where none are taken. */
   readonly snapshots?: string | undefined;
   readonly json: boolean;
+  readonly launch: Launch;
   /** For the control connections; 0 takes a free one. */
   readonly port: number;
   readonly cpuFallback: boolean;
@@ -105,9 +92,11 @@ interface CompanyOptions {
  * @returns the exit code
  */
 async function runCompany(config: ResolvedConfig, run: RunFolder, options: CompanyOptions): Promise<number> {
-  const { checkpoints, snapshots, json, port, cpuFallback } = options;
+  const { checkpoints, snapshots, json, launch, port, cpuFallback } = options;
   const debug = Deno.env.has("TROUPE_DEBUG");
-  const token = crypto.randomUUID(), { nproc } = config.runtime;
+  const { nproc, encrypt, elastic } = config.runtime, world = launch.world ?? nproc;
+  const token = launch.role === "root" ? sharedToken() : crypto.randomUUID();
+  const address = launch.host ?? "127.0.0.1";
   const runtime = createRuntime({
     // How a rank ended is the supervisor's to say.
     log: (actor, text) => (debug || !/\brank-\d+(-\d+)?$/.test(actor)) && monitorRef.send({ kind: "notice", text }),
@@ -116,7 +105,7 @@ async function runCompany(config: ResolvedConfig, run: RunFolder, options: Compa
   const people = alertPeople(config, (text) => monitorRef.send({ kind: "notice", text }));
   const root = runtime.lookup(supervisorProtocol, "supervisor");
   await using control = listenControl({
-    hostname: "127.0.0.1",
+    hostname: address,
     port,
     token,
     onValue: (value) => heard(value as Said),
@@ -143,23 +132,44 @@ async function runCompany(config: ResolvedConfig, run: RunFolder, options: Compa
       keepLast: config.ckpt.keep_last,
       snapshots,
       config: printResolved(config),
-      layout: { world: nproc, ...config.parallel } as unknown as Json,
+      layout: { world, ...config.parallel } as unknown as Json,
     }),
   );
-  const living = new Map<number, { host: Host; attempt: number }>();
-  const startRank = (attempt: number, rank: number) => {
-    const host = startRankProcess({
-      rank,
-      attempt,
-      localRank: rank,
-      world: nproc,
-      control: { hostname: "127.0.0.1", port: control.port },
+  /** Who wants the run to stop. */
+  const asked = { here: 0, elsewhere: false };
+  await using hosts = launch.role === "root"
+    ? openHosts({
+      hostname: address,
+      port: launch.port,
       token,
-      address: "127.0.0.1",
-      write: [checkpoints ?? run.path, ...(snapshots ? [snapshots] : [])],
-      // A rank listens on any port and connects to those of the others.
-      net: [nproc === 1 ? `127.0.0.1:${control.port}` : "127.0.0.1"],
-    });
+      encrypt,
+      nproc,
+      localRank: launch.localRank ?? 0,
+      world,
+      version: programVersion,
+      record: comparable(config),
+      onNotice: (text) => monitorRef.send({ kind: "alert", text }),
+      onStop() {
+        if (asked.here === 0 && !asked.elsewhere) root.send({ kind: "stop" });
+        asked.elsewhere = true;
+      },
+    })
+    : undefined;
+  const living = new Map<number, { host: Host; attempt: number }>();
+  let seats: readonly Seat[] = Array.from({ length: nproc }, (_, localRank) => ({ member: undefined, localRank }));
+  const startRank = (attempt: number, rank: number) => {
+    const seat = seats[rank]!,
+      start = {
+        rank,
+        attempt,
+        localRank: seat.localRank,
+        world: seats.length,
+        control: { hostname: address, port: control.port },
+        write: [checkpoints ?? run.path, ...(snapshots ? [snapshots] : [])],
+        // A rank listens on any port and connects to those of the others.
+        net: hosts ? hosts.addresses() : [seats.length === 1 ? `${address}:${control.port}` : address],
+      };
+    const host = seat.member ? hosts!.start(seat, start) : startRankProcess({ ...start, token, address });
     living.set(rank, { host, attempt });
     noteProcesses(
       run,
@@ -168,17 +178,42 @@ async function runCompany(config: ResolvedConfig, run: RunFolder, options: Compa
     return host;
   };
   let meeting: Rendezvous | undefined;
-  /** Opens the place where the ranks of a start meet; that of the start before is closed. */
-  const muster = async (): Promise<Muster> => {
+  /** Waits for the hosts, and opens the place where the ranks of a start meet; that of the start before is closed. */
+  const muster = async (attempt: number): Promise<Muster> => {
     await meeting?.close();
-    if (nproc === 1) return { config, world: 1 };
-    const { encrypt } = config.runtime, fingerprint = "", timeoutMs = meetingMs;
-    meeting = openRendezvous({ hostname: "127.0.0.1", world: nproc, token, fingerprint, encrypt, timeoutMs });
-    const { port } = meeting;
+    living.clear();
+    let record = config, notice: string | undefined;
+    if (hosts) {
+      const before = seats.length, missing = world - hosts.ranks;
+      if (missing > 0) {
+        monitorRef.send({
+          kind: "notice",
+          text: `Waiting for ${missing} of ${world} ranks; on their hosts, with the same record and ` +
+            `${rankVariables.token}: troupe train --join --host ${address} --port ${hosts.port} --nproc N`,
+        });
+      }
+      seats = await hosts.muster({
+        patienceMs: attempt === 1 ? meetingMs : replacementMs,
+        timeoutMs: meetingMs,
+        enough: (ranks) => elastic && resized(config, ranks) !== undefined,
+      });
+      if (seats.length !== world) {
+        record = resized(config, seats.length)!;
+        notice = `Going on with ${seats.length} of ${world} ranks (runtime.elastic), with the same batches` +
+          (record.parallel.zero1.size === config.parallel.zero1.size
+            ? ""
+            : `; parallel.zero1.size is ${record.parallel.zero1.size} now`);
+      } else if (attempt > 1 && before !== world) notice = `All ${world} ranks are there again`;
+    }
+    const ranks = seats.length;
+    if (ranks === 1) return { config: record, world: 1, ...(notice ? { notice } : {}) };
+    const fingerprint = `${programVersion} ${attempt}`, timeoutMs = meetingMs;
+    meeting = openRendezvous({ hostname: address, world: ranks, token, fingerprint, encrypt, timeoutMs });
     return {
-      config,
-      world: nproc,
-      meeting: { hostname: "127.0.0.1", port, world: nproc, fingerprint, encrypt, timeoutMs },
+      config: record,
+      world: ranks,
+      meeting: { hostname: address, port: meeting.port, world: ranks, fingerprint, encrypt, timeoutMs },
+      ...(notice ? { notice } : {}),
     };
   };
   runtime.spawn(
@@ -196,7 +231,8 @@ async function runCompany(config: ResolvedConfig, run: RunFolder, options: Compa
   );
 
   using _listening = onInterrupt((signal) => {
-    root.send({ kind: "stop" });
+    // What schedulers send to all hosts at once is one wish, not two.
+    if (++asked.here > 1 || !asked.elsewhere) root.send({ kind: "stop" });
     people.message(`Training on ${Deno.hostname()} received ${signal}`);
   });
   try {
@@ -208,6 +244,7 @@ async function runCompany(config: ResolvedConfig, run: RunFolder, options: Compa
     people.message(`Training on ${Deno.hostname()} ${outcome.outcome}: ${words}`);
     await people.settled();
     await runtime.stop();
+    await hosts?.finish(outcome.outcome === "failed" ? 1 : 0, words);
     noteProcesses(run, []);
     if (lossPlot) say(`\n${lossPlot}\n`);
     say(outcome.outcome === "failed" ? `troupe train: ${words}` : words);
@@ -216,6 +253,59 @@ async function runCompany(config: ResolvedConfig, run: RunFolder, options: Compa
   } finally {
     await runtime.stop();
     await meeting?.close();
+  }
+}
+
+/** The run's token, which the user gives to every host. */
+function sharedToken(): string {
+  const token = Deno.env.get(rankVariables.token);
+  if (token !== undefined && token.length >= 16) return token;
+  throw new ArgumentError(
+    `${rankVariables.token} is ${
+      token === undefined ? "not set" : "too short"
+    }: hosts prove to each other that they know it; ` +
+      `export ${rankVariables.token} with 16 characters or more, the same on every host ` +
+      "(head -c 24 /dev/urandom | base64 makes one)",
+  );
+}
+
+/** What of a record must be the same on all hosts, as text. */
+const comparable = (config: ResolvedConfig): string =>
+  printResolved({ ...config, runtime: { ...config.runtime, nproc: 1 } });
+
+/** A host of ranks that another host's root commands. @returns the exit code */
+async function beMember(args: DefaultArguments, launch: Launch): Promise<number> {
+  const stopping = new AbortController(), leaving = new AbortController();
+  using _listening = onInterrupt(() => stopping.signal.aborted ? leaving.abort() : stopping.abort());
+  const token = sharedToken(), written = await writtenRecord(args, { onNotice: () => {} });
+  const nproc = launch.firstRank === undefined ? args.nproc ?? 1 : 1;
+  const { code, text } = await joinHosts({
+    root: { hostname: launch.host!, port: launch.port },
+    token,
+    encrypt: (written.runtime as { encrypt?: unknown } | undefined)?.encrypt === true,
+    name: Deno.hostname(),
+    nproc,
+    ...(launch.firstRank === undefined ? {} : { firstRank: launch.firstRank }),
+    ...(launch.localRank === undefined ? {} : { localRank: launch.localRank }),
+    version: programVersion,
+    // It is complete once the number of ranks is known.
+    record: (worldSize) => comparable(resolveWritten(written, { onNotice: () => {}, worldSize })),
+    start: (start, address) => startRankProcess({ ...start, token, address }),
+    onNotice: say,
+    timeoutMs: meetingMs,
+    signal: stopping.signal,
+    leave: leaving.signal,
+  });
+  say(code === 0 ? text : `troupe train: ${text}`);
+  return code;
+}
+
+/** A record for another number of ranks, its optimizer state divided as far as they allow; undefined where it fits none. */
+function resized(config: ResolvedConfig, world: number): ResolvedConfig | undefined {
+  const { zero1 } = config.parallel;
+  for (let size = zero1.size; size >= 1 || size === zero1.size; size--) {
+    const record = { ...config, parallel: { ...config.parallel, zero1: { ...zero1, size } } };
+    if (parallelProblems(record, world).length === 0) return record;
   }
 }
 
@@ -231,6 +321,8 @@ interface Said {
 
 /** How long ranks may take from the first to the last to be there: processes start, devices open, data is read. */
 const meetingMs = 600_000;
+/** How long a run that may go on with fewer ranks waits for those that are lost. */
+const replacementMs = 10_000;
 
 /** Exit code of a run that was told twice to stop: what shells give to one that SIGINT ended. */
 const stoppedAtOnce = 130;

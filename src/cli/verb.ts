@@ -56,12 +56,12 @@ export async function writtenRecord(
 /** Completes and checks a record whose plugins are loaded. @param options `worldSize`: ranks in all, if not the record's */
 export const resolveWritten = (
   written: unknown,
-  { onNotice = say, worldSize }: { onNotice?: (line: string) => void; worldSize?: number } = {},
+  { onNotice = say, worldSize }: { onNotice?: (line: string) => void; worldSize?: number | undefined } = {},
 ): ResolvedConfig =>
   resolveConfig(written, { modelTypes: moduleNames(), onNotice, ...(worldSize !== undefined && { worldSize }) });
 
 /** Reads, completes and checks the record that the command line names, with its plugins loaded. */
 export const recordFromArguments = async (
   args: RecordArguments,
-  options: { onNotice?: (line: string) => void } = {},
+  options: { onNotice?: (line: string) => void; worldSize?: number | undefined } = {},
 ): Promise<ResolvedConfig> => resolveWritten(await writtenRecord(args, options), options);

@@ -6,6 +6,6 @@
 export { ConfigError, type ConfigProblem } from "./error.ts";
 export { configHelp, printResolved } from "./help.ts";
 export { applyChanges, loadConfig, type LoadOptions } from "./load.ts";
-export { type ParallelSizes, parallelSizes } from "./parallel_sizes.ts";
+export { parallelProblems, type ParallelSizes, parallelSizes } from "./parallel_sizes.ts";
 export { resolveConfig, type ResolveOptions } from "./resolve.ts";
 export { configSchema, type ResolvedConfig } from "./schema/mod.ts";

@@ -124,12 +124,19 @@ export function openGate({ hostname, port = 0, token, encrypt, onStream, onRefus
 }
 
 export async function dial(
-  { hostname, port, token, encrypt, timeoutMs }: Address & { token: string; encrypt: boolean; timeoutMs: number },
+  { hostname, port, token, encrypt, timeoutMs, onConnected }: Address & {
+    token: string;
+    encrypt: boolean;
+    timeoutMs: number;
+    /** Told this end's own address. */
+    onConnected?: (hostname: string) => void;
+  },
 ): Promise<FrameStream> {
   const connection = await Deno.connect({ hostname, port, signal: AbortSignal.timeout(timeoutMs) }).catch((cause) => {
     throw new CommunicationError(`Cannot reach ${hostname}:${port}: ${(cause as Error).message}`, { cause });
   });
   connection.setNoDelay(true);
+  onConnected?.((connection.localAddr as Deno.NetAddr).hostname);
   await offerHandshake(connection, { token, timeoutMs: handshakeMs });
   return encrypt
     ? await encryptedFrames(connection, { token, role: "client", timeoutMs: handshakeMs })

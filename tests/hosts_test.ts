@@ -1,0 +1,123 @@
+/** Several hosts, over loopback: joining, refusals, launchers' variables, a host that dies, and real launchers. */
+import { assertAlmostEquals, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
+import {
+  assertNoStackTrace,
+  curve,
+  inFolder,
+  type Processes,
+  type Started,
+  type StartOptions,
+  tinyRecord,
+} from "./processes.ts";
+
+const token = "a token of this test", host = "127.0.0.1", totalSteps = 16;
+
+function record(folder: string, runtime: Record<string, unknown> = {}): string {
+  return tinyRecord(folder, {
+    data: { total_steps: totalSteps, micro_num: 2 },
+    ckpt: { checkpoint_every: 4 },
+    runtime: { max_restarts: 20, ...runtime },
+  });
+}
+
+const words = (path: string, ...more: string[]) => ["train", "--config", path, "--backend", "cpu", "--json", ...more];
+
+/** A root on a port of its own choosing, and the port. */
+async function root(processes: Processes, path: string, more: string[], options: StartOptions) {
+  const run = processes.start(words(path, "--host", host, "--port", "0", ...more), options);
+  await run.err.until((text) => /--port \d+ --nproc N/.test(text), "the root's port");
+  return { run, port: run.err.text.match(/--port (\d+) --nproc N/)![1]! };
+}
+
+const member = (processes: Processes, path: string, port: string, more: string[], options: StartOptions): Started =>
+  processes.start(words(path, "--join", "--host", host, "--port", port, ...more), options);
+
+const more = async (run: Started, count: number) => {
+  const lines = () => run.out.text.split("\n").length - 1, base = lines();
+  await run.out.until(() => lines() >= base + count, `${count} steps`);
+};
+
+Deno.test("train: members join a root; a wrong token, another record and too many ranks are refused in a sentence; a host that dies is replaced, or done without", () =>
+  inFolder(async (parent, processes) => {
+    const [calm, rough, elastic] = ["calm", "rough", "elastic"].map((name) => {
+      Deno.mkdirSync(`${parent}/${name}`);
+      return `${parent}/${name}`;
+    }) as [string, string, string];
+    const env = { TROUPE_TOKEN: token };
+    assertEquals((await processes.run(words(record(calm), "--nproc", "3"), { folder: calm })).code, 0);
+
+    const path = record(rough), here = { folder: rough, env };
+    const { run, port } = await root(processes, path, ["--world_size", "3"], here);
+    const stranger = await member(processes, path, port, [], { ...here, env: { TROUPE_TOKEN: "b".repeat(20) } }).ended;
+    assertEquals(stranger.code, 1);
+    assertMatch(stranger.err, /Cannot join the root at 127\.0\.0\.1:\d+: .*is the token the same\?/);
+    const other = await member(processes, path, port, ["--set", "adam.lr=0.5"], here).ended;
+    assertEquals(other.code, 1);
+    assertMatch(
+      other.err,
+      /refuses this host: it has another configuration: "lr: 0\.5" there, "lr: 0\.01" at the root/,
+    );
+    const crowd = await member(processes, path, port, ["--nproc", "3"], here).ended;
+    assertMatch(crowd.err, /it brings 3 ranks, and 2 of 3 are missing/);
+    for (const each of [stranger, other, crowd]) assertNoStackTrace(each);
+
+    const first = member(processes, path, port, ["--nproc", "2"], here);
+    await more(run, 6);
+    await processes.signal("KILL", -first.group); // all of it, as when a machine fails
+    await run.err.until((text) => text.split("Waiting for 2 of 3 ranks").length > 2, "the search for another host");
+    const second = member(processes, path, port, ["--nproc", "2"], here);
+    const [ended, its] = await Promise.all([run.ended, second.ended]);
+    assertEquals([ended.code, its.code], [0, 0], ended.err + its.err);
+    assertMatch(ended.err, /ALERT Host .* is gone: its connection closed/);
+    assertStringIncludes(ended.err, "All 3 ranks are back and go on from ");
+    assertStringIncludes(its.err, `Finished after step ${totalSteps}`);
+    assertEquals(curve(rough), curve(calm));
+
+    const path2 = record(elastic, { elastic: true }), there = { folder: elastic, env };
+    const shrinking = await root(processes, path2, ["--world_size", "3", "--nproc", "2"], there);
+    const lost = member(processes, path2, shrinking.port, [], there);
+    await more(shrinking.run, 6);
+    await processes.signal("KILL", -lost.group);
+    const done = await shrinking.run.ended;
+    assertEquals(done.code, 0, done.err);
+    assertStringIncludes(done.err, "Going on with 2 of 3 ranks (runtime.elastic), with the same batches");
+    const [expected, actual] = [curve(calm), curve(elastic)];
+    assertEquals(actual.length, totalSteps);
+    expected.forEach(({ loss, step }, index) => assertAlmostEquals(actual[index]!.loss, loss, 2e-4, `step ${step}`));
+  }));
+
+/** A port that is free now. */
+function freePort(): string {
+  using listener = Deno.listen({ hostname: host, port: 0 });
+  return String(listener.addr.port);
+}
+
+Deno.test("train under torchrun-style variables: each process a rank; a SIGTERM to all of them saves and exits 0", () =>
+  inFolder(async (folder, processes) => {
+    const path = record(folder), port = freePort();
+    const start = () =>
+      [0, 1].map((rank) =>
+        processes.start(words(path), {
+          folder,
+          env: {
+            TROUPE_TOKEN: token,
+            RANK: String(rank),
+            LOCAL_RANK: String(rank),
+            WORLD_SIZE: "2",
+            MASTER_ADDR: host,
+            MASTER_PORT: port,
+          },
+        })
+      );
+    const preempted = start();
+    await more(preempted[0]!, 5);
+    for (const { group } of preempted) await processes.signal("TERM", -group);
+    for (const { ended } of preempted) {
+      const { code, err } = await ended;
+      assertEquals(code, 0, err);
+    }
+    const again = await Promise.all(start().map(({ ended }) => ended));
+    assertEquals(again.map(({ code }) => code), [0, 0], again[0]!.err);
+    assertMatch(again[0]!.err, /resumed from step \d+/);
+    assertEquals(curve(folder).length, totalSteps);
+  }));

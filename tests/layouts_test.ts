@@ -13,12 +13,39 @@ const runs = {
   qwen2: { model_type: "QWEN2", model: { num_kv_attention_heads: 2, qkv_bias: true } },
   gemma: { model_type: "GEMMA", model: { num_kv_attention_heads: 2, head_dim: 16 } },
   "internlm2, norm_head": { model_type: "INTERNLM2", model: { num_kv_attention_heads: 4, norm_head: true } },
+  mixtral: {
+    model_type: "MIXTRALMOE",
+    model: { num_kv_attention_heads: 2, num_experts: 4, top_k: 2, moe_type: "Dropless" },
+  },
+  "mixtral, 4 micro-batches": {
+    model_type: "MIXTRALMOE",
+    model: { num_kv_attention_heads: 2, num_experts: 4, top_k: 2, moe_type: "Dropless" },
+    microBatches: 4,
+  },
+  "qwen2 moe": {
+    model_type: "QWEN2MOE",
+    model: { num_experts: 4, top_k: 2, num_shared_experts: 2, moe_type: "Dropless" },
+    microBatches: 4,
+  },
+  // Room is counted in the tokens of a micro-batch: it does not change with the ranks, as these share no micro-batch.
+  "internlm moe, GShard": {
+    model_type: "INTERNLM_MoE",
+    model: {
+      num_experts: 4,
+      top_k: 2,
+      num_shared_experts: 1,
+      moe_layer_kwargs: { noisy_gate_policy: "Jitter", min_capacity: 2 },
+    },
+    microBatches: 4,
+  },
 } satisfies Record<string, TinyRun>;
 type RunName = keyof typeof runs;
 
 /** A layout, and what is trained in it beside the first run. */
 interface Layout extends Division {
   readonly also?: readonly RunName[];
+  /** What is trained in it, and nothing else: layouts that only some families have. */
+  readonly only?: readonly RunName[];
 }
 
 const tensor = (mode: string, size: number, more: Record<string, unknown> = {}) => ({
@@ -26,7 +53,8 @@ const tensor = (mode: string, size: number, more: Record<string, unknown> = {}) 
   ...more,
 });
 const isp = (size: number, weight: number) => tensor("isp", size, { weight: { size: weight } });
-const every = Object.keys(runs).slice(1) as RunName[];
+const dense = (Object.keys(runs) as RunName[]).filter((name) => !("num_experts" in runs[name].model));
+const every = dense.slice(1);
 
 const layouts: Record<string, Layout> = {
   "mtp 2": { ranks: 2, parallel: tensor("mtp", 2), also: every },
@@ -51,6 +79,28 @@ const layouts: Record<string, Layout> = {
   "isp 2, weight 2, one layer recomputed": { ranks: 2, parallel: isp(2, 2), model: { checkpoint: 0.5 }, also: every },
   "isp 2, weight 4": { ranks: 4, parallel: isp(2, 4) },
   "isp 4, weight 2": { ranks: 4, parallel: isp(4, 2) },
+  "expert 2": { ranks: 2, parallel: { expert: 2 }, only: ["mixtral", "qwen2 moe", "internlm moe, GShard"] },
+  "expert 4": {
+    ranks: 4,
+    parallel: { expert: 4 },
+    only: ["mixtral, 4 micro-batches", "qwen2 moe", "internlm moe, GShard"],
+  },
+  "expert 2 x data 2, one layer recomputed": {
+    ranks: 4,
+    parallel: { expert: 2 },
+    model: { checkpoint: 0.5 },
+    only: ["mixtral, 4 micro-batches", "internlm moe, GShard"],
+  },
+  "experts whole on data 2": { ranks: 2, parallel: { expert: 1 }, only: ["mixtral"] },
+  "expert 2, fewer micro-batches than ranks": {
+    ranks: 4,
+    parallel: { expert: 2 },
+    only: ["mixtral"],
+  },
+  "mtp 2 x expert 2": { ranks: 4, parallel: tensor("mtp", 2, { expert: 2 }), only: ["mixtral", "qwen2 moe"] },
+  "msp 2 x expert 2": { ranks: 4, parallel: tensor("msp", 2, { expert: 2 }), only: ["mixtral", "qwen2 moe"] },
+  "fsp 2 x expert 2": { ranks: 4, parallel: tensor("fsp", 2, { expert: 2 }), only: ["internlm moe, GShard"] },
+  "pipeline 2 x expert 2": { ranks: 4, parallel: { pipeline: 2, expert: 2 }, only: ["qwen2 moe"] },
 };
 
 const onOneRank = new Map<RunName, Promise<Curve>>();
@@ -64,7 +114,7 @@ function alone(name: RunName): Promise<Curve> {
 }
 
 for (const [layout, division] of Object.entries(layouts)) {
-  for (const name of ["internlm2", ...division.also ?? []] as RunName[]) {
+  for (const name of division.only ?? (["internlm2", ...division.also ?? []] as RunName[])) {
     Deno.test(`${name} trains on ${layout} as on one rank`, async () => {
       const run: TinyRun = runs[name], one = await alone(name);
       const work = (...[trainer, world]: Parameters<Parameters<typeof onWorld>[2]>) =>

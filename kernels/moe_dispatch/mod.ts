@@ -52,6 +52,50 @@ export function capacityOf(
   return Math.max(Math.ceil(tokens / experts * factor), least);
 }
 
+/**
+ * First rows of groups that rows come to from several sources.
+ *
+ * Operands: table u32 `[sources, experts]` (rows of each source for each expert) → offset u32 `[experts + 1]`.
+ *
+ * @throws {RangeError} when a size is not a positive whole number
+ *
+ * @example
+ * ```ts
+ * import { tableOffsets } from "./mod.ts";
+ * const offset = new Uint32Array(3);
+ * tableOffsets({ sources: 2, experts: 2 }).reference([new Uint32Array([1, 2, 3, 4]), offset]);
+ * console.assert(offset.join() === "0,4,10");
+ * ```
+ */
+export function tableOffsets({ sources, experts }: { readonly sources: number; readonly experts: number }): Kernel {
+  requireSizes("moe.tableOffsets", { sources, experts });
+  const operands: readonly Operand[] = [
+    { name: "table", type: "u32", length: sources * experts, access: "read" },
+    { name: "offset", type: "u32", length: experts + 1, access: "write" },
+  ];
+  return {
+    name: "moe.tableOffsets",
+    operands,
+    cost: { flops: 0, bytes: leastBytes(operands) },
+    reference: (views) => reference.tableOffsets(experts, views),
+    passes() {
+      const code = `
+${bindings(operands)}
+@compute @workgroup_size(1)
+fn main() {
+  var first = 0u;
+  for (var e = 0u; e < ${experts}u; e++) {
+    offset[e] = first;
+    for (var s = 0u; s < ${sources}u; s++) { first += table[s * ${experts}u + e]; }
+  }
+  offset[${experts}] = first;
+}
+`;
+      return [{ code, workgroups: [1, 1, 1], operands: [0, 1] }];
+    },
+  };
+}
+
 /** Entries that one invocation looks through. */
 const block = 128;
 

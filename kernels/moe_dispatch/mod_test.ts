@@ -1,7 +1,7 @@
 import { assertEquals, assertThrows } from "@std/assert";
 import { checkKernel, randomUniform } from "../testing.ts";
 import { none } from "../moe_router/mod.ts";
-import { capacityOf, dispatch } from "./mod.ts";
+import { capacityOf, dispatch, tableOffsets } from "./mod.ts";
 
 /** Distinct experts for every token, of uneven popularity; some tokens have none. */
 function choicesOf(tokens: number, experts: number, choices: number, seed: number): Uint32Array {
@@ -45,6 +45,13 @@ Deno.test("dispatch() keeps those of highest priority, in their order", async ()
   assertEquals([...outputs.slot], [0, none, 2, 1]);
   assertEquals([...outputs.row], [0, 3, 2, none]);
   assertEquals([...outputs.count], [3, 1]);
+});
+
+Deno.test("tableOffsets() matches its reference", async () => {
+  for (const [sources, experts] of [[1, 1], [4, 3], [2, 70]]) {
+    const table = Uint32Array.from({ length: sources * experts }, (_, i) => 7 * i % 5);
+    await checkKernel(tableOffsets({ sources, experts }), { table });
+  }
 });
 
 Deno.test("dispatch() refuses priorities without a capacity", () => {

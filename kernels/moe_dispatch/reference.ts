@@ -36,3 +36,12 @@ export function dispatch(options: DispatchOptions, views: readonly HostArray[]):
   }
   offset[experts] = first;
 }
+
+/** table → offset */
+export function tableOffsets(experts: number, [table, offset]: readonly HostArray[]): void {
+  offset[0] = 0;
+  for (let e = 0; e < experts; e++) {
+    offset[e + 1] = offset[e];
+    for (let at = e; at < table.length; at += experts) offset[e + 1] += table[at];
+  }
+}

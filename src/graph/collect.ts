@@ -6,6 +6,7 @@ import type { Backend, Range } from "../backend/backend.ts";
 import type { Group } from "../comm/collectives/communicator.ts";
 import { elementBytes, type ElementType } from "../../kernels/kernel.ts";
 import type { Collective, Strips } from "./graph.ts";
+import { move, routesOf } from "./exchange.ts";
 import type { CollectiveInstruction, Plan } from "./plan.ts";
 import type { Wait } from "./program.ts";
 
@@ -21,6 +22,15 @@ export interface Traffic {
   readonly bytes: number;
 }
 
+/** A collective of a program, with its places on the device. */
+export interface CollectiveRanges {
+  readonly instruction: CollectiveInstruction;
+  readonly source: Range;
+  readonly target: Range;
+  readonly counts: readonly Range[];
+}
+
+const sum = (values: readonly number[]) => values.reduce((total, value) => total + value, 0);
 const wholeBytes = ({ source, target }: CollectiveInstruction): number => Math.max(source.bytes, target.bytes);
 
 export class Collector {
@@ -44,12 +54,12 @@ export class Collector {
     return [...this.#traffic.values()].map((entry) => ({ ...entry }));
   }
 
-  *run(instruction: CollectiveInstruction, source: Range, target: Range): Generator<Wait, void> {
-    const { operator, axis, size, type, reduction = "sum", from, into } = instruction;
+  *run({ instruction, source, target, counts }: CollectiveRanges): Generator<Wait, void> {
+    const { operator, axis, size, type, reduction = "sum", from, into, exchange } = instruction;
     const group = this.groups!(axis), bytes = wholeBytes(instruction);
-    const ticket = this.backend.read([source]);
+    const ticket = this.backend.read([source, ...counts]);
     yield ticket;
-    const [own] = ticket.take() as [Uint8Array<ArrayBuffer>];
+    const [own, ...counted] = ticket.take() as [Uint8Array<ArrayBuffer>, ...Uint8Array<ArrayBuffer>[]];
 
     const going = new Uint8Array(this.#staging, 0, bytes), coming = new Uint8Array(this.#staging, this.#half, bytes);
     const width = elementBytes[type];
@@ -76,6 +86,27 @@ export class Collector {
         yield until(group.allToAll(elements(going, type), elements(coming, type)));
         result = unpack(coming, going, size, width, into!);
         break;
+      case "exchange": {
+        const words = counted.map(({ buffer, byteOffset, byteLength }) =>
+          new Uint32Array(buffer, byteOffset, byteLength / 4)
+        );
+        const routes = routesOf(exchange!, words as [Uint32Array, Uint32Array], group);
+        const row = exchange!.columns * width, { sent, received, gather, spread } = routes;
+        if (gather) move(own, going, gather, row);
+        else going.set(own.subarray(0, sum(sent) * row));
+        const [out, back] = [going, coming].map((area, index) =>
+          elements(area.subarray(0, sum(index === 0 ? sent : received) * row), type)
+        ) as [ReturnType<typeof elements>, ReturnType<typeof elements>];
+        const perRow = (rows: readonly number[]) => rows.map((count) => count * row / out.BYTES_PER_ELEMENT);
+        yield until(group.allToAll(out, back, { from: perRow(sent), into: perRow(received) }));
+        const moved = sum(received) * row;
+        if (spread) move(coming, going, spread, row);
+        // Whole words: what lies behind the last row is nobody's.
+        result = (spread ? going : coming).subarray(0, Math.ceil(moved / 4) * 4);
+        this.#count(axis, operator, Math.max(sum(sent), sum(received)) * row);
+        if (result.length > 0) this.backend.upload({ ...target, bytes: result.length }, result);
+        return;
+      }
       default:
         operator satisfies never;
         throw new TypeError(`unknown collective ${operator}`);

@@ -78,9 +78,21 @@ export interface Strips {
   readonly inner: number;
 }
 
+/**
+ * Rows that go to the ranks of their experts, and back. On a rank of its tokens rows stand by expert, over all experts; on
+ * a rank of its experts by its own experts, and for each of them by the rank that they come from.
+ */
+export interface Exchange {
+  readonly direction: "to experts" | "from experts";
+  /** Numbers in a row. */
+  readonly columns: number;
+  /** Rows that there is room for on a rank of experts. */
+  readonly room: number;
+}
+
 /** What the ranks along an axis do together with their tensors: the node's input goes, its output comes. */
 export interface Collective {
-  readonly operator: "all-reduce" | "reduce-scatter" | "all-gather" | "all-to-all";
+  readonly operator: "all-reduce" | "reduce-scatter" | "all-gather" | "all-to-all" | "exchange";
   readonly axis: string;
   /** Ranks along the axis, at least two. */
   readonly size: number;
@@ -90,6 +102,8 @@ export interface Collective {
   readonly from?: Strips;
   /** Parts of the output, one from each rank: of an all-gather and an all-to-all. */
   readonly into?: Strips;
+  /** Of an exchange, an all-to-all whose counts are data: the node's further inputs. */
+  readonly exchange?: Exchange;
 }
 
 /**

@@ -7,7 +7,7 @@ import { multiply as multiplyKernel } from "../../kernels/elementwise/mod.ts";
 import { counterUniform } from "../../kernels/counter_uniform/mod.ts";
 import { groupedMatmul, groupedOuter } from "../../kernels/grouped_matmul/mod.ts";
 import { matmul } from "../../kernels/matmul/mod.ts";
-import { dispatch as dispatchKernel } from "../../kernels/moe_dispatch/mod.ts";
+import { dispatch as dispatchKernel, tableOffsets as tableOffsetsKernel } from "../../kernels/moe_dispatch/mod.ts";
 import {
   fromRows as fromRowsKernel,
   rowWeightGradient,
@@ -25,7 +25,8 @@ import {
 } from "../../kernels/moe_router/mod.ts";
 import { rowScaleBackward, rowScaleForward } from "../../kernels/row_scale/mod.ts";
 import { accumulate, bind, bindAll, like, requireShape, rowsAndColumns, storedAs, typed } from "./bind.ts";
-import { elementCount, f32, type Node, type Operator, type Tensor, type TensorType } from "./graph.ts";
+import type { Along } from "./collectives.ts";
+import { elementCount, type Exchange, f32, type Node, type Operator, type Tensor, type TensorType } from "./graph.ts";
 
 const u32 = (...shape: number[]): TensorType => ({ shape, type: "u32" });
 type None = Record<never, never>;
@@ -251,21 +252,30 @@ export const fromRows = (x: Tensor, { row, slot }: Places, weight: Tensor): Tens
  * Where work passes to the experts and comes back from them. On one device all three do nothing; where experts are divided
  * over ranks, sharding puts an exchange in their places.
  */
-const identity = (name: string): Operator<None> => ({
+const identity = (name: string): Operator<BoundaryAttributes> => ({
   name,
   infer: ([x]) => [like(x!)],
   gradient: (_node, [dY]) => [dY],
 });
+/** What sharding must know: choices a token, and whether every expert has the same room. */
+export interface BoundaryAttributes {
+  readonly choices: number;
+  readonly apart: boolean;
+}
+const boundary = ({ slot, row }: Places): BoundaryAttributes => (
+  { choices: slot.shape[1]!, apart: row.shape.length === 2 }
+);
 const toExpertsOperator = identity("toExperts"), fromExpertsOperator = identity("fromExperts");
 const expertOffsetsOperator = identity("expertOffsets");
 /** Rows for the experts of this rank. */
-export const toExperts = (x: Tensor, { count }: Places): Tensor => x.graph.apply(toExpertsOperator, [x, count], {})[0]!;
+export const toExperts = (x: Tensor, places: Places): Tensor =>
+  x.graph.apply(toExpertsOperator, [x, places.count], boundary(places))[0]!;
 /** First rows of the experts of this rank. */
-export const expertOffsets = ({ offset, count }: Places): Tensor =>
-  offset.graph.apply(expertOffsetsOperator, [offset, count], {})[0]!;
+export const expertOffsets = (places: Places): Tensor =>
+  places.offset.graph.apply(expertOffsetsOperator, [places.offset, places.count], boundary(places))[0]!;
 /** Rows of this rank's tokens. */
-export const fromExperts = (x: Tensor, { count }: Places): Tensor =>
-  x.graph.apply(fromExpertsOperator, [x, count], {})[0]!;
+export const fromExperts = (x: Tensor, places: Places): Tensor =>
+  x.graph.apply(fromExpertsOperator, [x, places.count], boundary(places))[0]!;
 
 // ----------------------------------------------------------------------------------------------------------- experts
 
@@ -383,3 +393,58 @@ const jitterOperator: Operator<None> = {
 };
 /** x times factors that are given, element by element. */
 export const jitter = (x: Tensor, factor: Tensor): Tensor => x.graph.apply(jitterOperator, [x, factor], {})[0]!;
+
+// ------------------------------------------------------------------------------------------- experts on other ranks
+
+interface ExchangeCountsAttributes {
+  readonly axis: string;
+  readonly size: number;
+}
+const exchangeCountsOperator: Operator<ExchangeCountsAttributes> = {
+  name: "exchangeCounts",
+  infer: ([count], { size }) => [u32(size, count!.shape[0]! / size)],
+  collective({ attributes: { axis, size }, inputs: [count] }) {
+    const strips = { outer: 1, inner: count!.shape[0]! / size };
+    return { operator: "all-to-all", axis, size, from: strips, into: strips };
+  },
+};
+/** From choices of each expert `[E]` by this rank's tokens to those of this rank's experts by each rank `[ranks, E / ranks]`. */
+export const exchangeCounts = (count: Tensor, { axis, size }: Along): Tensor =>
+  count.graph.apply(exchangeCountsOperator, [count], { axis, size })[0]!;
+
+const tableOffsetsOperator: Operator<None> = {
+  name: "tableOffsets",
+  infer: ([table]) => [u32(table!.shape[1]! + 1)],
+  lower(node) {
+    const [sources, experts] = node.inputs[0]!.shape as [number, number];
+    return bindAll(tableOffsetsKernel({ sources, experts }), node);
+  },
+};
+/** First rows of this rank's experts, from the table of what comes to them. */
+export const tableOffsets = (table: Tensor): Tensor => table.graph.apply(tableOffsetsOperator, [table], {})[0]!;
+
+interface ExchangeAttributes extends ExchangeCountsAttributes {
+  readonly direction: Exchange["direction"];
+  /** Rows on a rank of tokens, and most on a rank of experts. */
+  readonly rows: number;
+  readonly room: number;
+}
+const exchangeOperator: Operator<ExchangeAttributes> = {
+  name: "exchange",
+  infer: ([x], { direction, rows, room }) => [typed(x!.type, direction === "to experts" ? room : rows, x!.shape[1]!)],
+  gradient(node, [dY]) {
+    if (!dY) return [];
+    const attributes = node.attributes as ExchangeAttributes;
+    const direction = attributes.direction === "to experts" ? "from experts" : "to experts";
+    return dY.graph.apply(exchangeOperator, [dY, ...node.inputs.slice(1)], { ...attributes, direction });
+  },
+  collective({ attributes: { axis, size, direction, room }, inputs: [x] }) {
+    return { operator: "exchange", axis, size, exchange: { direction, room, columns: x!.shape[1]! } };
+  },
+};
+/** Rows to the ranks of their experts, or back to those of their tokens. What no row fills holds nothing of meaning. */
+export const exchange = (
+  x: Tensor,
+  { count, table }: { count: Tensor; table: Tensor },
+  attributes: ExchangeAttributes,
+): Tensor => x.graph.apply(exchangeOperator, [x, count, table], attributes)[0]!;

@@ -62,6 +62,8 @@ export interface CollectiveInstruction extends Collective {
   readonly kind: "collective";
   readonly source: Place;
   readonly target: Place;
+  /** Of an exchange: rows that this rank's tokens have at each expert, and that this rank's experts have of each rank. */
+  readonly counts: readonly Place[];
   readonly type: ElementType;
   readonly label: string;
 }
@@ -249,9 +251,18 @@ export function plan({ chunks, limits }: PlanOptions): Plan {
         }
       });
       if (collective) {
-        const [input] = node.inputs as [Tensor], source = sourcePlace ?? placeOf(input);
+        const [input, ...rest] = node.inputs as [Tensor, ...Tensor[]], source = sourcePlace ?? placeOf(input);
+        const counts = rest.map(placeOf);
         const target = placeOf(node.outputs[0]!);
-        instructions.push({ kind: "collective", ...collective(node), source, target, type: input.type, label: what });
+        instructions.push({
+          kind: "collective",
+          ...collective(node),
+          source,
+          target,
+          counts,
+          type: input.type,
+          label: what,
+        });
       } else {
         const { kernel, operands } = node.operator.lower!(node);
         const scratch: Place[] = [];

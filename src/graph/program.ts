@@ -8,7 +8,7 @@
  */
 import { encode } from "../../kernels/host.ts";
 import type { Backend, Command, CommandList, DeviceBuffer, Range, ReadTicket } from "../backend/backend.ts";
-import { Collector, type GroupOf, type Traffic } from "./collect.ts";
+import { type CollectiveRanges, Collector, type GroupOf, type Traffic } from "./collect.ts";
 import type { ParameterPart, StatePlace } from "./optimizer_state.ts";
 import {
   type CollectiveInstruction,
@@ -39,11 +39,7 @@ export interface ProgramOptions {
 }
 
 /** A piece of a segment: commands that run on the device in one go, or a collective. */
-type Piece = CommandList | {
-  readonly instruction: CollectiveInstruction;
-  readonly source: Range;
-  readonly target: Range;
-};
+type Piece = CommandList | CollectiveRanges;
 
 export class Program implements Disposable {
   /** `model`: the copy of the parameters in a half type, where the plan has one. */
@@ -150,6 +146,7 @@ export class Program implements Disposable {
         instruction,
         source: this.#range(instruction.source, chunk, frame),
         target: this.#range(instruction.target, chunk, frame),
+        counts: instruction.counts.map((place) => this.#range(place, chunk, frame)),
       });
     }
     await close();
@@ -223,7 +220,7 @@ export class Program implements Disposable {
   *run(name: SegmentName, frame = 0): Generator<Wait, void> {
     for (const piece of this.#pieces.get(`${name} ${frame}`)!) {
       if ("commands" in piece) this.backend.submit(piece);
-      else yield* this.#collector.run(piece.instruction, piece.source, piece.target);
+      else yield* this.#collector.run(piece);
     }
   }
 

@@ -102,7 +102,8 @@ function block(
 
   const f = normalize(graph, attended, `${name}.ffn_norm`, settings);
   if (settings.moe) {
-    return add(mixtureOfExperts(graph, f, inputs, layer, { ...settings, moe: settings.moe }), attended);
+    const mixed = mixtureOfExperts(graph, f, inputs, layer, { ...settings, moe: settings.moe });
+    return add(cast(mixed, graph.types.stream), attended);
   }
   const gated = gate(
     dense(f, "ffn.gate", ffnSize, initialization.ffnUp), // [T, F]

@@ -30,7 +30,8 @@ export function tensorMode(name: TensorModeName): TensorMode {
   return {
     name,
     // Rows of any parameter: they lie one after another, whatever use makes of them.
-    parameter: (declared) => isp && declared.kind === "split" ? split(0, "weight") : declared,
+    parameter: (declared) =>
+      isp && declared.kind === "split" && declared.axis !== "expert" ? split(0, "weight") : declared,
     stream: name === "mtp" ? replicated() : split(0, "tensor"),
     gathersAgain: name === "fsp",
     sumsOver: isp ? "weight" : "tensor",
@@ -39,4 +40,4 @@ export function tensorMode(name: TensorModeName): TensorMode {
 
 /** Whether this rank is the first of those that hold the same part of a parameter, data-parallel ones aside. */
 export const isFirstHolder = ({ sumsOver }: TensorMode, layout: Layout, mesh: Pick<Mesh, "index">): boolean =>
-  layout.kind === "split" || mesh.index(sumsOver) === 0;
+  (layout.kind === "split" && layout.axis !== "expert") || mesh.index(sumsOver) === 0;

@@ -5,6 +5,7 @@
 import { add, linear, scale, vocabularyCrossEntropy } from "../graph/operators.ts";
 import type { FloatType } from "../../kernels/host.ts";
 import { elementCount, type Node, type Tensor } from "../graph/graph.ts";
+import { expertLinear, expertOffsets, fromExperts, toExperts } from "./expert_rules.ts";
 import { type Layout, replicated, split } from "./layout.ts";
 import type { Part, Sharder, Use } from "./shard.ts";
 
@@ -143,6 +144,10 @@ const rules: Readonly<Record<string, Rule>> = {
   attention,
   embedding,
   crossEntropy,
+  toExperts,
+  fromExperts,
+  expertOffsets,
+  expertLinear,
 };
 
 export const ruleOf = (operator: string): Rule => rules[operator] ?? whole;

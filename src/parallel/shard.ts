@@ -63,12 +63,14 @@ export interface ShardOptions {
   readonly mode?: TensorModeName;
   /** Leave logits divided by vocabulary for the loss, instead of gathering them. @default {true} */
   readonly parallelOutput?: boolean;
+  /** Room for rows on a rank of experts, as a multiple of an even share; null for all that can come. @default {null} */
+  readonly loadBound?: number | null;
 }
 
 /** @throws {RangeError} for a dimension that its axis does not divide */
 export function shard(
   graph: Graph,
-  { sharding, mesh, mode: name = "mtp", parallelOutput = true }: ShardOptions,
+  { sharding, mesh, mode: name = "mtp", parallelOutput = true, loadBound = null }: ShardOptions,
 ): Sharded {
   const mode = tensorMode(name), layouts = new Map<string, Layout>(), boxes = new Map<string, Box>();
   for (const [name, { tensor }] of graph.parameters) {
@@ -76,7 +78,7 @@ export function shard(
     layouts.set(name, mesh.size(layout.kind === "split" ? layout.axis : "tensor") > 1 ? layout : replicated());
     boxes.set(name, boxOf(tensor.shape, layout, mesh));
   }
-  if (mesh.size("tensor") === 1 && mesh.size("weight") === 1) {
+  if ((["tensor", "weight", "expert"] as const).every((axis) => mesh.size(axis) === 1)) {
     const part = (tensor: Tensor): Part => ({ tensor, held: replicated() });
     return { graph, boxes, layouts, part, inputs: new Map(), summed: new Set(), mode };
   }
@@ -85,7 +87,7 @@ export function shard(
   const whole = [...layouts].flatMap(([name, layout]) => layout.kind === "replicated" ? [name] : []);
   let summed: ReadonlySet<string> = new Set(mode.name === "isp" && mesh.size("weight") > 1 ? whole : []);
   for (;;) {
-    const sharder = new Sharder(graph, { mesh, mode, layouts, boxes, parallelOutput, summed });
+    const sharder = new Sharder(graph, { mesh, mode, layouts, boxes, parallelOutput, loadBound, summed });
     const known = summed;
     if (mode.name === "isp" || [...sharder.apart].every((name) => known.has(name))) {
       return {
@@ -108,6 +110,7 @@ interface SharderOptions {
   readonly layouts: ReadonlyMap<string, Layout>;
   readonly boxes: ReadonlyMap<string, Box>;
   readonly parallelOutput: boolean;
+  readonly loadBound: number | null;
   readonly summed: ReadonlySet<string>;
 }
 
@@ -119,6 +122,7 @@ export class Sharder {
   readonly apart = new Set<string>();
   readonly mode: TensorMode;
   readonly parallelOutput: boolean;
+  readonly loadBound: number | null;
   readonly #options: SharderOptions;
   readonly #values = new Map<Tensor, Part>();
   /** Tensors as readers needed them, so that readers of one layer share a collective, and the sum of its gradients. */
@@ -130,6 +134,7 @@ export class Sharder {
     this.graph = new Graph(source.types);
     this.mode = options.mode;
     this.parallelOutput = options.parallelOutput;
+    this.loadBound = options.loadBound;
     for (const { tensor } of source.parameters.values()) this.part(tensor); // in the order of the whole model
     for (const node of source.nodes) {
       this.#layer = node.layer;

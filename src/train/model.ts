@@ -15,7 +15,7 @@ import { gradientOrder } from "../graph/gradient_order.ts";
 import { placeState } from "../graph/optimizer_state.ts";
 import { adamwBytes } from "../optimizer/adamw.ts";
 import { type Parcel, planTerms, planZero, type ZeroPlan } from "../optimizer/zero.ts";
-import { type Box, type Layout, type ShardingPlan, split } from "../parallel/layout.ts";
+import { type Box, type Layout, layoutOf, type ShardingPlan, split } from "../parallel/layout.ts";
 import type { Mesh, Mode } from "../parallel/mesh.ts";
 import { planStage, type SharedParameter, type Stage, type TracedPass } from "./stage.ts";
 import { isFirstHolder, type TensorMode } from "../parallel/modes.ts";
@@ -78,10 +78,6 @@ export function planModel(
       "those that a module in runtime.plugins registers";
     throw new ConfigError([{ path: "model_type", message }]);
   }
-  if (mesh.size("expert") > 1) {
-    const message = `${config.parallel.expert.size} divides experts over ranks, which Troupe does not do yet; 1 works`;
-    throw new ConfigError([{ path: "parallel.expert.size", message }]);
-  }
   const family = getModule(config.model_type);
   const tokens = config.data.packed_length, types = modelTypes(config);
   const trace = (training: boolean) => {
@@ -100,6 +96,7 @@ export function planModel(
     mesh,
     mode: config.parallel.tensor.mode,
     parallelOutput: config.model.parallel_output,
+    loadBound: config.parallel.expert.load_bound,
   };
   const everywhere = shard(training.graph, options), evaluated = shard(evaluation.graph, options);
   const { layouts, mode, inputs } = everywhere;
@@ -119,7 +116,11 @@ export function planModel(
       [name, { shape: tensor.shape, layout: evaluated.part(tensor).held }] as const
     ),
   );
-  const zero = planZero({ parameters: whole.parameters, order: gradientOrder(whole), config, mesh });
+  const expert = (name: string) => {
+    const layout = layoutOf(name, options.sharding);
+    return layout.kind === "split" && layout.axis === "expert";
+  };
+  const zero = planZero({ parameters: whole.parameters, order: gradientOrder(whole), config, mesh, expert });
   const state = placeState(whole.parameters, {
     largest: Math.min(limits.maxBufferSize, limits.maxStorageBufferBindingSize),
     alignment: whole.alignment,

@@ -19,6 +19,7 @@ import type { FineTuneCosineAnnealingWarmupLR, LearningRateState } from "../opti
 import type { Synchronizer } from "../optimizer/synchronize.ts";
 import { agree } from "./agree.ts";
 import { Executor, type Traffic } from "./execute.ts";
+import type { Mesh } from "../parallel/mesh.ts";
 import { countLabels, feed, silentMicroBatch } from "./feed.ts";
 import type { Model } from "./model.ts";
 import { sumSharedGradients } from "./shared_gradients.ts";
@@ -131,7 +132,7 @@ export class Trainer implements Disposable {
     const started = performance.now();
     for (const synchronizer of synchronizers) yield* synchronizer.gather();
     // Ranks with other data that gather weights from each other run as many passes, where they have fewer rows.
-    const passes = world.mesh.size("weight") > 1 ? Math.ceil(all / world.mesh.size("data")) : microBatches.length;
+    const passes = meet(world.mesh) ? Math.ceil(all / world.mesh.size("data")) : microBatches.length;
     this.sent = yield* this.#executor.run(stage.schedule(passes), {
       program,
       pipeline,
@@ -299,6 +300,9 @@ export class Trainer implements Disposable {
     this.model[Symbol.dispose]();
   }
 }
+
+/** Whether ranks with other data meet inside a pass, for weights or for experts. */
+const meet = (mesh: Pick<Mesh, "size">): boolean => mesh.size("weight") > 1 || mesh.size("expert") > 1;
 
 /** Outputs that are a loss beside that of the predictions begin so. */
 const auxiliaryName = "auxiliary ";

@@ -1,5 +1,5 @@
 import { z } from "zod";
-import { bool, int, refused, works } from "../field.ts";
+import { bool, int, nullableFloat, refused, works } from "../field.ts";
 
 const size = () => int({ min: 1 }).default(1);
 
@@ -67,9 +67,12 @@ export const parallelSchema = z.strictObject({
   }),
   weight: z.strictObject(weightFields("the weights", "parallel.weight", works)),
   expert: z.strictObject({
-    size: works(int({ min: -1 }).default(-1), "Ranks over which experts are divided; -1 for as many as fit.", {
-      only: [-1, 1],
-    }),
+    size: works(int({ min: -1 }).default(-1), "Ranks over which experts are divided; -1 for as many as fit."),
+    load_bound: works(
+      nullableFloat({ min: 1 }).default(null),
+      "Room for tokens on a rank of dropless experts, as a multiple of an even share; more stops the run before the step " +
+        "is taken. null for all that can come, at the price of its memory (Troupe's own field).",
+    ),
     no_tp: refused(bool().default(false), "Keep experts whole on tensor-parallel ranks.", {
       onlyWith: "model.num_experts",
     }),

@@ -1,0 +1,69 @@
+/**
+ * How work passes to experts that are divided over ranks: rows of tokens go to the ranks of their experts and come back.
+ * Without a capacity as many go as chose each expert: counts are exchanged first. With one, all ranks exchange evenly.
+ *
+ * Ranks of a tensor group do the same experts' work, each in an expert group of its own.
+ */
+import { allToAll } from "../graph/collectives.ts";
+import type { Tensor } from "../graph/graph.ts";
+import { type BoundaryAttributes, exchange, exchangeCounts, tableOffsets } from "../graph/moe_operators.ts";
+import { replicated } from "./layout.ts";
+import type { Rule } from "./rules.ts";
+import type { Sharder } from "./shard.ts";
+
+/** Tables of what comes to a rank's experts, by sharding pass and counts: the exchanges of a layer share one. */
+const tables = new WeakMap<Sharder, Map<Tensor, Tensor>>();
+function tableOf(sharder: Sharder, count: Tensor): Tensor {
+  const known = tables.get(sharder) ?? new Map<Tensor, Tensor>();
+  tables.set(sharder, known);
+  const table = known.get(count) ?? exchangeCounts(count, sharder.along("expert"));
+  known.set(count, table);
+  return table;
+}
+
+const boundary = (
+  convert: (x: Tensor, count: Tensor, attributes: BoundaryAttributes, sharder: Sharder) => Tensor,
+): Rule =>
+(node, sharder) => {
+  const [x, count] = node.inputs.map((input) => sharder.as(input, replicated())) as [Tensor, Tensor];
+  const tensor = sharder.along("expert").size === 1
+    ? sharder.apply(node, [x, count])[0]!
+    : convert(x, count, node.attributes, sharder);
+  return [{ tensor, held: replicated() }];
+};
+
+/** Rows of tokens before they go are `T k`: those that come are at most so many of each of the expert group's ranks. */
+function roomOf(rows: number, { choices }: BoundaryAttributes, count: Tensor, sharder: Sharder): number {
+  const { size } = sharder.along("expert"), own = count.shape[0]! / size;
+  const most = size * rows / choices * Math.min(choices, own);
+  return sharder.loadBound === null ? most : Math.min(most, Math.ceil(rows * sharder.loadBound));
+}
+
+/** Rows on their way there, so that the way back knows how many there were. */
+const sent = new WeakMap<Sharder, Map<Tensor, number>>();
+
+export const toExperts = boundary((x, count, attributes, sharder) => {
+  const along = sharder.along("expert");
+  if (attributes.apart) return allToAll(x, { ...along, from: 1, to: 0 });
+  const { axis, size } = along, rows = x.shape[0]!, room = roomOf(rows, attributes, count, sharder);
+  sent.set(sharder, (sent.get(sharder) ?? new Map()).set(count, rows));
+  return exchange(x, { count, table: tableOf(sharder, count) }, { axis, size, direction: "to experts", rows, room });
+});
+
+export const fromExperts = boundary((x, count, attributes, sharder) => {
+  const along = sharder.along("expert");
+  if (attributes.apart) return allToAll(x, { ...along, from: 0, to: 1 });
+  const { axis, size } = along, rows = sent.get(sharder)!.get(count)!, room = x.shape[0]!;
+  return exchange(x, { count, table: tableOf(sharder, count) }, { axis, size, direction: "from experts", rows, room });
+});
+
+export const expertOffsets = boundary((offset, count, { apart }, sharder) =>
+  apart ? offset : tableOffsets(tableOf(sharder, count))
+);
+
+/** Weights are here as they lie: whole, or this rank's experts. */
+export const expertLinear: Rule = (node, sharder) => {
+  const [x, weight, offset] = node.inputs as [Tensor, Tensor, Tensor];
+  const inputs = [sharder.as(x, replicated()), sharder.part(weight).tensor, sharder.as(offset, replicated())];
+  return sharder.apply(node, inputs).map((tensor) => ({ tensor, held: replicated() }));
+};

@@ -1,20 +1,17 @@
 /** Worlds of ranks in this thread, each with its own program on the CPU backend, that train one tiny model together. */
 import { openBackend } from "../src/backend/open.ts";
-import { createCommunicator } from "../src/comm/collectives/communicator.ts";
-import { simulatedWorld } from "../src/comm/transport/simulated.ts";
+import type { Transport } from "../src/comm/transport/transport.ts";
 import { resolveConfig, type ResolvedConfig } from "../src/config/mod.ts";
 import type { MicroBatch } from "../src/data/mod.ts";
 import type { Traffic } from "../src/graph/collect.ts";
-import { runMesh } from "../src/parallel/run_mesh.ts";
-import { createWorld, type World } from "../src/parallel/world.ts";
-import { drawnMicroBatch } from "../src/train/_testing.ts";
-import { initializeOptimizer, initializeTrainer } from "../src/train/initialize.ts";
-import { initializeModel } from "../src/train/model.ts";
+import type { World } from "../src/parallel/world.ts";
+import { drawnMicroBatch, openTrainer } from "../src/train/_testing.ts";
 import type { Trainer } from "../src/train/trainer.ts";
+import { together } from "./worlds.ts";
 
 type Section = Record<string, unknown>;
 
-/** A family's model of two layers, with dropout, label smoothing and clipping, so that a layout has to get all right. */
+/** A tiny model of a family, with dropout, label smoothing and clipping, so that a layout has to get all right. */
 export interface TinyRun {
   readonly model_type: string;
   readonly model?: Section;
@@ -22,7 +19,6 @@ export interface TinyRun {
   readonly tokens?: number;
   /** Micro-batches of a step, over all ranks. @default {2} */
   readonly microBatches?: number;
-  readonly sections?: Readonly<Record<string, Section>>;
 }
 
 /** How it is divided. */
@@ -31,20 +27,22 @@ export interface Division {
   readonly parallel?: Section;
   /** Fields of the model's section that say how, such as `parallel_output`. */
   readonly model?: Section;
-  readonly sections?: Readonly<Record<string, Section>>;
+  readonly hybrid_zero_optimizer?: Section;
 }
 
 const vocabulary = 64;
 
-export function recordOf(run: TinyRun, { ranks, parallel = {}, model = {}, sections = {} }: Division): ResolvedConfig {
-  const tokens = run.tokens ?? 16, microBatches = run.microBatches ?? 2;
-  const names = new Set([...Object.keys(run.sections ?? {}), ...Object.keys(sections)]);
+export function recordOf(run: TinyRun, division: Division): ResolvedConfig {
+  const { tokens = 16, microBatches = 2 } = run, { ranks, parallel = {}, model, hybrid_zero_optimizer } = division;
+  const sizeOf = (section: unknown) => (section as { size?: number } | undefined)?.size ?? 1;
+  const replicas = ranks / sizeOf(parallel.tensor) / sizeOf(parallel.pipeline);
   return resolveConfig({
     model_type: run.model_type,
     model: {
       num_layers: 2,
       hidden_size: 32,
       num_attention_heads: 4,
+      num_kv_attention_heads: 4,
       vocab_size: vocabulary,
       mlp_ratio: 2,
       multiple_of: 8,
@@ -52,40 +50,27 @@ export function recordOf(run: TinyRun, { ranks, parallel = {}, model = {}, secti
       ...run.model,
       ...model,
     },
-    data: { seq_len: tokens, micro_bsz: 1, micro_num: microBatches, total_steps: 10 },
+    data: { seq_len: tokens, micro_bsz: 1, micro_num: Math.ceil(microBatches / replicas), total_steps: 10 },
     adam: { lr: 1e-2 },
     loss: { label_smoothing: 0.1 },
-    hybrid_zero_optimizer: { clip_grad_norm: 1 },
+    hybrid_zero_optimizer: { clip_grad_norm: 1, ...hybrid_zero_optimizer },
     ckpt: { enable_save_ckpt: false },
     parallel,
-    ...Object.fromEntries([...names].map((name) => [name, { ...run.sections?.[name], ...sections[name] }])),
   }, { worldSize: ranks });
 }
 
-/** Runs `work` on every rank of a world; what one throws ends all. */
-export async function onWorld<T>(
+/** Runs `work` on every rank of a world of trainers; what one throws ends all. */
+export const onWorld = <T>(
   config: ResolvedConfig,
   ranks: number,
-  work: (trainer: Trainer, world: World) => Promise<T>,
-): Promise<T[]> {
-  const transports = simulatedWorld(ranks);
-  try {
-    return await Promise.all(transports.map(async (transport, rank) => {
-      try {
-        const world = createWorld(runMesh(config, { rank, world: ranks }), createCommunicator(transport));
-        using backend = await openBackend("cpu");
-        const model = await initializeModel(config, { backend, world });
-        using trainer = initializeTrainer({ model, optimizer: await initializeOptimizer(model) });
-        return await work(trainer, world);
-      } catch (error) {
-        transport.abort((error as Error).message);
-        throw error;
-      }
-    }));
-  } finally {
-    await Promise.all(transports.map((transport) => transport.close()));
-  }
-}
+  work: (trainer: Trainer, world: World, transport: Transport) => Promise<T>,
+): Promise<T[]> =>
+  together(ranks, async (worldOf, _rank, transport) => {
+    const world = worldOf(config);
+    using backend = await openBackend("cpu");
+    using trainer = await openTrainer(config, backend, world);
+    return await work(trainer, world, transport);
+  });
 
 /**
  * Micro-batches of a step, the same whoever asks: packed rows of several segments, some labels ignored. Steps take two
@@ -102,9 +87,8 @@ export function batchOf(run: TinyRun, step: number): MicroBatch[] {
 export interface Curve {
   readonly losses: number[];
   readonly gradNorms: number[];
-  /** What this rank's program moved. */
+  /** What the collectives of this rank's program took part in. */
   readonly traffic: readonly Traffic[];
-  readonly trainer: Trainer;
 }
 
 /** Steps `first` up to `end` of a run, on this rank. */
@@ -117,5 +101,5 @@ export async function trainSteps(trainer: Trainer, world: World, run: TinyRun, f
     losses.push((await trainer.executeSchedule({ microBatches: own, globalRows: all.length })).loss);
     gradNorms.push((await trainer.step()).gradNorm);
   }
-  return { losses, gradNorms, traffic: trainer.model.program.traffic, trainer };
+  return { losses, gradNorms, traffic: trainer.model.program.traffic };
 }

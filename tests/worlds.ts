@@ -1,6 +1,7 @@
 /** Whole worlds of ranks in one thread, for tests of what they do together. */
 import { createCommunicator } from "../src/comm/collectives/communicator.ts";
 import { simulatedWorld } from "../src/comm/transport/simulated.ts";
+import type { Transport } from "../src/comm/transport/transport.ts";
 import type { ResolvedConfig } from "../src/config/mod.ts";
 import { runMesh } from "../src/parallel/run_mesh.ts";
 import { createWorld, type World } from "../src/parallel/world.ts";
@@ -8,13 +9,13 @@ import { createWorld, type World } from "../src/parallel/world.ts";
 /** Runs `work` on all ranks of a world at once, each with its own place in it. */
 export async function together<T>(
   world: number,
-  work: (worldOf: (config: ResolvedConfig) => World, rank: number) => Promise<T>,
+  work: (worldOf: (config: ResolvedConfig) => World, rank: number, transport: Transport) => Promise<T>,
 ): Promise<T[]> {
   const transports = simulatedWorld(world);
   try {
     return await Promise.all(transports.map((transport, rank) => {
       const communicator = createCommunicator(transport);
-      return work((config) => createWorld(runMesh(config, { rank, world }), communicator), rank)
+      return work((config) => createWorld(runMesh(config, { rank, world }), communicator), rank, transport)
         .catch((error) => {
           transport.abort(`rank ${rank}: ${error.message}`);
           throw error;

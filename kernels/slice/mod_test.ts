@@ -1,14 +1,14 @@
 import { assertThrows } from "@std/assert";
 import { checkKernel, floatTypes, randomNormal } from "../testing.ts";
-import { slice } from "./mod.ts";
+import { slice, unslice } from "./mod.ts";
 
 for (const type of floatTypes) {
-  Deno.test(`slice() matches its reference in ${type}`, async () => {
+  Deno.test(`slice() and unslice() match their references in ${type}`, async () => {
     for (
       const [outer, whole, first, part] of [[1, 1, 0, 1], [5, 7, 3, 2], [3, 12, 4, 8], [3, 12, 2, 8], [300, 9, 0, 9]]
     ) {
-      const x = randomNormal(outer * whole, 1);
-      await checkKernel(slice({ outer, whole, first, part, type }), { x });
+      await checkKernel(slice({ outer, whole, first, part, type }), { x: randomNormal(outer * whole, 1) });
+      await checkKernel(unslice({ outer, whole, first, part, type }), { x: randomNormal(outer * part, 1) });
     }
   });
 }

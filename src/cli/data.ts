@@ -114,7 +114,11 @@ export function viewRow(microBatch: MicroBatch, { types, packedIntoOne, padded, 
 }
 
 /** Sizes of the data set, as the run goes through it. */
-function describeData({ data }: ResolvedConfig, { rows, packedLength, batchesPerEpoch, datasetTypes }: TrainLoader) {
+function describeData(
+  { data }: ResolvedConfig,
+  { rows, packedLength, batchesPerEpoch, datasetTypes, mixture }: TrainLoader,
+) {
+  const ranks = 1; // `data inspect` shows the batches of a run on one rank
   return {
     train_folder: data.train_folder,
     rows,
@@ -133,6 +137,12 @@ function describeData({ data }: ResolvedConfig, { rows, packedLength, batchesPer
     total_steps: data.total_steps,
     epochs: batchesPerEpoch > 0 ? data.total_steps / batchesPerEpoch : null,
     types: [...datasetTypes],
+    ...(mixture && {
+      mixture: mixture.map(({ name, share, rows }) => {
+        const taken = share * data.total_steps * data.micro_num * ranks;
+        return { name, share, rows, rows_taken: Math.round(taken), epochs: rows > 0 ? taken / rows : null };
+      }),
+    }),
   };
 }
 
@@ -146,6 +156,7 @@ function printData(data: ReturnType<typeof describeData>): void {
   console.log(`${data.train_folder ?? "dummy data (data.train_folder is not set)"}, kinds ${data.types.join(", ")}`);
   if (epochs === null) {
     console.log(`  a stream of rows ${sizes}; ${count(data.total_steps)} steps of micro_num ${data.micro_num} rows`);
+    printMixture(data);
     return;
   }
   console.log(`  ${count(rows)} rows ${sizes}`);
@@ -153,6 +164,14 @@ function printData(data: ReturnType<typeof describeData>): void {
     `  ${count(data.batches_per_epoch)} batches an epoch of micro_num ${data.micro_num} rows; ` +
       `${count(data.total_steps)} steps are ${epochs.toFixed(2)} epochs`,
   );
+  printMixture(data);
+}
+
+function printMixture({ mixture = [] }: ReturnType<typeof describeData>): void {
+  for (const { name, share, rows, rows_taken: taken, epochs } of mixture) {
+    const through = epochs === null ? "" : ` of its ${count(rows)}: ${epochs.toFixed(2)} times through`;
+    console.log(`  mixture: ${(100 * share).toFixed(1)} % from ${name}, ${count(taken)} rows in all steps${through}`);
+  }
 }
 
 function printRow(view: RowView, batch: number, row: number, chars: number): void {
@@ -227,6 +246,11 @@ export const data: Verb = {
         padded: config.data.type === "streaming" ? !config.data.pack_sample_into_one : !config.data.use_packed_dataset,
         ...(tokenizer && { tokenizer }),
       };
+      if (!parsed.json && loader.datasetTypes.length > 1) {
+        const kinds = batch.microBatches.map(({ typeIds }) => loader.datasetTypes[typeIds[0]!] ?? String(typeIds[0]));
+        const rows = [...new Set(kinds)].sort().map((kind) => `${kind} ${kinds.filter((k) => k === kind).length}`);
+        console.log(`\nbatch ${parsed.batch}, rows by kind of their first token: ${rows.join(", ")}`);
+      }
       for (const [row, microBatch] of batch.microBatches.entries()) {
         if (parsed.row !== undefined && row !== parsed.row) continue;
         const view = viewRow(microBatch, options);

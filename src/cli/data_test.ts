@@ -101,3 +101,21 @@ Deno.test("data inspect shows a stream's rows", () =>
     assertStringIncludes(ran.out, '"The sea."');
     assertMatch(ran.out, /ignored: padding/);
   }));
+
+Deno.test("data inspect shows a mixture: shares, times through, and the rows of each kind", () =>
+  inScratch(async (folder) => {
+    const { config, tokenizer } = await tinyRun(folder), text = `${folder}/code.txt`;
+    await Deno.writeTextFile(text, Array.from({ length: 30 }, (_, i) => `let x${i} = ${i};`).join("\n\n"));
+    const made = await troupe("tokenize", "--tokenizer", tokenizer, "--out", folder, "--subset", "code", text);
+    assertEquals(made.code, 0, made.err);
+    const args = ["data", "inspect", "--config", config, "--set", "data.mixture={en: 3, code: 1}"];
+    const shown = await troupe(...args, "--set", "data.micro_num=1024", "--set", "data.total_steps=2", "--row", "0");
+    assertMatch(shown.out, /mixture: 25\.0 % from code, 512 rows in all steps of its \d+: \d+\.\d\d times through/);
+    assertMatch(shown.out, /mixture: 75\.0 % from en, 1,536 rows/);
+    assertStringIncludes(shown.out, "batch 0, rows by kind of their first token: code 256, en 768");
+    const [{ mixture }] = jsonLines<{ mixture: { name: string; share: number }[] }>(await troupe(...args, "--json"));
+    assertEquals(mixture.map(({ name, share }) => [name, share]), [["code", 0.25], ["en", 0.75]]);
+    const wrong = await troupe("data", "inspect", "--config", config, "--set", "data.mixture={fr: 1}");
+    assertEquals(wrong.code, 1);
+    assertMatch(wrong.err, /data\.mixture names "fr", which is no folder of the data; code, en are/);
+  }));

@@ -243,6 +243,12 @@ Deno.test("resolveConfig() checks the rules between fields", () => {
   broken({ model: { num_layers: 4, num_chunks: 2 }, parallel: { pipeline: 2 } }, "data.micro_num");
   broken({ parallel: { pipeline: 4 } }, "model.num_layers");
   broken({ model: { vocab_size: 511 }, parallel: { tensor: 2 } }, "model.vocab_size");
+  broken({ parallel: { tensor: 8 } }, "parallel.tensor.size");
+  broken(
+    { model: { num_attention_heads: 12, num_kv_attention_heads: 6, hidden_size: 48 }, parallel: { tensor: 4 } },
+    "parallel.tensor.size",
+  );
+  broken({ data: { seq_len: 9, micro_bsz: 1 }, parallel: { tensor: { size: 2, mode: "msp" } } }, "data.packed_length");
   broken({ data: { gradient_accumulation: 2 } }, "data.gradient_accumulation");
   broken({ loss: { op_type: "torch_naive" } }, "loss.op_type");
   broken({ parallel: { zero1: { fsdp: true }, pipeline: 2 } }, "parallel.zero1.fsdp");

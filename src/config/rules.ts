@@ -123,6 +123,32 @@ export const rules: readonly Rule[] = [
         `${roundUp(data.micro_num, stages)} would work`,
     );
   },
+  function headsSplit({ model, model_type, parallel: { tensor } }, fail) {
+    if (!knownModelTypes.includes(model_type)) return; // a plugin's model may have none
+    const { num_attention_heads: heads, num_kv_attention_heads: shared } = model, { size } = tensor;
+    if (heads % size !== 0) {
+      fail(
+        "parallel.tensor.size",
+        `${size} does not divide num_attention_heads ${heads}; ${divisorsAround(heads, size)}`,
+      );
+    } else if (shared % size !== 0 && size % shared !== 0) {
+      fail(
+        "parallel.tensor.size",
+        `${size} neither divides num_kv_attention_heads ${shared} nor is a multiple of it; ${
+          divisorsAround(shared, size)
+        }`,
+      );
+    }
+  },
+  function sequenceSplits({ data, parallel: { tensor } }, fail) {
+    const { packed_length: length } = data, { size, mode } = tensor;
+    if (mode === "mtp" || length % size === 0) return;
+    fail(
+      "data.packed_length",
+      `${length} tokens a micro-batch cannot be divided over parallel.tensor.size ${size}, as mode ${mode} does; ` +
+        `${roundUp(length, size)} would work`,
+    );
+  },
   function vocabularySplits({ model, parallel }, fail) {
     for (const section of ["tensor", "weight"] as const) {
       const size = parallel[section].size;
@@ -179,6 +205,17 @@ export const rules: readonly Rule[] = [
         `"${ramp}": in a pipeline the increment must lead from the start to micro_num ${micro_num}, all of them multiples ` +
           `of micro_bsz ${micro_bsz}; "" would work`,
       );
+    }
+  },
+  function mixturesHaveFolders({ data }, fail) {
+    if (data.mixture === null) return;
+    if (data.train_folder === null) {
+      fail(
+        "data.mixture",
+        "has weights of folders, and data.train_folder is not set; naming it, or no mixture, would work",
+      );
+    } else if (!Object.values(data.mixture).some((weight) => weight > 0)) {
+      fail("data.mixture", "has no weight above 0; {en: 3, code: 1} would work");
     }
   },
   function streamsAreTokenized({ data }, fail) {

@@ -47,6 +47,8 @@ export interface DataPosition {
   readonly seed: number;
   /** Rows in the data set; 0 in a stream, where nobody knows. */
   readonly dataset_rows: number;
+  /** Only of a mixture: its folders and their shares. */
+  readonly mixture?: string;
   /** Only of streaming data: where reading goes on. */
   readonly cursor?: StreamCursor;
 }

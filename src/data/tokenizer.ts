@@ -114,6 +114,7 @@ function fromJson(file: string, definition: unknown): Tokenizer {
   if (typeof model !== "object" || model === null || typeof model.vocab !== "object") {
     throw new SyntaxError(`The tokenizer ${file} has no model with a vocabulary: it is not in tokenizer.json form`);
   }
+  checkIds(file, model.vocab as object, (definition as { added_tokens?: unknown }).added_tokens);
   const tokenizer = useDefinition(file, `model ${model.type}`, () => definition as object, config);
   const special = (setting: TokenizerConfig["bos_token"], fallback: string) => {
     const name = typeof setting === "string" ? setting : setting?.content ?? fallback;
@@ -129,6 +130,22 @@ function fromJson(file: string, definition: unknown): Tokenizer {
 /** Ids of a text without bos and eos: by our own encoder where it knows the tokenizer, else by the library. */
 function encoderOf(tokenizer: HuggingFaceTokenizer, definition: object): (text: string) => number[] {
   return bpeEncoder(tokenizer, definition) ?? ((text) => tokenizer.encode(text, { add_special_tokens: false }).ids);
+}
+
+/** Larger ids are damage: tables are made with a place for each. */
+const largestId = 2 ** 24;
+
+/** Throws `SyntaxError` where a token's id is none. A vocabulary that is a list has places for ids. */
+function checkIds(file: string, vocab: object, added: unknown): void {
+  const named = (Array.isArray(added) ? added : []).map((token) => [token?.content, token?.id] as const);
+  for (const [token, id] of [...(Array.isArray(vocab) ? [] : Object.entries(vocab)), ...named]) {
+    if (Number.isInteger(id) && id >= 0 && id <= largestId) continue;
+    throw new SyntaxError(
+      `The tokenizer ${file} is damaged: the id of ${JSON.stringify(token)} is ${
+        JSON.stringify(id)
+      }, not a number from 0 on`,
+    );
+  }
 }
 
 function fromLibrary(

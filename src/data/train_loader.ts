@@ -14,6 +14,7 @@ import {
   splitUnpacked,
   unpackedRows,
 } from "./packed_dataset.ts";
+import { describeMixture, type MixedFolder, MixtureSampler, parseMixture } from "./mixture.ts";
 import { StaticBatchSampler } from "./static_batch_sampler.ts";
 import { createStreamLoader } from "./stream/stream_loader.ts";
 import { closeTokenFiles, openTokenFile, type SampleSource } from "./token_file.ts";
@@ -32,6 +33,8 @@ export interface TrainDataOptions {
   readonly pack_sample_into_one?: boolean;
   /** @default {true} */
   readonly use_packed_dataset?: boolean;
+  /** Weight of each sub-folder of `train_folder`; nothing: every row once an epoch. */
+  readonly mixture?: Readonly<Record<string, number>> | null;
   readonly min_length?: number;
   readonly min_length_dict?: Readonly<Record<string, number>> | null;
   readonly rampup_batch_size?: string | null;
@@ -72,6 +75,8 @@ export interface TrainLoader {
   readonly rows: number;
   /** Tokens in a row: T of every micro-batch. */
   readonly packedLength: number;
+  /** Of a mixture: its folders, their shares of all rows, and their own rows (0 in a stream). */
+  readonly mixture?: readonly (MixedFolder & { readonly rows: number })[];
   /** Batches in the current epoch; 0 in a stream, where nobody knows. */
   readonly batchesPerEpoch: number;
   /**
@@ -122,7 +127,27 @@ export function openTrainFolder(data: TrainDataOptions): { rows: ConcatenatedRow
     if (source.lengths.length === 0) continue;
     datasets.push(rowsOf(source, data, { seqLen: data.seq_len, packedLength, typeId }));
   }
+  // Folders side by side, as a mixture needs them; files given in an order keep it.
+  if (data.mixture) datasets.sort((a, b) => a.typeId - b.typeId);
   return { rows: concatenateRows(datasets), types: [...types.keys()] };
+}
+
+/** The folders of a mixture and where their rows are. */
+function mixedFolders(mixture: Readonly<Record<string, number>>, { rows, types }: ReturnType<typeof openTrainFolder>) {
+  const places = types.map(() => ({ start: 0, rows: 0 }));
+  let start = 0;
+  for (const { typeId, length } of rows.datasets) {
+    if (places[typeId]!.rows === 0) places[typeId]!.start = start;
+    places[typeId]!.rows += length;
+    start += length;
+  }
+  return parseMixture(mixture, types).map((folder) => {
+    const place = places[types.indexOf(folder.name)]!;
+    if (place.rows > 0) return { ...folder, ...place };
+    throw new RangeError(
+      `data.mixture gives "${folder.name}" a weight, and its files hold less than one row of packed_length tokens`,
+    );
+  });
 }
 
 function openDummy(data: TrainDataOptions, worldSize: number): ConcatenatedRows {
@@ -153,10 +178,25 @@ export function createTrainLoader(data: TrainDataOptions, shard: DataShard): Tra
   const folder = data.train_folder ? openTrainFolder(data) : undefined;
   const referenceWorldSize = shard.referenceWorldSize ?? shard.dataWorldSize;
   let rows = folder?.rows ?? openDummy(data, referenceWorldSize);
+  if (data.mixture && !folder) {
+    throw new RangeError("data.mixture needs data.train_folder: made-up data has no folders");
+  }
+  const mixture = data.mixture && folder ? mixedFolders(data.mixture, folder) : undefined;
   let consumedTokens = 0;
 
-  const makeSampler = (referenceWorldSize: number) =>
-    new StaticBatchSampler({
+  const makeSampler = (referenceWorldSize: number): StaticBatchSampler | MixtureSampler => {
+    if (mixture) {
+      return new MixtureSampler({
+        folders: mixture,
+        batchSize: data.micro_num ?? 1,
+        rampupBatchSize: data.rampup_batch_size ?? "",
+        seed: data.seed ?? 1024,
+        dataRank: shard.dataRank,
+        dataWorldSize: shard.dataWorldSize,
+        referenceWorldSize,
+      });
+    }
+    return new StaticBatchSampler({
       datasetRows: rows.length,
       batchSize: data.micro_num ?? 1,
       rampupBatchSize: data.rampup_batch_size ?? "",
@@ -167,6 +207,7 @@ export function createTrainLoader(data: TrainDataOptions, shard: DataShard): Tra
       referenceWorldSize,
       pipeline: shard.pipeline ?? false,
     });
+  };
   let sampler = makeSampler(referenceWorldSize);
 
   const microBatch = (index: number): MicroBatch => {
@@ -185,6 +226,7 @@ export function createTrainLoader(data: TrainDataOptions, shard: DataShard): Tra
     raw_rampup_batch_size: data.rampup_batch_size ?? "",
     seed: data.seed ?? 1024,
     dataset_rows: rows.length,
+    ...(mixture && { mixture: describeMixture(mixture) }),
   });
 
   const next = (): Batch => {
@@ -211,6 +253,7 @@ export function createTrainLoader(data: TrainDataOptions, shard: DataShard): Tra
       return rows.length;
     },
     packedLength,
+    ...(mixture && { mixture }),
     get batchesPerEpoch() {
       return sampler.length;
     },
@@ -233,7 +276,7 @@ export function createTrainLoader(data: TrainDataOptions, shard: DataShard): Tra
       }
       const nextRows = folder?.rows ?? openDummy(data, position.data_world_size);
       const here = { ...state(), dataset_rows: nextRows.length };
-      for (const name of ["seed", "raw_rampup_batch_size", "dataset_rows"] as const) {
+      for (const name of ["seed", "raw_rampup_batch_size", "dataset_rows", "mixture"] as const) {
         if (position[name] !== here[name]) {
           throw new RangeError(
             `The saved position does not fit this run's data: ${name} was ${JSON.stringify(position[name])} and is ` +
@@ -247,6 +290,7 @@ export function createTrainLoader(data: TrainDataOptions, shard: DataShard): Tra
         round: position.epoch,
         numConsumedSamplesInEpoch: position.num_consumed_samples_in_epoch,
         batchCount: position.batch_count,
+        position: position.global_position,
       });
       sampler = restored;
       consumedTokens = position.num_consumed_tokens;

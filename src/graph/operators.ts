@@ -31,6 +31,7 @@ import {
   rmsNormForward,
   rmsNormWeightGradient,
 } from "../../kernels/norm/mod.ts";
+import { slice, unslice } from "../../kernels/slice/mod.ts";
 import { rotate as rotateKernel } from "../../kernels/rope/mod.ts";
 import { rowNormalizeBackward, rowNormalizeForward } from "../../kernels/row_normalize/mod.ts";
 import { type Along, gather } from "./collectives.ts";
@@ -214,6 +215,35 @@ const shareGradientOperator: Operator<{ ranks: number }> = {
 /** x itself, where so many ranks do the same with it and their gradients are summed later: each gives its share. */
 export const shareGradient = (x: Tensor, ranks: number): Tensor =>
   x.graph.apply(shareGradientOperator, [x], { ranks })[0]!;
+
+interface ColumnsAttributes {
+  readonly first: number;
+  readonly count: number;
+}
+const columnsOperator: Operator<ColumnsAttributes> = {
+  name: "columns",
+  infer: ([x], { count }) => [typed(storedAs(x!), x!.shape[0]!, count)],
+  gradient: ({ inputs: [x], attributes: { first } }, [dY]) => [
+    dY && dY.graph.apply(columnsGradient, [dY], { first, count: x!.shape[1]! })[0],
+  ],
+  lower(node) {
+    const [x] = node.inputs as [Tensor], [outer, whole] = x.shape as [number, number];
+    const { first, count } = node.attributes as ColumnsAttributes;
+    return bindAll(slice({ outer, whole, first, part: count, type: storedAs(x) }), node);
+  },
+};
+const columnsGradient: Operator<ColumnsAttributes> = {
+  name: "columnsGradient",
+  infer: ([dY], { count }) => [typed(storedAs(dY!), dY!.shape[0]!, count)],
+  lower(node) {
+    const [dY] = node.inputs as [Tensor], [outer, part] = dY.shape as [number, number];
+    const { first, count } = node.attributes as ColumnsAttributes;
+    return bindAll(unslice({ outer, whole: count, first, part, type: storedAs(dY) }), node);
+  },
+};
+/** Columns `first` up to `first + count` of x `[rows, columns]`. */
+export const columns = (x: Tensor, first: number, count: number): Tensor =>
+  x.graph.apply(columnsOperator, [x], { first, count })[0]!;
 
 interface DropoutAttributes {
   readonly rate: number;

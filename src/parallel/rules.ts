@@ -2,7 +2,7 @@
  * How each operator works on parts: how its inputs must be held, what it then makes, and what of its attributes changes.
  * An operator that has no rule works on whole tensors, all ranks alike.
  */
-import { add, linear, scale, vocabularyCrossEntropy } from "../graph/operators.ts";
+import { add, columns, linear, scale, vocabularyCrossEntropy } from "../graph/operators.ts";
 import type { FloatType } from "../../kernels/host.ts";
 import { elementCount, type Node, type Tensor } from "../graph/graph.ts";
 import { expertLinear, expertOffsets, fromExperts, toExperts } from "./expert_rules.ts";
@@ -80,15 +80,12 @@ const rowNormalize: Rule = (node, sharder) => {
   return sharder.apply(node, [part.tensor]).map((tensor) => ({ ...part, tensor }));
 };
 
-const headsOf = (node: Node, heads: number, ranks: number): number => {
-  if (heads % ranks === 0) return heads / ranks;
-  throw new RangeError(`Cannot split ${node.operator.name} over tensor: ${heads} heads are no multiple of ${ranks}`);
-};
-
 const rotate: Rule = (node, sharder) => {
   const [x, positions, ...tables] = node.inputs as [Tensor, Tensor, ...Tensor[]];
-  const held = sharder.held(x), layout = isSplit(held, 1) ? features : byTokens(sharder, x);
-  const changes = isSplit(layout, 1) ? { heads: headsOf(node, node.attributes.heads, sharder.ranks) } : {};
+  // Where there are fewer heads than ranks, each rank has all of them.
+  const byHeads = isSplit(sharder.held(x), 1) && node.attributes.heads % sharder.ranks === 0;
+  const layout = byHeads ? features : byTokens(sharder, x);
+  const changes = byHeads ? { heads: node.attributes.heads / sharder.ranks } : {};
   const placed = sharder.as(positions, isSplit(layout, 0) ? tokens : replicated());
   const inputs = [sharder.as(x, layout), placed, ...tables.map((table) => sharder.as(table, replicated()))];
   return all(sharder.apply(node, inputs, changes), layout);
@@ -98,13 +95,26 @@ const rotate: Rule = (node, sharder) => {
 const attention: Rule = (node, sharder) => {
   const [q, k, v, start, end] = node.inputs as [Tensor, Tensor, Tensor, Tensor, Tensor];
   if ([q, k, v].every((input) => sharder.held(input).kind === "replicated")) return whole(node, sharder);
-  const heads = headsOf(node, node.attributes.heads, sharder.ranks);
-  const kvHeads = headsOf(node, node.attributes.kvHeads, sharder.ranks);
+  const { ranks } = sharder, { heads, kvHeads } = node.attributes;
+  if (heads % ranks !== 0 || (kvHeads % ranks !== 0 && ranks % kvHeads !== 0)) {
+    throw new RangeError(
+      `Cannot divide attention over ${ranks} tensor-parallel ranks: ${heads} heads of queries and ${kvHeads} of keys are ` +
+        `there; a multiple of ${ranks} and one that divides it, or is a multiple of it, would work`,
+    );
+  }
+  /** Fewer heads than ranks: neighbours have the same one, and each a term of its gradient. */
+  const shared = (input: Tensor) => {
+    const width = input.shape[1]! / kvHeads, head = Math.floor(sharder.along("tensor").index * kvHeads / ranks);
+    return columns(sharder.as(input, replicated(), "apart"), head * width, width);
+  };
+  const keys = kvHeads % ranks === 0 ? (input: Tensor) => sharder.as(input, features) : shared;
   const inputs = [
-    ...[q, k, v].map((input) => sharder.as(input, features)),
+    sharder.as(q, features),
+    keys(k),
+    keys(v),
     ...[start, end].map((input) => sharder.as(input, replicated())),
   ];
-  return all(sharder.apply(node, inputs, { heads, kvHeads }), features);
+  return all(sharder.apply(node, inputs, { heads: heads / ranks, kvHeads: Math.max(1, kvHeads / ranks) }), features);
 };
 
 const embedding: Rule = (node, sharder) => {

@@ -76,7 +76,11 @@ export function shard(
   for (const [name, { tensor }] of graph.parameters) {
     const layout = mode.parameter(layoutOf(name, sharding));
     layouts.set(name, mesh.size(layout.kind === "split" ? layout.axis : "tensor") > 1 ? layout : replicated());
-    boxes.set(name, boxOf(tensor.shape, layout, mesh));
+    try {
+      boxes.set(name, boxOf(tensor.shape, layout, mesh));
+    } catch (error) {
+      throw new RangeError(`Parameter ${name}: ${(error as Error).message}`, { cause: error });
+    }
   }
   if ((["tensor", "weight", "expert"] as const).every((axis) => mesh.size(axis) === 1)) {
     const part = (tensor: Tensor): Part => ({ tensor, held: replicated() });

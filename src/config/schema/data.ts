@@ -10,9 +10,9 @@ export const dataSchema = z.strictObject({
   ),
   train_folder: works(textOrNull().default(null), "Folder of training data; null trains on made-up data."),
   valid_folder: works(textOrNull().default(null), "Folder of validation data; null validates on made-up data."),
-  mixture: refused(
+  mixture: works(
     z.record(z.string(), float({ min: 0 })).nullable().default(null),
-    "Weight of each folder in the mixture of training data.",
+    "Weight of each folder inside train_folder: rows come from them in these proportions, those without a weight are left out; null takes every row once an epoch.",
   ),
   seq_len: works(int({ min: 1 }), "Longest sample, in tokens.", { example: 2048 }),
   micro_bsz: works(int({ min: 1 }), "Sequences of seq_len tokens in one micro-batch.", { example: 2 }),

@@ -4,6 +4,7 @@
  * epoch and the block's number, so a place in the stream is a few numbers: where reading of the block began, and how
  * many of its documents were given out. The documents themselves are read again when the stream goes on there.
  */
+import { mixSeeds } from "../mix_seeds.ts";
 import { RandomState } from "../mt19937.ts";
 import type { ParquetReader } from "./parquet_reader.ts";
 import type { ReadRange } from "./read_range.ts";
@@ -74,17 +75,6 @@ const beginning = (epoch: number): StreamPlace => ({
   turn: 0,
   open: [],
 });
-
-/** One seed from several numbers; the constants are those of the 32-bit finaliser of MurmurHash3. */
-function mixSeeds(...numbers: readonly number[]): number {
-  let h = 0;
-  for (const number of numbers) {
-    h = Math.imul(h ^ number, 0x85ebca6b);
-    h = Math.imul(h ^ (h >>> 13), 0xc2b2ae35);
-    h = (h ^ (h >>> 16)) + 1 | 0;
-  }
-  return h >>> 0;
-}
 
 /** Throws `RangeError` for a place that cannot be one of this stream. */
 function checkPlace(place: StreamPlace, files: number): void {

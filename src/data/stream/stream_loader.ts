@@ -7,19 +7,27 @@ import { createHash } from "node:crypto";
 import { join } from "node:path";
 import { type Batch, type DataPosition, type MicroBatch, toMicroBatch } from "../batch.ts";
 import { isSkipped, parseSkipBatches } from "../batch_skipper.ts";
-import { minLengthFor } from "../folder.ts";
+import { datasetTypes, minLengthFor } from "../folder.ts";
+import { mixSeeds } from "../mix_seeds.ts";
+import { createMixer, describeMixture, parseMixture } from "../mixture.ts";
 import { parseRampUp, rowsOfBatch } from "../ramp_up.ts";
 import { loadTokenizer, type Tokenizer } from "../tokenizer.ts";
 import type { DataShard, TrainDataOptions, TrainLoader } from "../train_loader.ts";
 import { type DocumentStream, openDocumentStream, type StreamDocument, type StreamPlace } from "./document_stream.ts";
 import { type ReadRange, readRange, retrying } from "./read_range.ts";
-import { hashRowFiles, listRowFiles } from "./row_file.ts";
+import { hashRowFiles, listRowFiles, type RowFile } from "./row_file.ts";
 import { createStreamRows, type StreamRows } from "./stream_rows.ts";
 
-/** Where a streaming data set stands: plain JSON, a few numbers. */
-export interface StreamCursor extends StreamPlace {
+/** Where one folder's documents stand. */
+interface FolderPlace extends StreamPlace {
   /** Tokens of the next document that are in the batches before. */
   readonly token: number;
+}
+
+/** Where a streaming data set stands: plain JSON, a few numbers; of a mixture, for each of its folders. */
+export type StreamCursor = StreamIdentity & (FolderPlace | { readonly folders: Readonly<Record<string, FolderPlace>> });
+
+interface StreamIdentity {
   /** What the files' names and sizes hash to. */
   readonly files: string;
   /** What the tokenizer's file and `data.content_name` hash to. */
@@ -64,29 +72,48 @@ export function createStreamLoader(
   const packedLength = seqLen * data.micro_bsz, seed = data.seed ?? 1024, batchSize = data.micro_num ?? 1;
   const ramp = parseRampUp(data.rampup_batch_size, batchSize);
   const spans = parseSkipBatches(data.skip_batches);
-  const files = listRowFiles(data.subset_name ? join(folder, data.subset_name) : folder);
+  const top = data.subset_name ? join(folder, data.subset_name) : folder;
+  const mixed = data.mixture ? parseMixture(data.mixture, [...datasetTypes(top).keys()]) : undefined;
+  const filesOf = mixed?.map(({ name }) => listRowFiles(join(top, name))) ?? [listRowFiles(top)];
+  const allFiles = mixed
+    ? filesOf.flatMap((files, i) => files.map((file): RowFile => ({ ...file, name: `${mixed[i]!.name}/${file.name}` })))
+    : filesOf[0]!;
   const tokenizer = loadTokenizer(tokenizerPath);
   const encode = encoder(tokenizer, seqLen, data);
   const textHash = createHash("sha256").update(Deno.readFileSync(tokenizer.path)).update(content);
-  const identity = { files: hashRowFiles(files), text: textHash.digest("hex").slice(0, 32) };
+  const identity = { files: hashRowFiles(allFiles), text: textHash.digest("hex").slice(0, 32) };
   const notices = shard.onNotice && { onNotice: shard.onNotice };
   const read = retrying(settings.read ?? readRange, { ...notices });
 
-  let stream: DocumentStream, rows: StreamRows;
+  /** One; of a mixture, one for each folder. */
+  let sources: { readonly stream: DocumentStream; readonly rows: StreamRows }[] = [];
+  const mixer = mixed && createMixer(mixed.map(({ share }) => share), seed);
   let world = shard.referenceWorldSize ?? shard.dataWorldSize;
   let batchCount = 0, position = 0, consumedInEpoch = 0, consumedTokens = 0;
-  const openAt = (place?: StreamPlace, token = 0) => {
-    stream = openDocumentStream({ ...settings, ...notices, files, content, seed, read }, place);
-    rows = createStreamRows({ stream, encode, packedLength, fill: data.pack_sample_into_one ?? false, token });
+  const openAt = (places: readonly (FolderPlace | undefined)[]) => {
+    sources = filesOf.map((files, i) => {
+      const own = mixed ? mixSeeds(seed, i) : seed;
+      const { token = 0, ...place } = places[i] ?? {};
+      const from = places[i] && place as StreamPlace;
+      const stream = openDocumentStream({ ...settings, ...notices, files, content, seed: own, read }, from);
+      const fill = data.pack_sample_into_one ?? false;
+      return { stream, rows: createStreamRows({ stream, encode, packedLength, fill, token }) };
+    });
   };
-  openAt();
+  openAt([]);
+  /** Times that all folders were gone through. */
+  const epoch = () => Math.min(...sources.map(({ stream }) => stream.place().epoch));
 
   const state = (): DataPosition => {
-    const { stream: place, token } = rows.place();
+    const places = sources.map(({ rows }): FolderPlace => {
+      const { stream, token } = rows.place();
+      return { ...stream, token };
+    });
+    const folders = mixed && Object.fromEntries(mixed.map(({ name }, i) => [name, places[i]!]));
     return {
       global_position: position,
       batch_count: batchCount,
-      epoch: place.epoch,
+      epoch: epoch(),
       num_consumed_samples_in_epoch: consumedInEpoch / world,
       num_consumed_tokens: consumedTokens,
       data_world_size: world,
@@ -94,13 +121,15 @@ export function createStreamLoader(
       raw_rampup_batch_size: data.rampup_batch_size ?? "",
       seed,
       dataset_rows: 0,
-      cursor: { ...place, token, ...identity },
+      ...(mixed && { mixture: describeMixture(mixed) }),
+      cursor: { ...(folders ? { folders } : places[0]!), ...identity },
     };
   };
 
   return {
-    datasetTypes: ["en"],
+    datasetTypes: mixed?.map(({ name }) => name) ?? ["en"],
     rows: 0,
+    ...(mixed && { mixture: mixed.map((folder) => ({ ...folder, rows: 0 })) }),
     packedLength,
     batchesPerEpoch: 0,
     async next(): Promise<Batch> {
@@ -108,9 +137,10 @@ export function createStreamLoader(
       const skipped = isSkipped(spans, batchCount), microBatches: MicroBatch[] = [];
       let mine = 0;
       for (let i = 0; i < globalRows; i++) {
-        const epoch = stream.place().epoch;
-        const row = await rows.next();
-        if (stream.place().epoch !== epoch) consumedInEpoch = 0;
+        const before = epoch(), source = mixer?.at(position + i).source ?? 0;
+        const row = await sources[source]!.rows.next();
+        row.typeIds.fill(source);
+        if (epoch() !== before) consumedInEpoch = 0;
         consumedInEpoch++;
         if (i % shard.dataWorldSize !== shard.dataRank) continue;
         mine++;
@@ -124,7 +154,7 @@ export function createStreamLoader(
         globalRows,
         tokens: mine * packedLength,
         batchCount: batchCount++,
-        epoch: stream.place().epoch,
+        epoch: epoch(),
         skipped,
         after: state(),
       };
@@ -149,22 +179,25 @@ export function createStreamLoader(
           `The saved position does not fit this run's data: ${what}. The same data and settings, or a run from the ` +
             `beginning, would work`,
         );
-      if (cursor.files !== identity.files) throw misfit(`the files of ${folder}, or their sizes, are others now`);
-      if (cursor.text !== identity.text) throw misfit("the tokenizer or data.content_name is another now");
       const here = state();
-      for (const name of ["seed", "raw_rampup_batch_size"] as const) {
+      for (const name of ["seed", "raw_rampup_batch_size", "mixture"] as const) {
         if (from[name] !== here[name]) {
           throw misfit(`${name} was ${JSON.stringify(from[name])} and is ${JSON.stringify(here[name])}`);
         }
       }
-      const { token, files: _files, text: _text, ...place } = cursor;
-      openAt(place, token);
+      if (cursor.files !== identity.files) throw misfit(`the files of ${folder}, or their sizes, are others now`);
+      if (cursor.text !== identity.text) throw misfit("the tokenizer or data.content_name is another now");
+      if ("folders" in cursor) openAt(mixed!.map(({ name }) => cursor.folders[name]));
+      else {
+        const { files: _files, text: _text, ...place } = cursor;
+        openAt([place]);
+      }
       world = from.data_world_size;
       batchCount = from.batch_count;
       position = from.global_position;
       consumedInEpoch = Math.round(from.num_consumed_samples_in_epoch * world);
       consumedTokens = from.num_consumed_tokens;
     },
-    close: () => void stream.close(),
+    close: () => sources.forEach(({ stream }) => void stream.close()),
   };
 }

@@ -19,6 +19,8 @@ export interface TinyRun {
   readonly tokens?: number;
   /** Micro-batches of a step, over all ranks. @default {2} */
   readonly microBatches?: number;
+  /** Modules that register the model. */
+  readonly plugins?: readonly string[];
 }
 
 /** How it is divided. */
@@ -56,6 +58,7 @@ export function recordOf(run: TinyRun, division: Division): ResolvedConfig {
     hybrid_zero_optimizer: { clip_grad_norm: 1, ...hybrid_zero_optimizer },
     ckpt: { enable_save_ckpt: false },
     parallel,
+    ...(run.plugins && { runtime: { plugins: run.plugins } }),
   }, { worldSize: ranks });
 }
 

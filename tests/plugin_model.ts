@@ -7,7 +7,7 @@ import { add, embedding, gate, linear } from "../src/graph/operators.ts";
 import type { ModelFamily, ModelSection } from "../src/models/family.ts";
 import { registerModule } from "../src/models/registry.ts";
 import type { ModelInputs } from "../src/nn/inputs.ts";
-import { replicated } from "../src/parallel/layout.ts";
+import { replicated, split } from "../src/parallel/layout.ts";
 
 function model(
   graph: Graph,
@@ -24,5 +24,13 @@ function model(
   return linear(hidden, p("head.weight", vocab_size, hidden_size));
 }
 
-const family: ModelFamily = { model, sharding: { "*.weight": replicated() } };
+/** What may be divided, and how, for every way of training on many ranks. */
+const sharding = {
+  "words.weight": split(1, "tensor"),
+  "places.weight": replicated(),
+  "gate.weight": split(0, "tensor"),
+  "head.weight": split(0, "tensor"),
+};
+
+const family: ModelFamily = { model, sharding };
 registerModule("PLACES", family);

@@ -1,5 +1,5 @@
 /** A model from `runtime.plugins` trains as the built-in ones do. */
-import { assert, assertEquals, assertLess, assertRejects } from "@std/assert";
+import { assert, assertAlmostEquals, assertEquals, assertLess, assertRejects } from "@std/assert";
 import { fileURLToPath } from "node:url";
 import { openBackend } from "../src/backend/open.ts";
 import { ConfigError, resolveConfig } from "../src/config/mod.ts";
@@ -7,6 +7,7 @@ import { moduleNames } from "../src/models/registry.ts";
 import { drawnMicroBatch, openTrainer, takeStep } from "../src/train/_testing.ts";
 import { initializeModel, loadPlugins } from "../src/train/model.ts";
 import { exportHuggingFace } from "../src/train/weights.ts";
+import { onWorld, recordOf, type TinyRun, trainSteps } from "./layouts.ts";
 
 const here = fileURLToPath(new URL(".", import.meta.url));
 const record = (module: string) =>
@@ -49,4 +50,25 @@ Deno.test("loadPlugins() names a module that cannot be loaded", async () => {
     Error,
     "Cannot load plugin ./no_such_plugin.ts",
   );
+});
+
+Deno.test("a model from runtime.plugins trains in every tensor mode, which it knows nothing of", async () => {
+  await loadPlugins(["./plugin_model.ts"], here);
+  const run: TinyRun = { model_type: "PLACES", model: { options: { init_std: 0.3 } }, plugins: ["./plugin_model.ts"] };
+  const train = (ranks: number, parallel: Record<string, unknown>) =>
+    onWorld(recordOf(run, { ranks, parallel }), ranks, (trainer, world) => trainSteps(trainer, world, run, 0, 5));
+  const [one] = await train(1, {});
+  const divided = [
+    ...["mtp", "msp", "fsp", "isp"].map((mode) => ({ tensor: { mode, size: 2 } })),
+    { tensor: { mode: "isp", size: 1 }, weight: { size: 2 } },
+    { tensor: { mode: "isp", size: 2 }, weight: { size: 2 } },
+  ];
+  for (const parallel of divided) {
+    const [{ losses, gradNorms, traffic }] = await train(2, parallel), where = JSON.stringify(parallel);
+    assert(traffic.length > 0 || parallel.tensor.mode === "isp", `${where} moves nothing`);
+    losses.forEach((loss, step) => assertAlmostEquals(loss, one.losses[step], 2e-4, `${where}, step ${step}`));
+    gradNorms.forEach((norm, step) =>
+      assertAlmostEquals(norm, one.gradNorms[step], 1e-3 * one.gradNorms[step], `${where}, step ${step}`)
+    );
+  }
 });

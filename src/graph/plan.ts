@@ -188,6 +188,12 @@ export function plan({ chunks, limits }: PlanOptions): Plan {
     return { space: "constant", slot, offset: 0, bytes: tensorBytes(tensor) };
   };
 
+  /** Frees the slot of a place in the workspace or in `frame`. */
+  const give = ({ space, slot }: Place, frame: SlotPool) => {
+    if (space === "workspace") workspace.give(slot);
+    else if (space === "frame") frame.give(slot);
+  };
+
   /** Lowers one list of nodes. `held`: places of tensors from before it. `kept`: tensors that outlive it. */
   const lower = (
     nodes: readonly Node[],
@@ -195,13 +201,13 @@ export function plan({ chunks, limits }: PlanOptions): Plan {
       frame: SlotPool;
       held: Map<Tensor, Place>;
       kept: ReadonlySet<Tensor>;
-      keptIn: SlotPool | ((tensor: Tensor) => SlotPool);
+      /** Where tensors go that outlive the list; `undefined`: where all others go. */
+      keptIn: (tensor: Tensor) => SlotPool | undefined;
       reuseFrame: boolean;
       /** How many times too large a slot of the frame may be that is taken again. */
       waste?: number;
     },
   ): Instruction[] => {
-    const poolOf = typeof keptIn === "function" ? keptIn : () => keptIn;
     const lastUse = new Map<Tensor, number>();
     nodes.forEach((node, index) => node.inputs.forEach((input) => lastUse.set(input, index)));
     const places = held, instructions: Instruction[] = [];
@@ -219,10 +225,6 @@ export function plan({ chunks, limits }: PlanOptions): Plan {
       const from = pool ?? workspace;
       return { space: from.space, slot: from.take(size, from === frame ? { waste } : {})!, offset: 0, bytes };
     };
-    const give = (place: Place) => {
-      if (place.space === "workspace") workspace.give(place.slot);
-      else if (place.space === "frame") frame.give(place.slot);
-    };
     const placeOf = (tensor: Tensor): Place => {
       const place = fixedPlace(tensor) ?? places.get(tensor);
       if (!place) throw new TypeError(`Cannot plan: tensor ${tensor.id} [${tensor.shape}] is read before it is made`);
@@ -237,7 +239,8 @@ export function plan({ chunks, limits }: PlanOptions): Plan {
       node.outputs.forEach((output, position) => {
         if (output.kind === "gradient") return;
         const overwrites = position === 0 && source?.kind === "value" && lastUse.get(source) === index &&
-          !kept.has(source) && (!kept.has(output) || poolOf(output).space === placeOf(source).space) &&
+          !kept.has(source) &&
+          (!kept.has(output) || (keptIn(output)?.space ?? placeOf(source).space) === placeOf(source).space) &&
           node.inputs.every((input, other) => input !== source || other === node.operator.inPlace);
         if (overwrites) {
           sourcePlace = places.get(source)!;
@@ -245,7 +248,7 @@ export function plan({ chunks, limits }: PlanOptions): Plan {
           places.delete(source);
           return;
         }
-        places.set(output, take(tensorBytes(output), what, kept.has(output) ? poolOf(output) : undefined));
+        places.set(output, take(tensorBytes(output), what, kept.has(output) ? keptIn(output) : undefined));
         if (position === 0 && source && !collective) {
           instructions.push({ kind: "copy", source: placeOf(source), target: places.get(output)! });
         }
@@ -274,13 +277,13 @@ export function plan({ chunks, limits }: PlanOptions): Plan {
           return place;
         });
         instructions.push({ kind: "dispatch", kernel, places: bound, label: kernel.name });
-        scratch.forEach(give);
+        scratch.forEach((place) => give(place, frame));
       }
       for (const tensor of new Set([...node.inputs, ...node.outputs])) {
         if (tensor.kind !== "value" || kept.has(tensor) || (lastUse.get(tensor) ?? -1) > index) continue;
         const place = places.get(tensor);
         if (!place) continue;
-        give(place);
+        give(place, frame);
         places.delete(tensor);
       }
     });
@@ -318,7 +321,7 @@ export function plan({ chunks, limits }: PlanOptions): Plan {
       frame,
       held: places,
       kept: new Set([...saved, ...read]),
-      keptIn: frame,
+      keptIn: () => frame,
       reuseFrame: false,
     });
     segments[`forward ${chunk}`] = {
@@ -368,7 +371,7 @@ export function plan({ chunks, limits }: PlanOptions): Plan {
       if (place.space === "workspace") workspace.give(place.slot);
     }
 
-    // Evaluation runs between steps, when frames are empty: everything lives in the workspace.
+    // Evaluation runs between steps, when frames are empty: their slots are used first, then the workspace.
     const evaluated = throughIdentities(evaluation.graph.nodes);
     const evaluationOutputs = evaluated.outputs(evaluation.outputs);
     const evaluationPassed = evaluated.outputs(evaluation.passed ?? {});
@@ -376,11 +379,11 @@ export function plan({ chunks, limits }: PlanOptions): Plan {
     const evaluationPlaces = new Map(evaluationInputs);
     const evaluationResults = new Set([...Object.values(evaluationOutputs), ...Object.values(evaluationPassed)]);
     const evaluate = lower(evaluated.nodes(evaluation.graph.nodes), {
-      frame: workspace,
+      frame,
       held: evaluationPlaces,
       kept: evaluationResults,
-      keptIn: workspace,
-      reuseFrame: false,
+      keptIn: () => undefined,
+      reuseFrame: true,
     });
     segments[`evaluate ${chunk}`] = {
       instructions: evaluate,
@@ -390,7 +393,7 @@ export function plan({ chunks, limits }: PlanOptions): Plan {
     };
     // Another chunk runs at another time.
     new Set([...evaluationInputs.values(), ...[...evaluationResults].map((tensor) => evaluationPlaces.get(tensor)!)])
-      .forEach(({ space, slot }) => space === "workspace" && workspace.give(slot));
+      .forEach((place) => give(place, frame));
   }
 
   return {

@@ -77,6 +77,17 @@ Deno.test("plan() lets tensors whose lives do not overlap share slots", () => {
   assertEquals(perLayer, 256 * Math.ceil(tensorBytes({ shape: [64, sizes.hidden], type: "f32" }) / 256));
 });
 
+Deno.test("plan() lets evaluation use the frames, which are empty then", () => {
+  using backend = openNullBackend();
+  const { segments, frames, workspace } = planOf((graph) => network(graph, { tokens: 512 }), backend);
+  const [logits] = segments["evaluate 0"].instructions.filter((each) =>
+    each.kind === "dispatch" && each.label === "crossEntropy.forward"
+  );
+  assert(logits?.kind === "dispatch" && logits.places[0]!.space === "frame");
+  // Of what the forward pass keeps, nothing has a second place; inputs alone are as many again.
+  assertLess(sum(workspace), sum(frames[0]) / 3);
+});
+
 Deno.test("plan() gives parameters arenas no larger than a binding, none across two, and computes the same", async () => {
   using backend = await openBackend("cpu");
   const trace = (graph: Graph) => network(graph, { tokens: 20 });

@@ -138,7 +138,7 @@ const layouts: Record<string, Layout> = {
   "mtp 2 x expert 2": { ranks: 4, parallel: tensor("mtp", 2, { expert: 2 }), runs: ["mixtral", "qwen2 moe"] },
   "msp 2 x expert 2": { ranks: 4, parallel: tensor("msp", 2, { expert: 2 }), runs: ["mixtral", "qwen2 moe"] },
   "fsp 2 x expert 2": { ranks: 4, parallel: tensor("fsp", 2, { expert: 2 }), runs: ["internlm moe, GShard"] },
-  "pipeline 2 x expert 2": { ranks: 4, parallel: { pipeline: 2, expert: 2 }, runs: ["qwen2 moe"] },
+  "pipeline 2 x expert 2": { ranks: 4, parallel: { pipeline: { size: 2 }, expert: 2 }, runs: ["qwen2 moe"] },
 };
 
 const onOneRank = new Map<string, Promise<Curve>>();

@@ -10,7 +10,7 @@ const runs = {
   internlm: { model_type: "INTERNLM" },
   llama2: { model_type: "LLAMA2", model: { num_kv_attention_heads: 2 } },
   qwen2: { model_type: "QWEN2", model: { num_kv_attention_heads: 2, qkv_bias: true } },
-  gemma: { model_type: "GEMMA", model: { num_kv_attention_heads: 1, head_dim: 16 } },
+  gemma: { model_type: "GEMMA", model: { num_kv_attention_heads: 1, head_dim: 16, tie_word_embeddings: true } },
   "internlm2 with norm_head": { model_type: "INTERNLM2", model: { norm_head: true } },
   "internlm2 of 8 layers": { model_type: "INTERNLM2", model: { num_layers: 8, hidden_size: 16 }, microBatches: 4 },
   mixtral: {
@@ -58,6 +58,8 @@ const tensor = (mode: string, size: number, more: Record<string, unknown> = {}) 
 const isp = (size: number, weight: number, more: Record<string, unknown> = {}) =>
   tensor("isp", size, { weight: { size: weight }, ...more });
 const half = { dtype: "bfloat16" };
+const pipeline = (size: number, more: Record<string, unknown> = {}) => ({ pipeline: { size, ...more } });
+const overlap = { interleaved_overlap: true }, zeroBubble = { mode: "ZBH1" };
 
 const layouts: Record<string, Layout> = {
   "mtp 2": { ranks: 2, parallel: tensor("mtp", 2), runs: families },
@@ -110,6 +112,32 @@ const layouts: Record<string, Layout> = {
   },
   "mtp 2 x 4 stages": { ranks: 8, parallel: tensor("mtp", 2, { pipeline: { size: 4 } }), runs: deep },
   "8 stages": { ranks: 8, parallel: { pipeline: { size: 8 } }, runs: deep },
+  "2 stages": { ranks: 2, parallel: pipeline(2), runs: families },
+  "3 stages of 2 and 3 layers": { ranks: 3, parallel: pipeline(3), runs: deep },
+  "4 stages": { ranks: 4, parallel: pipeline(4), runs: deep },
+  "2 stages of 2 chunks": { ranks: 2, parallel: pipeline(2, overlap), model: { num_chunks: 2 }, runs: deep },
+  "4 stages of 2 chunks, messages not overlapped": {
+    ranks: 4,
+    parallel: pipeline(4),
+    model: { num_chunks: 2 },
+    runs: deep,
+  },
+  "2 stages of 4 chunks, half recomputed": {
+    ranks: 2,
+    parallel: pipeline(2, overlap),
+    model: { num_chunks: 4, checkpoint: 0.5 },
+    runs: deep,
+  },
+  "2 stages, ZB-H1": { ranks: 2, parallel: pipeline(2, zeroBubble), runs: families },
+  "4 stages, ZB-H1": { ranks: 4, parallel: pipeline(4, zeroBubble), runs: deep },
+  "2 stages, ZB-H1, all recomputed": {
+    ranks: 2,
+    parallel: pipeline(2, zeroBubble),
+    model: { checkpoint: 1 },
+    runs: deep,
+  },
+  "2 stages x data 2": { ranks: 4, parallel: pipeline(2), runs: ["internlm2", "gemma"] },
+  "2 stages, bfloat16": { ranks: 2, parallel: pipeline(2), model: half },
   "isp 2, weight 2, bfloat16": { ranks: 2, parallel: isp(2, 2), model: half },
   "msp 2, bfloat16": {
     ranks: 2,

@@ -178,7 +178,10 @@ function searchWorld(
     }
     if (fitting.length > 0) table(rows).forEach((line) => console.log(line));
     if (fitting.length > 20) console.log(`  and ${fitting.length - 20} slower ones`);
-    if (fitting[0]) console.log(`\nThe first one: ${fitting[0].set.map((change) => `--set ${change}`).join(" ")}`);
+    if (fitting[0]) {
+      const changes = fitting[0].set.filter((change) => !isSo(config, change)).map((change) => `--set ${change}`);
+      console.log(`\nThe first one: ${changes.length > 0 ? changes.join(" ") : "the record as it is"}`);
+    }
   }
   if (tooLarge.length > 0) {
     const { config, prediction } = tooLarge[0]!;
@@ -189,4 +192,11 @@ function searchWorld(
   }
   for (const reason of refused) say(`not tried: ${reason}`);
   return fitting.length > 0 ? 0 : 1;
+}
+
+/** Whether a field has the value that `section.field=value` gives it. */
+function isSo(config: ResolvedConfig, change: string): boolean {
+  const [path, text] = change.split("=") as [string, string];
+  const value = path.split(".").reduce<unknown>((inner, key) => (inner as Record<string, unknown>)[key], config);
+  return String(value) === text;
 }

@@ -29,8 +29,8 @@ const powersOfTwo = (most: number): number[] => {
 };
 
 /**
- * The layouts worth trying: tensor sizes inside one machine, stages, each schedule, and recomputation of activations. The
- * global batch stays: with more stages there are fewer replicas, hence more micro-batches on each.
+ * The layouts worth trying: tensor sizes inside one machine, stages, and each schedule. The global batch stays: with more
+ * stages there are fewer replicas, hence more micro-batches on each.
  */
 export function layoutsOf(
   config: ResolvedConfig,
@@ -54,16 +54,13 @@ export function layoutsOf(
         }
       }
       for (const schedule of schedules) {
-        for (const checkpoint of model.checkpoint === 1 ? [1] : [model.checkpoint, 1]) {
-          sets.push([
-            `parallel.tensor.size=${tensor}`,
-            `parallel.pipeline.size=${stages}`,
-            "parallel.pipeline.mode=1F1B",
-            ...schedule,
-            `model.checkpoint=${checkpoint}`,
-            `data.micro_num=${microBatches}`,
-          ]);
-        }
+        sets.push([
+          `parallel.tensor.size=${tensor}`,
+          `parallel.pipeline.size=${stages}`,
+          "parallel.pipeline.mode=1F1B",
+          ...schedule,
+          `data.micro_num=${microBatches}`,
+        ]);
       }
     }
   }
@@ -71,6 +68,8 @@ export function layoutsOf(
 }
 
 /**
+ * Predicts layouts; one that does not fit is tried again with all activations recomputed, which is slower and smaller.
+ *
  * @param sets layouts to try, each as fields of the record
  * @param resolve the record with these fields; throws where they do not go together
  * @param onTried told after each layout, for progress
@@ -84,14 +83,21 @@ export function search(
   },
 ): SearchResult {
   const cache: PlanCache = new Map(), refused = new Set<string>(), ranked: Ranked[] = [];
-  sets.forEach((set, index) => {
+  const attempt = (set: readonly string[]): Ranked | undefined => {
     try {
       const config = resolve(set);
-      ranked.push({ set, config, prediction: predict(config, machines, { cache }) });
+      return { set, config, prediction: predict(config, machines, { cache }) };
     } catch (error) {
       if (!(error instanceof Error)) throw error;
       refused.add(error.message.split("\n").at(-1)!.trim());
     }
+  };
+  sets.forEach((set, index) => {
+    let found = attempt(set);
+    if (found && !found.prediction.fits && found.config.model.checkpoint < 1) {
+      found = attempt([...set, "model.checkpoint=1"]) ?? found;
+    }
+    if (found) ranked.push(found);
     onTried?.(index + 1, sets.length);
   });
   return {

@@ -19,7 +19,7 @@ export interface CommunicatorOptions {
   readonly answerMs?: number;
   /** After how long without a byte a collective is given up, though all ranks answer. @default {600_000} */
   readonly timeoutMs?: number;
-  /** Told who is waited for, once a collective. */
+  /** Told who is waited for, once a collective; of messages between two ranks, only where one waits thirty times as long. */
   readonly onLate?: (report: string) => void;
 }
 
@@ -137,17 +137,19 @@ export function createCommunicator(transport: Transport, options: CommunicatorOp
   };
 
   /** Looks after a collective for as long as it takes. */
-  const watch = (lane: Lane, what: string, sequence: number) => {
+  const watch = (lane: Lane, what: string, sequence: number, tellAfterMs: number) => {
     let timer: ReturnType<typeof setTimeout> | undefined, over = false, told = false;
     let seen = transport.bytesMoved(), movedAt = performance.now();
+    const tellAt = performance.now() + tellAfterMs;
     const look = async () => {
       const { silent, someone, report } = await whoIsMissing(lane, what, sequence);
       if (over) return;
       const now = transport.bytesMoved();
       if (now !== seen) [seen, movedAt] = [now, performance.now()];
       if (silent || performance.now() - movedAt >= timeoutMs) return transport.abort(report);
-      if (someone && !told) onLate?.(report);
-      told ||= someone;
+      const tell = someone && performance.now() >= tellAt;
+      if (tell && !told) onLate?.(report);
+      told ||= tell;
       timer = setTimeout(look, patienceMs);
     };
     timer = setTimeout(look, patienceMs);
@@ -184,7 +186,8 @@ export function createCommunicator(transport: Transport, options: CommunicatorOp
     const what = `${describeTag(tagged(0))} of ${lane.name}`;
     const done = lane.last.then(async () => {
       latest = `${what}, under way`;
-      using _ = watch(lane, what, sequence);
+      // A stage of a pipeline waits for its turn in every step; ranks that meet in a collective should all be there.
+      using _ = watch(lane, what, sequence, operator === "send" ? 30 * patienceMs : 0);
       try {
         await work(tagged);
         latest = `${what}, finished`;

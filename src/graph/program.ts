@@ -34,12 +34,14 @@ export interface ProgramOptions {
   readonly frames?: number | readonly number[];
   /** Most micro-batches of one step whose outputs are kept for the host. */
   readonly microBatches: number;
+  /** Where segments are cut besides: instructions after which `run` calls back, ascending; twice the same for two calls. */
+  readonly cuts?: ReadonlyMap<SegmentName, readonly number[]>;
   /** The ranks along an axis; needed where the plan has collectives. */
   readonly groups?: GroupOf;
 }
 
-/** A piece of a segment: commands that run on the device in one go, or a collective. */
-type Piece = CommandList | CollectiveRanges;
+/** A piece of a segment: commands that run on the device in one go, a cut by its number, or a collective. */
+type Piece = CommandList | { readonly cut: number } | CollectiveRanges;
 
 export class Program implements Disposable {
   /** `model`: the copy of the parameters in a half type, where the plan has one. */
@@ -109,7 +111,9 @@ export class Program implements Disposable {
     try {
       for (const name of Object.keys(plan.segments) as SegmentName[]) {
         const frames = name.startsWith("evaluate") ? 1 : program.#frames[chunkOf(name)]!.length;
-        for (let frame = 0; frame < frames; frame++) await program.#prepare(name, frame);
+        for (let frame = 0; frame < frames; frame++) {
+          await program.#prepare(name, frame, options.cuts?.get(name));
+        }
       }
       for (const [chunk, frames] of program.#frames.entries()) {
         for (const frame of frames.keys()) {
@@ -129,25 +133,26 @@ export class Program implements Disposable {
     }
   }
 
-  async #prepare(name: SegmentName, frame: number): Promise<void> {
+  async #prepare(name: SegmentName, frame: number, cuts: readonly number[] = []): Promise<void> {
     const chunk = chunkOf(name), pieces: Piece[] = [];
-    let commands: Command[] = [];
+    let commands: Command[] = [], cut = 0;
     const close = async () => {
       if (commands.length > 0) pieces.push(await this.backend.prepare(commands));
       commands = [];
     };
-    for (const instruction of this.#segment(name).instructions) {
-      if (instruction.kind !== "collective") {
-        commands.push(this.#command(instruction, chunk, frame));
-        continue;
+    for (const [index, instruction] of this.#segment(name).instructions.entries()) {
+      if (instruction.kind !== "collective") commands.push(this.#command(instruction, chunk, frame));
+      else {
+        await close();
+        pieces.push({
+          instruction,
+          source: this.#range(instruction.source, chunk, frame),
+          target: this.#range(instruction.target, chunk, frame),
+          counts: instruction.counts.map((place) => this.#range(place, chunk, frame)),
+        });
       }
-      await close();
-      pieces.push({
-        instruction,
-        source: this.#range(instruction.source, chunk, frame),
-        target: this.#range(instruction.target, chunk, frame),
-        counts: instruction.counts.map((place) => this.#range(place, chunk, frame)),
-      });
+      if (cuts[cut] === index) await close();
+      while (cuts[cut] === index) pieces.push({ cut: cut++ });
     }
     await close();
     this.#pieces.set(`${name} ${frame}`, pieces);
@@ -216,11 +221,15 @@ export class Program implements Disposable {
   /**
    * Queues a segment's work on the device. Yields where the host must wait for other ranks; a segment without
    * collectives never does.
+   *
+   * @param atCut what to do at each of the segment's cuts, when all before it is submitted
    */
-  *run(name: SegmentName, frame = 0): Generator<Wait, void> {
+  *run(name: SegmentName, frame = 0, atCut?: (cut: number) => Generator<Wait, void>): Generator<Wait, void> {
     for (const piece of this.#pieces.get(`${name} ${frame}`)!) {
       if ("commands" in piece) this.backend.submit(piece);
-      else yield* this.#collector.run(piece);
+      else if ("cut" in piece) {
+        if (atCut) yield* atCut(piece.cut);
+      } else yield* this.#collector.run(piece);
     }
   }
 

@@ -40,12 +40,14 @@ function fill(into: Float32Array, at: number, read: readonly Uint8Array<ArrayBuf
 
 interface Travelling {
   readonly parcel: Parcel;
-  readonly data: Float32Array<ArrayBuffer>;
+  readonly data: Float32Array;
   readonly arrived: Promise<unknown>;
 }
 
 export class Synchronizer {
   readonly #options: SynchronizeOptions;
+  /** Host memory of each parcel, from step to step; shared, so that a communicator in a worker can use it. */
+  readonly #memory = new Map<Parcel, Float32Array>();
   /** Gradients under way. */
   readonly #reducing: Travelling[] = [];
   /** Whether parameters were updated here that others have not got yet. */
@@ -84,7 +86,7 @@ export class Synchronizer {
   /** Starts the sum of a bucket that was read. */
   start(bucket: Parcel, ticket: ReadTicket): void {
     const { data: group, zero } = this.#options;
-    const data = new Float32Array(bucket.elements);
+    const data = this.#room(bucket);
     fill(data, 0, ticket.take());
     const toOwners = zero.ranks.length === group.ranks.length;
     const arrived = toOwners ? group.reduceScatter(data, bucket.counts) : group.allReduce(data);
@@ -116,7 +118,7 @@ export class Synchronizer {
       const own = parcel.parts.filter(({ owner }) => owner === zero.index);
       const ticket = program.backend.read(rangesOf(program, "parameter", own));
       yield ticket;
-      const data = new Float32Array(parcel.elements);
+      const data = this.#room(parcel);
       fill(data, parcel.counts.slice(0, zero.index).reduce((sum, count) => sum + count, 0), ticket.take());
       const arrived = zero.allGather(data, parcel.counts);
       arrived.catch(() => {});
@@ -128,8 +130,14 @@ export class Synchronizer {
     }
   }
 
+  #room(parcel: Parcel): Float32Array {
+    let room = this.#memory.get(parcel);
+    if (!room) this.#memory.set(parcel, room = new Float32Array(new SharedArrayBuffer(4 * parcel.elements)));
+    return room;
+  }
+
   /** Uploads the parts of those owners. */
-  #put(kind: ArenaKind, { parts }: Parcel, data: Float32Array<ArrayBuffer>, wanted: (owner: number) => boolean): void {
+  #put(kind: ArenaKind, { parts }: Parcel, data: Float32Array, wanted: (owner: number) => boolean): void {
     const { program } = this.#options;
     let at = 0;
     for (const part of parts) {

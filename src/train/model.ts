@@ -14,6 +14,7 @@ import { initialTensor } from "../nn/random.ts";
 import { gradientOrder } from "../graph/gradient_order.ts";
 import { placeState } from "../graph/optimizer_state.ts";
 import { adamwBytes } from "../optimizer/adamw.ts";
+import { type OverlapPlan, planOverlap } from "../optimizer/overlap.ts";
 import { type Parcel, planTerms, planZero, type ZeroPlan } from "../optimizer/zero.ts";
 import { type Box, type Layout, layoutOf, type ShardingPlan, split } from "../parallel/layout.ts";
 import type { Mesh, Mode } from "../parallel/mesh.ts";
@@ -47,6 +48,8 @@ export interface Model extends Disposable {
   readonly results: ReadonlyMap<string, { readonly shape: readonly number[]; readonly layout: Layout }>;
   /** Sums of gradients of which every rank that holds the whole parameter has a term. */
   readonly terms: readonly Parcel[];
+  /** Where the last backward pass is cut to reduce gradients meanwhile; absent where that is not done. */
+  readonly overlap: OverlapPlan | undefined;
   /** Number of parameters in the whole model. */
   readonly parameterCount: number;
 }
@@ -128,6 +131,9 @@ export function planModel(
     counted: countedOnce(zero, (name) => isFirstHolder(mode, layouts.get(name)!, mesh), mesh, stage.shared),
   });
   const plan = { ...whole, state };
+  // With stages, and where gradients are summed a second time, the sums come after the last pass.
+  const overlaps = config.hybrid_zero_optimizer.overlap_sync_grad && stage.chunks.length === 1 &&
+    mesh.size("pipeline") === 1 && zero.some(({ reduce }) => mesh.size(reduce) > 1);
   const memory = estimateMemory(plan, {
     frames: stage.frames,
     microBatches,
@@ -135,7 +141,8 @@ export function planModel(
   });
   const shapes = new Map([...everywhere.boxes].map(([name, { shape }]) => [name, shape]));
   const terms = planTerms(zero, everywhere.summed, { config, mesh });
-  return { family, plan, boxes, shapes, layouts, mode, inputs, results, memory, zero, terms, stage };
+  const overlap = overlaps && terms.length === 0 ? planOverlap(plan, zero) : undefined;
+  return { family, plan, boxes, shapes, layouts, mode, inputs, results, memory, zero, terms, stage, overlap };
 }
 
 /** A table that serves as the head too, or that the record wants divided by vocabulary, is divided by rows. */
@@ -195,6 +202,7 @@ export async function initializeModel(
     frames: planned.stage.frames,
     microBatches,
     groups: (axis) => world.group(axis as Mode),
+    ...(planned.overlap ? { cuts: new Map([[planned.overlap.segment, planned.overlap.cuts]]) } : {}),
   });
   for (const { name, initialization } of plan.parameters) {
     const shape = planned.shapes.get(name)!, length = elementCount(shape);

@@ -16,6 +16,7 @@ import { clipFactor } from "../optimizer/clip.ts";
 import type { Beta2Scheduler, Beta2State } from "../optimizer/beta2.ts";
 import type { DynamicGradScaler, GradScalerState } from "../optimizer/grad_scaler.ts";
 import type { FineTuneCosineAnnealingWarmupLR, LearningRateState } from "../optimizer/learning_rate.ts";
+import { OverlappedReduction } from "../optimizer/overlap.ts";
 import type { Synchronizer } from "../optimizer/synchronize.ts";
 import { agree } from "./agree.ts";
 import { Executor, type Traffic } from "./execute.ts";
@@ -128,11 +129,12 @@ export class Trainer implements Disposable {
     const { program, world, stage } = this.model, pipeline = world.group("pipeline");
     const all = globalRows ?? microBatches.length * world.mesh.size("data");
     if (all === 0) throw new RangeError("Cannot execute a schedule: the batch has no micro-batches");
-    const { synchronizers } = this.optimizer, scale = this.optimizer.gradScaler.scale;
+    const { overlap } = this.model, { synchronizers } = this.optimizer, scale = this.optimizer.gradScaler.scale;
     const started = performance.now();
     for (const synchronizer of synchronizers) yield* synchronizer.gather();
     // Ranks with other data that gather weights from each other run as many passes, where they have fewer rows.
     const passes = meet(world.mesh) ? Math.ceil(all / world.mesh.size("data")) : microBatches.length;
+    const overlapped = overlap && new OverlappedReduction(overlap, synchronizers);
     this.sent = yield* this.#executor.run(stage.schedule(passes), {
       program,
       pipeline,
@@ -144,13 +146,21 @@ export class Trainer implements Disposable {
         const weights = { lossWeight, auxiliaryWeight: index < microBatches.length ? scale / all : 0 };
         feed(this.model, name, microBatch, { ...weights, step: this.stepCount, microBatch: place, frame });
       },
+      atCuts: (name, { microBatch }) =>
+        overlapped && name === overlapped.plan.segment && microBatch === passes - 1
+          ? (cut) => overlapped.at(cut)
+          : undefined,
       *done(name, { microBatch, frame, chunk }) {
         if (microBatch >= microBatches.length) return;
         if (program.plan.segments[name].outputs.size > 0) program.keepOutputs(microBatch, frame, chunk);
       },
     });
     yield* sumSharedGradients(stage.shared, { program, pipeline });
-    for (const synchronizer of synchronizers) yield* synchronizer.reduce();
+    if (overlapped) {
+      if (passes === 0) { for (const cut of overlapped.plan.cuts.keys()) yield* overlapped.at(cut); }
+      overlapped.end();
+      for (const synchronizer of synchronizers) yield* synchronizer.finish();
+    } else for (const synchronizer of synchronizers) yield* synchronizer.reduce();
     this.optimizer.device.norm();
     // Losses are with the last stage.
     const judged = world.mesh.index("pipeline") === world.mesh.size("pipeline") - 1 ? microBatches : [];

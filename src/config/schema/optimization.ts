@@ -15,9 +15,10 @@ export const gradScalerSchema = z.strictObject({
 
 export const hybridZeroOptimizerSchema = z.strictObject({
   clip_grad_norm: works(float({ min: 0 }).default(0), "Gradients longer than this are shortened to it; 0 for never."),
-  overlap_sync_grad: works(bool().default(false), "Reduce gradients between ranks during the backward pass.", {
-    notice: "changes nothing on one rank",
-  }),
+  overlap_sync_grad: works(
+    bool().default(false),
+    "Reduce gradients between ranks during the last backward pass, bucket by bucket, where there is one pipeline stage.",
+  ),
   overlap_sync_param: works(
     bool().default(false),
     "Gather updated parameters while the next step begins, not before this one ends.",

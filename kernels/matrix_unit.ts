@@ -39,6 +39,10 @@ export interface MatrixUnit {
   multiplyAdd(sum: string, left: string, right: string): string;
   /** An expression: the largest of the 256 words of 64 `vec4u` of an array, from a place on. */
   largest(array: string, from: number): string;
+  /** Declares `name`: `value`, an `f32`, of the lane beside this one (0 and 1, 2 and 3 …). All invocations must come here. */
+  neighbour(name: string, value: string): string;
+  /** Brings back what `store` left. */
+  reload(sum: string, array: string, offset: string, stride: number): string;
   /** Stores a sum row by row in an array of `vec4u` in workgroup memory, from a word on, lines `stride` words apart. */
   store(sum: string, array: string, offset: string, stride: number): string;
 }
@@ -62,16 +66,19 @@ diagnostic(off, chromium.subgroup_matrix_uniformity);
   multiplyAdd: (sum, left, right) => `${sum} = subgroupMatrixMultiplyAccumulate(${left}, ${right}, ${sum});`,
   largest: (array, from) =>
     `subgroupMax(mostOf(max(${array}[${from}u + lane], ${array}[${from + matrixLanes}u + lane])))`,
+  neighbour: (name, value) => `let ${name} = subgroupShuffleXor(${value}, 1u);`,
+  reload: (sum, array, offset, stride) =>
+    `${sum} = subgroupMatrixLoad<subgroup_matrix_result<f32, 16, 16>, row_major>(&${array}, ${offset}, ${stride}u);`,
   store: (sum, array, offset, stride) => `subgroupMatrixStore<row_major>(&${array}, ${offset}, ${sum}, ${stride}u);`,
 };
 
-/** The same in plain WGSL; the text must have `lane`, the invocation's place among 32, in scope. */
+/** The same in plain WGSL; the text must have `local`, the invocation's index, and `lane`, its place among 32. */
 export const emulatedMatrix: MatrixUnit = {
   directives: "",
   declarations: (tiles) =>
-    tiles.map((tile) => `
+    "var<workgroup> beside: array<f32, 256>;" + tiles.map((tile) => `
 fn ${tile}Element(i: u32) -> f32 { return unpack2x16float(${tile}[i / 8u][i / 2u % 4u])[i % 2u]; }`).join(""),
-  sum: (name) => `var ${name}: array<vec4f, 2>;`,
+  sum: (name) => `var ${name} = array<vec4f, 2>();`, // said, or Deno keeps it from turn to turn of a loop
   clear: (name) => `${name} = array<vec4f, 2>();`,
   // A matrix is its place: first element, elements from row to row and from term to term.
   left: (name, { offset, stride, alongDepth }) => `let ${name} = ${place(offset, stride, alongDepth)};`,
@@ -92,6 +99,16 @@ fn ${tile}Element(i: u32) -> f32 { return unpack2x16float(${tile}[i / 8u][i / 2u
     `mostOf(${
       Array.from({ length: 2 * matrixLanes }, (_, i) => `${array}[${from + i}u]`).reduce((a, b) => `max(${a}, ${b})`)
     })`,
+  neighbour: (name, value) => `
+beside[local] = ${value};
+workgroupBarrier();
+let ${name} = beside[local ^ 1u];
+workgroupBarrier();`,
+  reload: (sum, array, offset, stride) => `
+{
+  let place = ${offset} + lane / 2u * ${stride}u + lane % 2u * 2u;
+  ${sum} = array<vec4f, 2>(bitcast<vec4f>(${array}[place]), bitcast<vec4f>(${array}[place + 1u]));
+}`,
   store: (sum, array, offset, stride) => `
 {
   let place = ${offset} + lane / 2u * ${stride}u + lane % 2u * 2u;

@@ -1,8 +1,10 @@
 /** Causal attention within segments of a flat stream of tokens, forward and backward. */
 import { type DeviceTraits, type Kernel, leastBytes, type Operand } from "../kernel.ts";
+import { subgroupMatrix } from "../matrix_unit.ts";
 import { requireSizes } from "../norm/rows.ts";
 import type { BlockForm } from "./block_form.ts";
 import { forwardPass, keyGradientPass, queryGradientPass, rowDataPass } from "./flash.ts";
+import { fitsMatrixBlocks, matrixBackwardPasses, matrixForwardPass } from "./matrix_blocks.ts";
 import * as reference from "./reference.ts";
 import type { AttentionOptions, AttentionShape } from "./shape.ts";
 import { subgroupBlocks } from "./subgroup_blocks.ts";
@@ -51,7 +53,10 @@ export function attentionForward(options: AttentionOptions): Kernel {
     operands,
     cost: { flops: 2 * productFlops(shape), bytes: leastBytes(operands) },
     reference: (views) => reference.attentionForward(shape, views),
-    passes: (traits) => [forwardPass(formFor(shape, traits), shape, operands, traits)],
+    passes: (traits) =>
+      onMatrixUnits(shape, traits)
+        ? [matrixForwardPass(shape, operands, traits, subgroupMatrix)]
+        : [forwardPass(formFor(shape, traits), shape, operands, traits)],
   };
 }
 
@@ -86,6 +91,9 @@ export function attentionBackward(options: AttentionOptions): Kernel {
     cost: { flops: 5 * productFlops(shape), bytes: leastBytes(operands) },
     reference: (views) => reference.attentionBackward(shape, views),
     passes(traits) {
+      if (onMatrixUnits(shape, traits)) {
+        return [rowDataPass(shape, operands, traits), ...matrixBackwardPasses(shape, operands, traits, subgroupMatrix)];
+      }
       const form = formFor(shape, traits);
       // Sums of both gradients of a long head do not fit the registers of one invocation.
       const fit = 2 * form.localRows * form.quads <= mostSums;
@@ -98,6 +106,9 @@ export function attentionBackward(options: AttentionOptions): Kernel {
     },
   };
 }
+
+const onMatrixUnits = (shape: AttentionShape, { features, limits }: DeviceTraits) =>
+  features.matrixUnits && fitsMatrixBlocks(shape) && limits.maxComputeWorkgroupStorageSize >= 46 << 10;
 
 /** `vec4f` that an invocation may keep as sums, before registers spill and compilers slow down. */
 const mostSums = 32;

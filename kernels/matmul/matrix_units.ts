@@ -53,7 +53,7 @@ export function matrixTilingOf({ m, n, k, batch }: MatmulShape, parts: 1 | 2, mo
     depth: parts === 1 ? 32 : 16,
     buffers: 1,
     parts,
-    chunk: 512,
+    chunk: 256,
     together: 16,
   } as const;
   const groups = Math.ceil(m / tile.rows) * Math.ceil(n / tile.columns) * batch;

@@ -37,7 +37,7 @@ Deno.test("two ranks of experts follow hf/mixtral", async () => {
 });
 
 Deno.test("a rank of experts that more tokens come to than load_bound allows stops the step before anything is updated", async () => {
-  const run = { ...mixtral, sections: { loss: { label_smoothing: 0.1 } } };
+  const run = mixtral;
   const config = recordOf(run, { ranks: 2, parallel: { expert: { size: 2, load_bound: 1 } } });
   let before: Map<string, Float32Array> | undefined, after: Map<string, Float32Array> | undefined;
   const error = await assertRejects(() =>
@@ -151,7 +151,7 @@ const gates: Record<string, Record<string, unknown>> = {
   "a shared expert": { num_shared_experts: 2 },
 };
 Deno.test("every gate learns, and draws the same again", async () => {
-  const run: TinyRun = { ...mixtral, sections: { loss: { moe_loss_coeff: 0.01 } } };
+  const run: TinyRun = { ...mixtral, moeLossCoefficient: 0.01 };
   for (const [name, model] of Object.entries(gates)) {
     const losses = await alone(run, model, "cpu", 14);
     assert(losses.at(-1)! < losses[0] - 0.1, `${name}: ${losses}`);
@@ -167,16 +167,16 @@ Deno.test("a mixture on WebGPU follows the CPU", async () => {
 
 Deno.test("a mixture in bfloat16 trains as in float32, roughly", async () => {
   // A choice between experts nearly alike may fall otherwise, so that losses part slowly.
-  const run: TinyRun = { ...mixtral, sections: { loss: { moe_loss_coeff: 0.01 } } };
+  const run: TinyRun = { ...mixtral, moeLossCoefficient: 0.01 };
   const [expected, actual] = [await alone(run, {}), await alone(run, { dtype: "bfloat16" })];
   actual.forEach((loss, step) => assertAlmostEquals(loss / expected[step], 1, 0.015));
 });
 
 Deno.test("the balance of experts is reported apart, times its coefficient", async () => {
   const reports = [];
-  for (const moe_loss_coeff of [0, 0.5, 1]) {
+  for (const moeLossCoefficient of [0, 0.5, 1]) {
     using backend = await openBackend("cpu");
-    const run: TinyRun = { ...mixtral, sections: { loss: { moe_loss_coeff } } };
+    const run: TinyRun = { ...mixtral, moeLossCoefficient };
     using trainer = await openTrainer(recordOf(run, { ranks: 1 }), backend);
     reports.push(await takeStep(trainer, batchOf(run, 0)));
   }

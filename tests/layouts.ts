@@ -19,6 +19,8 @@ export interface TinyRun {
   readonly tokens?: number;
   /** Micro-batches of a step, over all ranks. @default {2} */
   readonly microBatches?: number;
+  /** @default {1} */
+  readonly moeLossCoefficient?: number;
   /** Modules that register the model. */
   readonly plugins?: readonly string[];
 }
@@ -54,7 +56,7 @@ export function recordOf(run: TinyRun, division: Division): ResolvedConfig {
     },
     data: { seq_len: tokens, micro_bsz: 1, micro_num: Math.ceil(microBatches / replicas), total_steps: 10 },
     adam: { lr: 1e-2 },
-    loss: { label_smoothing: 0.1 },
+    loss: { label_smoothing: 0.1, moe_loss_coeff: run.moeLossCoefficient ?? 1 },
     hybrid_zero_optimizer: { clip_grad_norm: 1, ...hybrid_zero_optimizer },
     ckpt: { enable_save_ckpt: false },
     parallel,

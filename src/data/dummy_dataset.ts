@@ -27,6 +27,7 @@ export function dummyDataset(options: DummyOptions): SampleSource {
   return {
     path: "dummy_path/dummy_lang/dummy_ds/train.bin",
     lengths,
+    totalTokens: lengths.reduce((sum, length) => sum + length, 0),
     read(index) {
       const sample = new Int32Array(lengths[index]);
       for (let k = 2; k < sample.length; k++) sample[k] = (k - 2) % moduli[index];

@@ -53,10 +53,13 @@ export class RandomState {
 
   #refill(): void {
     const key = this.#key;
-    for (let i = 0; i < size; i++) {
-      const y = (key[i] & 0x80000000) | (key[(i + 1) % size] & 0x7fffffff);
-      key[i] = key[(i + shift) % size] ^ (y >>> 1) ^ (-(y & 1) & 0x9908b0df);
-    }
+    const mix = (i: number, next: number, far: number) => {
+      const y = (key[i] & 0x80000000) | (key[next] & 0x7fffffff);
+      key[i] = key[far] ^ (y >>> 1) ^ (-(y & 1) & 0x9908b0df);
+    };
+    for (let i = 0; i < size - shift; i++) mix(i, i + 1, i + shift);
+    for (let i = size - shift; i < size - 1; i++) mix(i, i + 1, i + shift - size);
+    mix(size - 1, 0, shift - 1);
     this.#pos = 0;
   }
 
@@ -95,14 +98,29 @@ export class RandomState {
     return values;
   }
 
-  /** Shuffles in place. */
+  /** Shuffles in place. The draws are those of `randomInterval`, here in one loop: sets have tens of millions of samples. */
   shuffle<T extends Uint32Array | Int32Array | number[]>(values: T): T {
+    const key = this.#key;
+    let pos = this.#pos, mask = 0;
     for (let i = values.length - 1; i > 0; i--) {
-      const j = this.randomInterval(i);
+      if (mask >>> 1 >= i || mask === 0) mask = 0xffffffff >>> Math.clz32(i);
+      let j: number;
+      do {
+        if (pos === size) {
+          this.#refill();
+          pos = 0;
+        }
+        let y = key[pos++];
+        y ^= y >>> 11;
+        y ^= (y << 7) & 0x9d2c5680;
+        y ^= (y << 15) & 0xefc60000;
+        j = ((y ^ (y >>> 18)) & mask) >>> 0;
+      } while (j > i);
       const held = values[i];
       values[i] = values[j];
       values[j] = held;
     }
+    this.#pos = pos;
     return values;
   }
 

@@ -15,14 +15,24 @@ export interface IntegerMatrix {
 
 const magic = [0x93, 0x4e, 0x55, 0x4d, 0x50, 0x59];
 
+/** What stands before the data of an NPY file. */
+export interface NpyHeader {
+  readonly type: NpyType;
+  readonly rows: number;
+  readonly columns: number;
+  /** Where the data begins. */
+  readonly dataStart: number;
+}
+
 /**
- * Reads a matrix from the bytes of an NPY file. Throws `SyntaxError` that names `path` and what is wrong: no magic, an
- * unknown version, a header that cannot be understood, another type or order, too few or too many bytes.
+ * Reads the header from the beginning of an NPY file of `fileBytes` bytes. Throws `SyntaxError` that names `path` and what
+ * is wrong: no magic, an unknown version, a header that cannot be understood, another type or order, too few or too many
+ * bytes.
  */
-export function parseNpy(bytes: Uint8Array<ArrayBuffer>, path: string): IntegerMatrix {
+export function parseNpyHeader(bytes: Uint8Array, path: string, fileBytes: number): NpyHeader {
   const bad = (problem: string) => new SyntaxError(`${path} is not a usable NPY file: ${problem}`);
   if (bytes.length < 10 || magic.some((byte, i) => bytes[i] !== byte)) {
-    throw bad(`it does not begin with "\\x93NUMPY" (it has ${bytes.length} bytes)`);
+    throw bad(`it does not begin with "\\x93NUMPY" (it has ${fileBytes} bytes)`);
   }
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
   const version = bytes[6];
@@ -45,19 +55,24 @@ export function parseNpy(bytes: Uint8Array<ArrayBuffer>, path: string): IntegerM
   const columns = Number(shape[2]);
   const count = rows * columns;
   const width = descr === "<i4" ? 4 : 8;
-  if (bytes.length - dataStart !== count * width) {
-    throw bad(
-      `shape (${rows}, ${columns}) of ${descr} needs ${count * width} bytes of data, ${
-        bytes.length - dataStart
-      } are there`,
-    );
+  const dataBytes = fileBytes - dataStart;
+  if (dataBytes !== count * width) {
+    throw bad(`shape (${rows}, ${columns}) of ${descr} needs ${count * width} bytes of data, ${dataBytes} are there`);
   }
+  return { type: descr, rows, columns, dataStart };
+}
+
+/** Reads a matrix from the bytes of an NPY file. Throws as `parseNpyHeader` does. */
+export function parseNpy(bytes: Uint8Array<ArrayBuffer>, path: string): IntegerMatrix {
+  const { type, rows, columns, dataStart } = parseNpyHeader(bytes, path, bytes.length);
+  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+  const count = rows * columns, width = type === "<i4" ? 4 : 8;
   const values = new Float64Array(count);
   for (let i = 0; i < count; i++) {
     const at = dataStart + i * width;
     values[i] = width === 4 ? view.getInt32(at, true) : Number(view.getBigInt64(at, true));
   }
-  return { type: descr, rows, columns, values };
+  return { type, rows, columns, values };
 }
 
 /** The header of an NPY file, version 1.0, data beginning at a multiple of 64 bytes. */

@@ -38,28 +38,47 @@ export interface PackOptions {
 const shuffleSeed = 1024;
 
 /** The shuffled samples of a file as one tape of tokens. */
-interface Tape {
-  readonly order: Uint32Array;
-  /** `ends[k]`: tokens on the tape up to and including the k-th sample. */
-  readonly ends: Float64Array;
+export interface Tape {
+  readonly path: string;
+  readonly samples: number;
   readonly tokens: number;
+  /** Tokens on the tape up to and including the k-th sample. */
+  end(k: number): number;
+  /** Signed tokens of the k-th sample; valid until the next read. */
+  read(k: number): Int32Array;
 }
 
-function makeTape(source: SampleSource): Tape {
-  const order = new RandomState(shuffleSeed).permutation(source.lengths.length);
+/** The order of samples, and where each ends on the tape. */
+export function shuffledOrder({ lengths }: SampleSource): { order: Uint32Array; ends: Float64Array } {
+  const order = new RandomState(shuffleSeed).permutation(lengths.length);
   const ends = new Float64Array(order.length);
   let tokens = 0;
-  for (let k = 0; k < order.length; k++) ends[k] = tokens += source.lengths[order[k]];
-  return { order, ends, tokens };
+  for (let k = 0; k < order.length; k++) ends[k] = tokens += lengths[order[k]];
+  return { order, ends };
 }
 
-/** First k with `ends[k] > place`. */
-function sampleAt(ends: Float64Array, place: number): number {
+/** The tape of a source. Samples are put in order when the first is read: how many rows there are is known before. */
+export function tapeOf(source: SampleSource): Tape {
+  let made: ReturnType<typeof shuffledOrder> | undefined;
+  const tape = () => made ??= shuffledOrder(source);
+  return {
+    path: source.path,
+    samples: source.lengths.length,
+    tokens: source.totalTokens,
+    end: (k) => tape().ends[k],
+    read: (k) => source.read(tape().order[k]),
+  };
+}
+
+const asTape = (samples: SampleSource | Tape): Tape => "end" in samples ? samples : tapeOf(samples);
+
+/** First k of `count` with `end(k) > place`. */
+function sampleAt(count: number, end: (k: number) => number, place: number): number {
   let low = 0;
-  let high = ends.length;
+  let high = count;
   while (low < high) {
     const middle = (low + high) >>> 1;
-    if (ends[middle] > place) high = middle;
+    if (end(middle) > place) high = middle;
     else low = middle + 1;
   }
   return low;
@@ -93,7 +112,6 @@ export function endSegment(row: PackedRow, end: number): void {
 
 /** Calls `visit` for every piece of the tape in row `index`, in order. */
 function visitPieces(
-  source: SampleSource,
   tape: Tape,
   packedLength: number,
   index: number,
@@ -102,13 +120,12 @@ function visitPieces(
   const rowStart = index * packedLength;
   const rowEnd = rowStart + packedLength;
   let at = rowStart;
-  for (let k = sampleAt(tape.ends, rowStart); at < rowEnd; k++) {
-    const length = source.lengths[tape.order[k]];
-    if (length === 0) continue;
-    const sampleStart = tape.ends[k] - length;
-    const end = Math.min(tape.ends[k], rowEnd);
-    visit(at - rowStart, source.read(tape.order[k]), at - sampleStart, end - sampleStart);
+  let k = sampleAt(tape.samples, tape.end, rowStart);
+  for (let sampleStart = k > 0 ? tape.end(k - 1) : 0; at < rowEnd; k++) {
+    const sampleEnd = tape.end(k), end = Math.min(sampleEnd, rowEnd);
+    if (sampleEnd > sampleStart) visit(at - rowStart, tape.read(k), at - sampleStart, end - sampleStart);
     at = end;
+    sampleStart = sampleEnd;
   }
 }
 
@@ -120,18 +137,18 @@ function checkIndex(index: number, length: number, path: string): void {
  * Packing with cut (`pack_sample_into_one: false`): every sample is a segment of its own, cut into segments of S where it
  * is longer. A sample that the end of the row cuts keeps its next token as the last label.
  */
-export function packWithCut(source: SampleSource, options: PackOptions): RowDataset {
+export function packWithCut(samples: SampleSource | Tape, options: PackOptions): RowDataset {
+  const tape = asTape(samples);
   const { seqLen, packedLength, typeId = 0 } = options;
-  const tape = makeTape(source);
   const length = Math.floor(tape.tokens / packedLength);
   return {
-    path: source.path,
+    path: tape.path,
     length,
     typeId,
     row(index) {
-      checkIndex(index, length, source.path);
+      checkIndex(index, length, tape.path);
       const row = emptyRow(packedLength);
-      visitPieces(source, tape, packedLength, index, (at, sample, from, to) => {
+      visitPieces(tape, packedLength, index, (at, sample, from, to) => {
         place(row, at, sample.subarray(from, to), to < sample.length ? sample[to] : -100, typeId);
         for (let end = at + seqLen; end < at + to - from; end += seqLen) endSegment(row, end);
         endSegment(row, at + to - from);
@@ -145,23 +162,23 @@ export function packWithCut(source: SampleSource, options: PackOptions): RowData
  * Packing into one (`pack_sample_into_one: true`): segments are S tokens whatever the samples are, so samples that share
  * a segment attend to each other. Throws `RangeError` when P is not a multiple of S.
  */
-export function packIntoOne(source: SampleSource, options: PackOptions): RowDataset {
+export function packIntoOne(samples: SampleSource | Tape, options: PackOptions): RowDataset {
+  const tape = asTape(samples);
   const { seqLen, packedLength, typeId = 0 } = options;
   if (packedLength % seqLen !== 0) {
     throw new RangeError(
       `With pack_sample_into_one, packed_length (${packedLength}) must be a multiple of seq_len (${seqLen})`,
     );
   }
-  const tape = makeTape(source);
   const length = Math.floor(tape.tokens / packedLength);
   return {
-    path: source.path,
+    path: tape.path,
     length,
     typeId,
     row(index) {
-      checkIndex(index, length, source.path);
+      checkIndex(index, length, tape.path);
       const row = emptyRow(packedLength);
-      visitPieces(source, tape, packedLength, index, (at, sample, from, to) => {
+      visitPieces(tape, packedLength, index, (at, sample, from, to) => {
         place(row, at, sample.subarray(from, to), -100, typeId);
       });
       for (let end = seqLen; end <= packedLength; end += seqLen) endSegment(row, end);
@@ -175,20 +192,23 @@ export function packIntoOne(source: SampleSource, options: PackOptions): RowData
  * S tokens; the rest up to P is padding. There are T // P rows (T: tokens of all samples), but no more than the samples
  * fill.
  */
-export function unpackedRows(source: SampleSource, options: PackOptions & { readonly microBsz: number }): RowDataset {
+export function unpackedRows(
+  samples: SampleSource | Tape,
+  options: PackOptions & { readonly microBsz: number },
+): RowDataset {
+  const tape = asTape(samples);
   const { seqLen, packedLength, microBsz, typeId = 0 } = options;
-  const tape = makeTape(source);
-  const length = Math.min(Math.floor(tape.tokens / packedLength), Math.ceil(tape.order.length / microBsz));
+  const length = Math.min(Math.floor(tape.tokens / packedLength), Math.ceil(tape.samples / microBsz));
   return {
-    path: source.path,
+    path: tape.path,
     length,
     typeId,
     row(index) {
-      checkIndex(index, length, source.path);
+      checkIndex(index, length, tape.path);
       const row = emptyRow(packedLength);
       let at = 0;
-      for (let k = index * microBsz; k < Math.min((index + 1) * microBsz, tape.order.length); k++) {
-        const sample = source.read(tape.order[k]);
+      for (let k = index * microBsz; k < Math.min((index + 1) * microBsz, tape.samples); k++) {
+        const sample = tape.read(k);
         const piece = sample.subarray(0, seqLen);
         if (piece.length === 0) continue;
         place(row, at, piece, -100, typeId);
@@ -240,7 +260,7 @@ export function concatenateRows(datasets: readonly RowDataset[]): ConcatenatedRo
     cumulativeLengths: [...ends],
     row(index) {
       checkIndex(index, length, "The data set");
-      const i = sampleAt(ends, index);
+      const i = sampleAt(ends.length, (i) => ends[i], index);
       return datasets[i].row(index - (ends[i] - datasets[i].length));
     },
   };

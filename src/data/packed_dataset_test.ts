@@ -9,7 +9,12 @@ Deno.test("packWithCut() cuts samples at the ends of rows and of segments", () =
   const stored: number[][] = [];
   order.forEach((index, k) => stored[index] = inOrder[k]);
   const rows = packWithCut(
-    { path: "a.bin", lengths: stored.map((sample) => sample.length), read: (index) => Int32Array.from(stored[index]) },
+    {
+      path: "a.bin",
+      lengths: stored.map((sample) => sample.length),
+      totalTokens: 16,
+      read: (index) => Int32Array.from(stored[index]),
+    },
     { seqLen: 4, packedLength: 8 },
   );
   assertEquals(rows.length, 2);

@@ -2,7 +2,7 @@
  * Tokenized files: `NAME.bin` holds one JSON object a line with a `tokens` array; `NAME.bin.meta` is an NPY matrix of
  * (byte offset, token count) a line. Only the offset table is kept in memory; samples are read in place, on demand.
  */
-import { parseNpy } from "./npy.ts";
+import { parseNpyHeader } from "./npy.ts";
 
 /** Samples that can be read in any order. */
 export interface SampleSource {
@@ -10,6 +10,8 @@ export interface SampleSource {
   readonly path: string;
   /** Tokens of each sample. */
   readonly lengths: ArrayLike<number>;
+  /** Tokens of all samples. */
+  readonly totalTokens: number;
   /** Signed tokens of sample `index`; valid until the next read of any sample of this source. */
   read(index: number): Int32Array;
 }
@@ -88,61 +90,72 @@ export function openTokenFile(path: string, options: { minLength?: number } = {}
       `${missing} is missing: it is needed together with ${needing}. \`troupe tokenize\` writes both`,
     );
   }
-  const raw = new Uint8Array(metaBytes);
-  readFile(metaPath, raw);
-  const table = parseNpy(raw, metaPath);
-  if (table.columns < 2) {
-    throw new SyntaxError(`${metaPath} has ${table.columns} columns; (byte offset, token count) is needed`);
+  using meta = Deno.openSync(metaPath, { read: true });
+  const head = new Uint8Array(Math.min(metaBytes, 1 << 16));
+  readFully(meta, head, metaPath);
+  const { type, rows, columns, dataStart } = parseNpyHeader(head, metaPath, metaBytes);
+  if (columns < 2) {
+    throw new SyntaxError(`${metaPath} has ${columns} columns; (byte offset, token count) is needed`);
   }
   const minLength = options.minLength ?? 0;
-  const { rows, columns, values } = table;
-  let kept = 0;
-  const starts = new Float64Array(rows);
-  const ends = new Float64Array(rows);
-  const lengths = new Uint32Array(rows);
-  let totalTokens = 0;
-  for (let i = 0; i < rows; i++) {
-    const start = values[i * columns];
-    const end = i + 1 < rows ? values[(i + 1) * columns] : bytes;
-    const length = values[i * columns + columns - 1];
+  const starts = new Float64Array(rows), sizes = new Uint32Array(rows), lengths = new Uint32Array(rows);
+  let kept = 0, totalTokens = 0, start = 0, length = 0;
+  /** Takes the sample before the one that begins at `end`. */
+  const take = (row: number, end: number) => {
     if (start < 0 || start >= bytes) {
       throw new SyntaxError(
-        `${path} is cut off or is not the file that ${metaPath} describes: sample ${i} begins at byte ${start}, ` +
+        `${path} is cut off or is not the file that ${metaPath} describes: sample ${row} begins at byte ${start}, ` +
           `and the file has ${bytes} bytes`,
       );
     }
     if (end <= start) {
       throw new SyntaxError(
-        `${metaPath} is damaged: sample ${i + 1} at byte ${end} does not follow sample ${i} at ${start}`,
+        `${metaPath} is damaged: sample ${row + 1} at byte ${end} does not follow sample ${row} at ${start}`,
       );
     }
     // A token takes a digit and a comma at least, and a sample at least `{"tokens":[]}`.
-    if (length < 0 || length * 2 > end - start) {
+    if (length < 0 || length * 2 > end - start || end - start > longestLine) {
       throw new SyntaxError(
-        `${metaPath} is damaged: sample ${i} cannot hold ${length} tokens in ${end - start} bytes of ${path}`,
+        `${metaPath} is damaged: sample ${row} cannot hold ${length} tokens in ${end - start} bytes of ${path}`,
       );
     }
-    if (minLength > 0 && length < minLength) continue;
+    if (minLength > 0 && length < minLength) return;
     starts[kept] = start;
-    ends[kept] = end;
+    sizes[kept] = end - start;
     lengths[kept] = length;
     totalTokens += length;
     kept++;
+  };
+  // The table is gone through piece by piece: it may have tens of millions of rows.
+  meta.seekSync(dataStart, Deno.SeekMode.Start);
+  const words = columns * (type === "<i8" ? 2 : 1), pieceRows = Math.max(1, Math.floor((1 << 20) / words));
+  for (let row = 0; row < rows; row += pieceRows) {
+    const piece = new Int32Array(Math.min(pieceRows, rows - row) * words);
+    readFully(meta, new Uint8Array(piece.buffer), metaPath);
+    for (let at = 0, r = row; at < piece.length; at += words, r++) {
+      const next = type === "<i8" ? piece[at + 1] * 0x100000000 + (piece[at] >>> 0) : piece[at];
+      if (r > 0) take(r - 1, next);
+      const last = at + words - (type === "<i8" ? 2 : 1);
+      start = next;
+      length = type === "<i8" ? piece[last + 1] * 0x100000000 + (piece[last] >>> 0) : piece[last];
+    }
   }
+  if (rows > 0) take(rows - 1, bytes);
   return new TokenFile(
     path,
     starts.subarray(0, kept),
-    ends.subarray(0, kept),
+    sizes.subarray(0, kept),
     lengths.subarray(0, kept),
     totalTokens,
     rows,
   );
 }
 
-function readFile(path: string, into: Uint8Array): void {
-  using file = Deno.openSync(path, { read: true });
-  let filled = 0;
-  while (filled < into.length) {
+/** Bytes of the longest sample that is taken for one. */
+const longestLine = 2 ** 31;
+
+function readFully(file: Deno.FsFile, into: Uint8Array, path: string): void {
+  for (let filled = 0; filled < into.length;) {
     const count = file.readSync(into.subarray(filled));
     if (count === null || count === 0) throw new SyntaxError(`${path} shrank while it was read`);
     filled += count;
@@ -155,7 +168,8 @@ export class TokenFile implements SampleSource {
     readonly path: string,
     /** First byte of each kept sample. */
     readonly offsets: Float64Array,
-    private readonly ends: Float64Array,
+    /** Bytes up to the next sample. */
+    readonly sizes: Uint32Array,
     readonly lengths: Uint32Array,
     readonly totalTokens: number,
     /** Samples in the file before short ones were left out. */
@@ -163,50 +177,54 @@ export class TokenFile implements SampleSource {
   ) {}
 
   read(index: number): Int32Array {
-    const start = this.offsets[index];
-    const size = this.ends[index] - start;
-    if (lineBuffer.length < size) lineBuffer = new Uint8Array(2 ** Math.ceil(Math.log2(size)));
-    const got = readAt(this.path, start, lineBuffer.subarray(0, size));
-    if (got < size) {
-      throw new SyntaxError(
-        `${this.path} is cut off: the sample at byte ${start} ends at byte ${start + got} of ${start + size}`,
-      );
-    }
-    const length = this.lengths[index];
-    if (tokenBuffer.length < length + 1) tokenBuffer = new Int32Array(2 ** Math.ceil(Math.log2(length + 1)));
-    const count = parsePlainLine(lineBuffer, size, tokenBuffer, length);
-    if (count === length) return tokenBuffer.subarray(0, length);
-    return this.#readByJson(start, size, length);
+    return readSample(this.path, this.offsets[index], this.sizes[index], this.lengths[index]);
   }
+}
 
-  /** The slow way: any JSON object with `tokens`, and all error messages. */
-  #readByJson(start: number, size: number, length: number): Int32Array {
-    const newline = lineBuffer.subarray(0, size).indexOf(10);
-    const text = new TextDecoder().decode(lineBuffer.subarray(0, newline < 0 ? size : newline));
-    let parsed: unknown;
-    try {
-      parsed = JSON.parse(text);
-    } catch (error) {
-      const within = /position (\d+)/.exec((error as Error).message)?.[1];
-      const ended = newline < 0 ? " (the line has no end: the file seems cut off)" : "";
-      throw new SyntaxError(
-        `${this.path}: bad JSON at byte ${start + Number(within ?? stoppedAt)}, in the sample that begins at byte ` +
-          `${start}${ended}; does ${this.path}.meta belong to this file?`,
-      );
-    }
-    const tokens = (parsed as { tokens?: unknown } | null)?.tokens;
-    if (!Array.isArray(tokens) || !tokens.every((token) => Number.isInteger(token) && Math.abs(token) <= 0x7fffffff)) {
-      throw new SyntaxError(
-        `${this.path}: the sample at byte ${start} has no array of integers named "tokens": ${text.slice(0, 60)}`,
-      );
-    }
-    if (tokens.length !== length) {
-      throw new SyntaxError(
-        `${this.path}: the sample at byte ${start} has ${tokens.length} tokens, and ${this.path}.meta says ${length}`,
-      );
-    }
-    return Int32Array.from(tokens);
+/**
+ * The `length` signed tokens of the sample in `size` bytes from `start` on; valid until the next call. Throws `SyntaxError`
+ * with file and place where they are not what stands there.
+ */
+export function readSample(path: string, start: number, size: number, length: number): Int32Array {
+  if (lineBuffer.length < size) lineBuffer = new Uint8Array(2 ** Math.ceil(Math.log2(size)));
+  const got = readAt(path, start, lineBuffer.subarray(0, size));
+  if (got < size) {
+    throw new SyntaxError(
+      `${path} is cut off: the sample at byte ${start} ends at byte ${start + got} of ${start + size}`,
+    );
   }
+  if (tokenBuffer.length < length + 1) tokenBuffer = new Int32Array(2 ** Math.ceil(Math.log2(length + 1)));
+  const count = parsePlainLine(lineBuffer, size, tokenBuffer, length);
+  return count === length ? tokenBuffer.subarray(0, length) : readByJson(path, start, size, length);
+}
+
+/** The slow way: any JSON object with `tokens`, and all error messages. */
+function readByJson(path: string, start: number, size: number, length: number): Int32Array {
+  const newline = lineBuffer.subarray(0, size).indexOf(10);
+  const text = new TextDecoder().decode(lineBuffer.subarray(0, newline < 0 ? size : newline));
+  let parsed: unknown;
+  try {
+    parsed = JSON.parse(text);
+  } catch (error) {
+    const within = /position (\d+)/.exec((error as Error).message)?.[1];
+    const ended = newline < 0 ? " (the line has no end: the file seems cut off)" : "";
+    throw new SyntaxError(
+      `${path}: bad JSON at byte ${start + Number(within ?? stoppedAt)}, in the sample that begins at byte ` +
+        `${start}${ended}; does ${path}.meta belong to this file?`,
+    );
+  }
+  const tokens = (parsed as { tokens?: unknown } | null)?.tokens;
+  if (!Array.isArray(tokens) || !tokens.every((token) => Number.isInteger(token) && Math.abs(token) <= 0x7fffffff)) {
+    throw new SyntaxError(
+      `${path}: the sample at byte ${start} has no array of integers named "tokens": ${text.slice(0, 60)}`,
+    );
+  }
+  if (tokens.length !== length) {
+    throw new SyntaxError(
+      `${path}: the sample at byte ${start} has ${tokens.length} tokens, and ${path}.meta says ${length}`,
+    );
+  }
+  return Int32Array.from(tokens);
 }
 
 const prefix = new TextEncoder().encode('{"tokens":[');

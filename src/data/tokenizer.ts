@@ -94,7 +94,7 @@ export function loadTokenizer(path: string): Tokenizer {
 function useDefinition(file: string, what: string, define: () => object, config: object = {}): HuggingFaceTokenizer {
   try {
     const tokenizer = new HuggingFaceTokenizer(define(), config);
-    tokenizer.encode("A", { add_special_tokens: false });
+    encodeByLibrary(file, tokenizer, "A");
     return tokenizer;
   } catch (error) {
     throw new SyntaxError(`The tokenizer ${file} cannot be used (${what}): ${(error as Error).message}`);
@@ -127,9 +127,18 @@ function fromJson(file: string, definition: unknown): Tokenizer {
   };
 }
 
+/** Ids by the library, which gives undefined for what the vocabulary has no token for, not even an unknown one. */
+function encodeByLibrary(file: string, tokenizer: HuggingFaceTokenizer, text: string): number[] {
+  const { ids } = tokenizer.encode(text, { add_special_tokens: false });
+  if (ids.includes(undefined as unknown as number)) {
+    throw new RangeError(`The tokenizer ${file} has no token for a part of ${JSON.stringify(text.slice(0, 60))}`);
+  }
+  return ids;
+}
+
 /** Ids of a text without bos and eos: by our own encoder where it knows the tokenizer, else by the library. */
-function encoderOf(tokenizer: HuggingFaceTokenizer, definition: object): (text: string) => number[] {
-  return bpeEncoder(tokenizer, definition) ?? ((text) => tokenizer.encode(text, { add_special_tokens: false }).ids);
+function encoderOf(file: string, tokenizer: HuggingFaceTokenizer, definition: object): (text: string) => number[] {
+  return bpeEncoder(tokenizer, definition) ?? ((text) => encodeByLibrary(file, tokenizer, text));
 }
 
 /** Larger ids are damage: tables are made with a place for each. */
@@ -158,7 +167,7 @@ function fromLibrary(
   return {
     path: file,
     vocabSize,
-    encode: encoderOf(tokenizer, definition),
+    encode: encoderOf(file, tokenizer, definition),
     decode: (ids) =>
       ids.length === 0
         ? ""
@@ -185,7 +194,7 @@ function fromSentencePiece(file: string, bytes: Uint8Array): Tokenizer {
     normalize = sentencePieceNormalizer(model);
     return definition = sentencePieceDefinition(model);
   });
-  const encodePart = encoderOf(tokenizer, definition);
+  const encodePart = encoderOf(file, tokenizer, definition);
   const ids = new Map(model.pieces.map(({ text }, id) => [text, id]));
   return {
     path: file,

@@ -12,9 +12,12 @@ import {
   packWithCut,
   type RowDataset,
   splitUnpacked,
+  type Tape,
+  tapeOf,
   unpackedRows,
 } from "./packed_dataset.ts";
 import { describeMixture, type MixedFolder, MixtureSampler, parseMixture } from "./mixture.ts";
+import { openSharedTables, type SharedTables } from "./shared_tables.ts";
 import { StaticBatchSampler } from "./static_batch_sampler.ts";
 import { createStreamLoader } from "./stream/stream_loader.ts";
 import { closeTokenFiles, openTokenFile, type SampleSource } from "./token_file.ts";
@@ -35,6 +38,10 @@ export interface TrainDataOptions {
   readonly use_packed_dataset?: boolean;
   /** Weight of each sub-folder of `train_folder`; nothing: every row once an epoch. */
   readonly mixture?: Readonly<Record<string, number>> | null;
+  /** Share the tables of where samples are among the processes of this host, in `shm_path`. @default {false} */
+  readonly use_shm?: boolean;
+  /** @default {"/dev/shm/metacache"} */
+  readonly shm_path?: string;
   readonly min_length?: number;
   readonly min_length_dict?: Readonly<Record<string, number>> | null;
   readonly rampup_batch_size?: string | null;
@@ -102,13 +109,15 @@ const dummyTypes = ["en", "cn", "code"];
 /** Samples of a dummy set for each data-parallel rank. */
 export const dummySamplesPerRank = 500;
 
-function rowsOf(source: SampleSource, data: TrainDataOptions, options: PackOptions): RowDataset {
+function rowsOf(source: SampleSource | Tape, data: TrainDataOptions, options: PackOptions): RowDataset {
   if (data.use_packed_dataset === false) return unpackedRows(source, { ...options, microBsz: data.micro_bsz });
   return data.pack_sample_into_one ? packIntoOne(source, options) : packWithCut(source, options);
 }
 
 /** The files of `train_folder` as rows, with their types. Files in which no sample is long enough are left out. */
-export function openTrainFolder(data: TrainDataOptions): { rows: ConcatenatedRows; types: string[] } {
+export function openTrainFolder(
+  data: TrainDataOptions,
+): { rows: ConcatenatedRows; types: string[]; shared?: SharedTables } {
   const folder = data.train_folder!;
   const types = datasetTypes(folder);
   const files = data.files?.map((file) => join(folder, file)) ??
@@ -121,15 +130,19 @@ export function openTrainFolder(data: TrainDataOptions): { rows: ConcatenatedRow
   }
   const packedLength = data.seq_len * data.micro_bsz;
   const datasets: RowDataset[] = [];
-  for (const file of files) {
-    const typeId = typeIdOfPath("/" + relative(folder, file), types);
-    const source = openTokenFile(file, { minLength: minLengthFor(file, data.min_length, data.min_length_dict) });
-    if (source.lengths.length === 0) continue;
-    datasets.push(rowsOf(source, data, { seqLen: data.seq_len, packedLength, typeId }));
+  const placed = files.map((path) => ({
+    path,
+    typeId: typeIdOfPath("/" + relative(folder, path), types),
+    minLength: minLengthFor(path, data.min_length, data.min_length_dict),
+  }));
+  const shared = data.use_shm ? openSharedTables(data.shm_path ?? "/dev/shm/metacache", placed) : undefined;
+  for (const [i, { path, typeId, minLength }] of placed.entries()) {
+    const tape = shared?.tapes[i] ?? tapeOf(openTokenFile(path, { minLength }));
+    if (tape.samples > 0) datasets.push(rowsOf(tape, data, { seqLen: data.seq_len, packedLength, typeId }));
   }
   // Folders side by side, as a mixture needs them; files given in an order keep it.
   if (data.mixture) datasets.sort((a, b) => a.typeId - b.typeId);
-  return { rows: concatenateRows(datasets), types: [...types.keys()] };
+  return { rows: concatenateRows(datasets), types: [...types.keys()], ...(shared && { shared }) };
 }
 
 /** The folders of a mixture and where their rows are. */
@@ -295,6 +308,9 @@ export function createTrainLoader(data: TrainDataOptions, shard: DataShard): Tra
       sampler = restored;
       consumedTokens = position.num_consumed_tokens;
     },
-    close: closeTokenFiles,
+    close() {
+      closeTokenFiles();
+      folder?.shared?.close();
+    },
   };
 }

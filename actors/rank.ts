@@ -20,7 +20,7 @@ import {
   writeShard,
 } from "../src/checkpoint/mod.ts";
 import type { ResolvedConfig } from "../src/config/mod.ts";
-import type { Batch, DataPosition } from "../src/data/mod.ts";
+import { type Batch, type DataPosition, sharedTablesFolder } from "../src/data/mod.ts";
 import { formatBytes } from "../src/observe/format.ts";
 import { globalTensors, shardEntries } from "../src/train/checkpoint.ts";
 import { describeContent, loadHuggingFace, openGivenCheckpoint, recordDifferences } from "../src/train/load.ts";
@@ -221,7 +221,7 @@ async function initialise(
   const loaderRef = context.spawn(
     "loader",
     loader({
-      data: config.data,
+      data: { ...config.data, shm_path: sharedTablesFolder(config.data.shm_path, runFolder) },
       dataRank: mesh.index("data"),
       dataWorldSize: mesh.size("data"),
       pipeline: mesh.size("pipeline") > 1,

@@ -37,7 +37,7 @@ export async function startupChild(
   const { backend: name, webgpu } = config.runtime;
   using backend = await openBackend(name, { provider: webgpu });
   times.device = now();
-  const loader = createTrainLoader(config.data, { dataRank: 0, dataWorldSize: 1 });
+  const loader = createTrainLoader({ ...config.data, use_shm: false }, { dataRank: 0, dataWorldSize: 1 });
   try {
     let batch = await loader.next();
     while (batch.skipped) batch = await loader.next();

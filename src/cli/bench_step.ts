@@ -97,7 +97,7 @@ export async function benchStep(
 ): Promise<void> {
   using barrier = openBarrier(backend);
   const before = backend.allocatedBytes;
-  const loader = createTrainLoader(config.data, { dataRank: 0, dataWorldSize: 1 });
+  const loader = createTrainLoader({ ...config.data, use_shm: false }, { dataRank: 0, dataWorldSize: 1 });
   try {
     const model = await initializeModel(config, { backend });
     using trainer = initializeTrainer({ model, optimizer: await initializeOptimizer(model) });

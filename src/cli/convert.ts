@@ -246,7 +246,11 @@ function expectTensors(source: HuggingFaceFolder, mappings: readonly TensorMappi
  * holds nothing.
  */
 async function initialState(config: ResolvedConfig): Promise<Json> {
-  const loader = createTrainLoader(config.data, { dataRank: 0, dataWorldSize: 1, onNotice: say });
+  const loader = createTrainLoader({ ...config.data, use_shm: false }, {
+    dataRank: 0,
+    dataWorldSize: 1,
+    onNotice: say,
+  });
   try {
     using backend = openNullBackend();
     const { plan, ...planned } = planModel(config, backend.traits, solo.mesh);

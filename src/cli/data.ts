@@ -223,7 +223,11 @@ export const data: Verb = {
       { ...parsed, nproc: undefined, backend: undefined, seed: 0, resume: false },
     );
     const tokenizer = findTokenizer(config, parsed.tokenizer);
-    const loader = createTrainLoader(config.data, { dataRank: 0, dataWorldSize: 1, onNotice: say });
+    const loader = createTrainLoader({ ...config.data, use_shm: false }, {
+      dataRank: 0,
+      dataWorldSize: 1,
+      onNotice: say,
+    });
     try {
       const described = describeData(config, loader);
       if (parsed.json) console.log(JSON.stringify(described));

@@ -16,6 +16,7 @@ import { onInterrupt } from "./interrupt.ts";
 import { ArgumentError, type DefaultArguments, getDefaultParser } from "./parser.ts";
 import { detectLaunch, type Launch } from "./launch.ts";
 import { rankVariables } from "./rank.ts";
+import { sharedTablesFolder } from "../data/mod.ts";
 import { startRankProcess } from "./rank_process.ts";
 import { programVersion } from "./self.ts";
 import { recordFromArguments, resolveWritten, say, type Verb, writtenRecord } from "./verb.ts";
@@ -62,8 +63,14 @@ export const train: Verb = {
     requireWritable("runtime.run_dir", run.path.startsWith(`${run_dir}/`) ? run_dir : run.path);
     if (folder) requireWritable("ckpt.save_ckpt_folder", folder);
     if (snapshots) requireWritable("ckpt.snapshot_ckpt_folder", snapshots);
+    const { use_shm: share, shm_path: shm, train_folder } = config.data;
+    const tables = share && train_folder !== null && config.data.type === "tokenized"
+      ? sharedTablesFolder(shm, run.path)
+      : undefined;
     makeRunFolder(run);
+    if (tables) requireWritable("data.shm_path", tables);
     return await runCompany(config, run, {
+      tables,
       checkpoints: folder,
       snapshots,
       json: parsed.json,
@@ -79,6 +86,8 @@ interface CompanyOptions {
   readonly checkpoints: string | undefined;
   /** Folder of snapshots; absent where none are taken. */
   readonly snapshots?: string | undefined;
+  /** Folder of tables that the ranks share; absent where they do not. */
+  readonly tables?: string | undefined;
   readonly json: boolean;
   readonly launch: Launch;
   /** For the control connections; 0 takes a free one. */
@@ -92,7 +101,7 @@ interface CompanyOptions {
  * @returns the exit code
  */
 async function runCompany(config: ResolvedConfig, run: RunFolder, options: CompanyOptions): Promise<number> {
-  const { checkpoints, snapshots, json, launch, port, cpuFallback } = options;
+  const { checkpoints, snapshots, tables, json, launch, port, cpuFallback } = options;
   const debug = Deno.env.has("TROUPE_DEBUG");
   const { nproc, encrypt, elastic } = config.runtime, world = launch.world ?? nproc;
   const token = launch.role === "root" ? sharedToken() : crypto.randomUUID();
@@ -165,7 +174,7 @@ async function runCompany(config: ResolvedConfig, run: RunFolder, options: Compa
         localRank: seat.localRank,
         world: seats.length,
         control: { hostname: address, port: control.port },
-        write: [checkpoints ?? run.path, ...(snapshots ? [snapshots] : [])],
+        write: [checkpoints ?? run.path, ...[snapshots, tables].filter((path) => path !== undefined)],
         // A rank listens on any port and connects to those of the others.
         net: hosts ? hosts.addresses() : [seats.length === 1 ? `${address}:${control.port}` : address],
       };

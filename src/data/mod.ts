@@ -16,4 +16,5 @@ export {
   trainTokenizer,
 } from "./tokenize.ts";
 export { createTokenFile, type TokenFileWriter } from "./token_file_writer.ts";
+export { sharedTablesFolder } from "./shared_tables.ts";
 export { closeTokenFiles, openTokenFile, type SampleSource } from "./token_file.ts";

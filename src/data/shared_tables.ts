@@ -11,6 +11,13 @@ import { join, resolve } from "node:path";
 import { shuffledOrder, type Tape } from "./packed_dataset.ts";
 import { openTokenFile, readSample } from "./token_file.ts";
 
+/**
+ * Where the ranks of a run share tables. Deno lets nobody write below `/dev` who may not do everything; there they are in
+ * the run's folder instead, from where the system keeps them in memory as well, once for all processes.
+ */
+export const sharedTablesFolder = (shmPath: string, runFolder: string): string =>
+  resolve(shmPath).startsWith("/dev/") ? join(resolve(runFolder), "tables") : resolve(shmPath);
+
 export interface SharedFile {
   readonly path: string;
   readonly minLength: number;

@@ -60,8 +60,14 @@ export const dataSchema = z.strictObject({
   diag_outlier_ratio: refused(float(), "How much slower than the mean a rank must be to be reported.", {
     derived: "1.1; never below 1",
   }),
-  use_shm: refused(bool().default(false), "Share what is known of the data files among the ranks of a host."),
-  shm_path: refused(text().default("/dev/shm/metacache"), "Where that is kept.", { onlyWith: "data.use_shm" }),
+  use_shm: works(
+    bool().default(false),
+    "Share the tables of where samples are among the ranks of a host, in memory and once for all.",
+  ),
+  shm_path: works(
+    text().default("/dev/shm/metacache"),
+    "Folder of those tables; below /dev, where Deno lets nobody write, it is the folder of the run instead.",
+  ),
   content_name: works(text().default("text"), "Column of a streaming data set that holds the text."),
   subset_name: works(textOrNull().default(null), "Folder inside a streaming data set."),
   is_multimodal: refused(bool().default(false), "Samples have images."),

@@ -202,3 +202,22 @@ for (const [layout, division] of Object.entries(layouts)) {
     });
   }
 }
+
+Deno.test("weights that are gathered ahead of need change no bit, and no byte more moves", async () => {
+  const run: TinyRun = { ...runs["internlm2 of 8 layers"], microBatches: 2 };
+  const train = async (weight: Record<string, unknown>) => {
+    const division: Division = {
+      ranks: 2,
+      parallel: { tensor: { mode: "isp", size: 2 }, weight: { size: 2, ...weight } },
+      model: { num_layers: 4, checkpoint: 0.5 },
+    };
+    const work = (...[trainer, world]: Parameters<Parameters<typeof onWorld>[2]>) =>
+      trainSteps(trainer, world, run, 0, 3);
+    return (await onWorld(recordOf(run, division), 2, work))[0];
+  };
+  const plain = await train({});
+  assertEquals(await train({ overlap: true, forward_overlap_per: "module" }), plain);
+  for (const launch_allgather_before of ["wqkv", "attn", "wo", "w1"]) {
+    assertEquals(await train({ overlap: true, launch_allgather_before }), plain, launch_allgather_before);
+  }
+});

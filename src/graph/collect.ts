@@ -103,7 +103,7 @@ export class Collector {
         if (spread) move(coming, going, spread, row);
         // Whole words: what lies behind the last row is nobody's.
         result = (spread ? going : coming).subarray(0, Math.ceil(moved / 4) * 4);
-        this.#count(axis, operator, Math.max(sum(sent), sum(received)) * row);
+        this.count(instruction, Math.max(sum(sent), sum(received)) * row);
         if (result.length > 0) this.backend.upload({ ...target, bytes: result.length }, result);
         return;
       }
@@ -112,10 +112,12 @@ export class Collector {
         throw new TypeError(`unknown collective ${operator}`);
     }
     this.backend.upload(target, result);
-    this.#count(axis, operator, bytes);
+    this.count(instruction);
   }
 
-  #count(axis: string, operator: Collective["operator"], bytes: number): void {
+  /** Counts a collective; of one whose size is data, so many bytes. */
+  count(instruction: CollectiveInstruction, bytes = wholeBytes(instruction)): void {
+    const { axis, operator } = instruction;
     const key = `${axis} ${operator}`, known = this.#traffic.get(key) ?? { axis, operator, count: 0, bytes: 0 };
     known.count++;
     known.bytes += bytes;

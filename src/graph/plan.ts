@@ -66,6 +66,7 @@ export interface CollectiveInstruction extends Collective {
   readonly counts: readonly Place[];
   readonly type: ElementType;
   readonly label: string;
+  readonly layer: number | undefined;
 }
 
 /** Where a parameter lies as `f32`, its gradient too. */
@@ -265,6 +266,7 @@ export function plan({ chunks, limits }: PlanOptions): Plan {
           counts,
           type: input.type,
           label: what,
+          layer: node.layer,
         });
       } else {
         const { kernel, operands } = node.operator.lower!(node);

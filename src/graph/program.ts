@@ -10,6 +10,7 @@ import { encode } from "../../kernels/host.ts";
 import type { Backend, Command, CommandList, DeviceBuffer, Range, ReadTicket } from "../backend/backend.ts";
 import { type CollectiveRanges, Collector, type GroupOf, type Traffic } from "./collect.ts";
 import type { ParameterPart, StatePlace } from "./optimizer_state.ts";
+import { beginnings, isWeightGather, type Prefetch, WeightGathers } from "./weight_gathers.ts";
 import {
   type CollectiveInstruction,
   framesOf,
@@ -38,6 +39,8 @@ export interface ProgramOptions {
   readonly cuts?: ReadonlyMap<SegmentName, readonly number[]>;
   /** The ranks along an axis; needed where the plan has collectives. */
   readonly groups?: GroupOf;
+  /** Begin to gather weights ahead of need. @default no */
+  readonly prefetch?: Prefetch;
 }
 
 /** A piece of a segment: commands that run on the device in one go, a cut by its number, or a collective. */
@@ -59,12 +62,16 @@ export class Program implements Disposable {
   readonly #buffers: DeviceBuffer[] = [];
   readonly #lists = new Map<string, CommandList>();
   readonly #pieces = new Map<string, readonly Piece[]>();
+  /** Weights whose gathering begins before a piece, by its index, for each list of pieces. */
+  readonly #begun = new Map<string, ReadonlyMap<number, readonly number[]>>();
   readonly #collector: Collector;
+  readonly #weights: WeightGathers;
+  readonly #prefetch: Prefetch | undefined;
 
   private constructor(
     readonly backend: Backend,
     readonly plan: Plan,
-    { frames = 1, microBatches, groups }: ProgramOptions,
+    { frames = 1, microBatches, groups, prefetch }: ProgramOptions,
   ) {
     const allocate = (bytes: number, label: string) => {
       const buffer = backend.allocate(bytes, label);
@@ -99,6 +106,8 @@ export class Program implements Disposable {
         }
       }
       this.#collector = new Collector(backend, plan, groups);
+      this.#weights = new WeightGathers(backend, groups);
+      this.#prefetch = prefetch;
     } catch (error) {
       this[Symbol.dispose]();
       throw error;
@@ -156,6 +165,12 @@ export class Program implements Disposable {
     }
     await close();
     this.#pieces.set(`${name} ${frame}`, pieces);
+    const gathers = pieces.flatMap((piece, index) => {
+      if ("commands" in piece || "cut" in piece || !isWeightGather(piece)) return [];
+      this.#weights.add(piece);
+      return [{ piece: index, layer: piece.instruction.layer }];
+    });
+    this.#begun.set(`${name} ${frame}`, beginnings(gathers, this.#prefetch));
   }
 
   #command(instruction: Exclude<Instruction, CollectiveInstruction>, chunk: number, frame: number): Command {
@@ -225,12 +240,25 @@ export class Program implements Disposable {
    * @param atCut what to do at each of the segment's cuts, when all before it is submitted
    */
   *run(name: SegmentName, frame = 0, atCut?: (cut: number) => Generator<Wait, void>): Generator<Wait, void> {
-    for (const piece of this.#pieces.get(`${name} ${frame}`)!) {
+    const pieces = this.#pieces.get(`${name} ${frame}`)!, begun = this.#begun.get(`${name} ${frame}`)!;
+    if (begun.size > 0) yield* this.#weights.refresh();
+    for (const [index, piece] of pieces.entries()) {
+      for (const ahead of begun.get(index) ?? []) {
+        const gather = pieces[ahead] as CollectiveRanges;
+        this.#weights.begin(gather);
+        this.#collector.count(gather.instruction);
+      }
       if ("commands" in piece) this.backend.submit(piece);
       else if ("cut" in piece) {
         if (atCut) yield* atCut(piece.cut);
-      } else yield* this.#collector.run(piece);
+      } else if (isWeightGather(piece)) yield* this.#weights.finish(piece);
+      else yield* this.#collector.run(piece);
     }
+  }
+
+  /** Tells that commands or uploads of others changed parameters. */
+  parametersChanged(): void {
+    this.#weights.changed();
   }
 
   /** Bytes that collectives took part in so far, by axis and operator. */
@@ -303,6 +331,7 @@ export class Program implements Disposable {
   /** Writes a part of a parameter's tensor of the given kind; of a parameter, what the passes read of it too. */
   writePart(kind: ArenaKind, part: ParameterPart, data: Float32Array): void {
     this.backend.upload(this.partRange(kind, part), data);
+    if (kind === "parameter") this.parametersChanged();
     const { modelType } = this.plan;
     if (kind !== "parameter" || !modelType) return;
     const { arena, offset } = this.#parameters.get(part.name)!, stored = wholeWords(encode(modelType, data));

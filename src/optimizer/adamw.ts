@@ -120,6 +120,7 @@ export class AdamW implements Disposable {
     });
     this.#program.backend.upload({ buffer: this.#scalars, offset: 0, bytes: scalars.byteLength }, scalars);
     this.#program.backend.submit(this.#updateList);
+    this.#program.parametersChanged();
   }
 
   [Symbol.dispose](): void {

@@ -6,7 +6,7 @@ import { ConfigError, type ResolvedConfig } from "../config/mod.ts";
 import { elementCount, Graph } from "../graph/graph.ts";
 import { crossEntropy } from "../graph/operators.ts";
 import { estimateMemory, type MemoryEstimate, type Outputs, plan as planProgram } from "../graph/plan.ts";
-import { Program } from "../graph/program.ts";
+import { Program, type ProgramOptions } from "../graph/program.ts";
 import type { ModelFamily } from "../models/family.ts";
 import { getModule, hasModule, moduleNames } from "../models/registry.ts";
 import { declareInputs } from "../nn/inputs.ts";
@@ -181,6 +181,14 @@ function requireType({ model: { dtype } }: ResolvedConfig, { name, traits }: Bac
   throw new ConfigError([{ path: "model.dtype", message }]);
 }
 
+/** How many weights of a layer are gathered before those of the next begin, by the part that begins them. */
+const gatheredBefore = { wqkv: 1, attn: 3, wo: 4, w1: 5 } as const;
+
+function prefetchOf({ parallel: { weight } }: ResolvedConfig): Pick<ProgramOptions, "prefetch"> {
+  if (!weight.overlap) return {};
+  return { prefetch: { per: weight.forward_overlap_per, after: gatheredBefore[weight.launch_allgather_before] } };
+}
+
 /**
  * @param backend where the model lives; stays the caller's
  * @param world the ranks that train together. @default this one alone
@@ -203,6 +211,7 @@ export async function initializeModel(
     microBatches,
     groups: (axis) => world.group(axis as Mode),
     ...(planned.overlap ? { cuts: new Map([[planned.overlap.segment, planned.overlap.cuts]]) } : {}),
+    ...prefetchOf(config),
   });
   for (const { name, initialization } of plan.parameters) {
     const shape = planned.shapes.get(name)!, length = elementCount(shape);

@@ -4,25 +4,26 @@ import { bool, int, nullableFloat, refused, works } from "../field.ts";
 const size = () => int({ min: 1 }).default(1);
 
 function weightFields(group: string, path: string, field: typeof works) {
-  const onlyWith = `${path}.size`;
+  const onlyWith = `${path}.size`, more = field === refused ? { onlyWith } : {};
   return {
     size: field(size(), `Ranks over which ${group} are split (mode isp).`),
-    overlap: refused(bool().default(false), "Gather ahead of need, and reduce while computing.", { onlyWith }),
-    launch_allgather_before: refused(
+    overlap: field(bool().default(false), "Gather ahead of need, forward and backward.", more),
+    launch_allgather_before: field(
       z.enum(["wqkv", "attn", "wo", "w1"]).default("wo"),
       "The part of a block whose start begins the gathering for the next.",
-      { onlyWith },
+      more,
     ),
-    forward_overlap_per: refused(z.enum(["layer", "module"]).default("layer"), "How much is gathered ahead.", {
-      onlyWith,
-    }),
+    forward_overlap_per: field(z.enum(["layer", "module"]).default("layer"), "How much is gathered ahead.", more),
     early_reduce_scatter_release: refused(
       bool().default(true),
       "Finish a layer's reductions at the end of the next block's backward pass.",
       { onlyWith },
     ),
     layer_fuse_isp_comm: refused(bool().default(false), "One collective a layer.", { onlyWith }),
-    memory_pool: refused(bool().default(false), "Keep gathered weights in a pool of buffers.", { onlyWith }),
+    memory_pool: field(bool().default(false), "Keep gathered weights in a pool of buffers.", {
+      ...more,
+      notice: "changes nothing: gathered weights always lie in a pool",
+    }),
   };
 }
 

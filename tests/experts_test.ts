@@ -165,11 +165,11 @@ Deno.test("a mixture on WebGPU follows the CPU", async () => {
   actual.forEach((loss, step) => assertAlmostEquals(loss, expected[step], 2e-4));
 });
 
-Deno.test("a mixture in bfloat16 trains as in float32, roughly", async () => {
-  // A choice between experts nearly alike may fall otherwise, so that losses part slowly.
+Deno.test("a mixture in bfloat16 begins as in float32", async () => {
+  // Where two experts are nearly alike to the router a choice may fall otherwise: from then on losses part.
   const run: TinyRun = { ...mixtral, moeLossCoefficient: 0.01 };
-  const [expected, actual] = [await alone(run, {}), await alone(run, { dtype: "bfloat16" })];
-  actual.forEach((loss, step) => assertAlmostEquals(loss / expected[step], 1, 0.015));
+  const [expected, actual] = [await alone(run, {}, "cpu", 4), await alone(run, { dtype: "bfloat16" }, "cpu", 4)];
+  actual.forEach((loss, step) => assertAlmostEquals(loss / expected[step], 1, 0.01));
 });
 
 Deno.test("the balance of experts is reported apart, times its coefficient", async () => {

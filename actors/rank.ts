@@ -172,7 +172,7 @@ export const rank = (options: RankOptions) =>
             batch: state.ready.position?.batch_count ?? 0,
             ...(loaded ? { loaded } : {}),
             parameters: model.parameterCount,
-            memory: { ...model.memory },
+            memory: { ...model.memory, ...(model.room && { room: model.room.bytes }) },
             device: backend.traits.description,
             software: backend.traits.software || backend.name !== "webgpu",
             rows,

@@ -344,7 +344,9 @@ function begin({ members, attempt, from: resumed }: State, { config, monitor }: 
   const { step, batch, loaded, parameters, memory, device, software, rows } = members[0]!.initialised!;
   const from = resumed ?? (loaded && `with ${loaded}`), many = members.length > 1;
   const known = `${parameters.toLocaleString("en")} parameters, ${rows.toLocaleString("en")} rows of data, ` +
-    `${formatBytes(memory.total!)} planned on ${many ? `each of ${members.length} ranks, the first on ` : ""}` +
+    `${formatBytes(memory.total!)}${memory.room ? ` of ${formatBytes(memory.room)}` : ""} planned on ${
+      many ? `each of ${members.length} ranks, the first on ` : ""
+    }` +
     `${device}${software ? " (no GPU: this is slow)" : ""}`;
   const text = attempt > 1
     ? `${many ? `All ${members.length} ranks are back and go` : "Rank 0 is back and goes"} on ` +

@@ -1,5 +1,5 @@
 /** `troupe plan`: what a run would hold in device memory, and what a layout would do, without a device. */
-import type { ResolvedConfig } from "../config/mod.ts";
+import { parseBytes, type ResolvedConfig } from "../config/mod.ts";
 import { openNullBackend } from "../backend/null/backend.ts";
 import { elementCount } from "../graph/graph.ts";
 import { formatBytes } from "../observe/format.ts";
@@ -7,9 +7,10 @@ import { runMesh } from "../parallel/run_mesh.ts";
 import { drawTimeline, traceTimeline } from "../pipeline/draw.ts";
 import { simulate } from "../pipeline/simulate.ts";
 import { devices, links } from "../train/hardware.ts";
+import { adviceFor, remedies, unfitting } from "../train/fit.ts";
 import { planModel } from "../train/model.ts";
 import { stageSchedule } from "../train/stage.ts";
-import { getDefaultParser } from "./parser.ts";
+import { ArgumentError, getDefaultParser, type ParsedArguments } from "./parser.ts";
 import { layoutName, planWorld, type WorldArguments } from "./plan_world.ts";
 import { resolveWritten, type Verb, writtenRecord } from "./verb.ts";
 
@@ -19,6 +20,10 @@ export const plan: Verb = {
   summary,
   async run(args) {
     const parser = getDefaultParser()
+      .addArgument("--memory", {
+        help: "Memory of the device, such as 80GiB: says whether the run fits, or what would",
+      })
+      .addArgument("--binding", { help: "Largest buffer that a kernel of the device can bind, such as 2GiB" })
       .addArgument("--world", { type: "int", help: "Predict a run on so many GPUs: memory, traffic, bubble, speed" })
       .addArgument("--device", { default: "h200", help: `GPU of --world: ${Object.keys(devices).join(", ")}` })
       .addArgument("--link", {
@@ -50,17 +55,28 @@ export const plan: Verb = {
     }
 
     const config = resolveWritten(written);
-    using backend = openNullBackend();
+    const binding = bytesOf(parsed, "binding"), memoryGiven = bytesOf(parsed, "memory");
+    using backend = openNullBackend({ ...(binding && { maxStorageBufferBindingSize: binding }) });
     const ranks = config.runtime.nproc;
-    const { memory, plan, shapes, stage } = planModel(
-      config,
-      backend.traits,
-      runMesh(config, { rank: 0, world: ranks }),
-    );
+    const planOf = (config: ResolvedConfig) =>
+      planModel(config, backend.traits, runMesh(config, { rank: 0, world: ranks }));
+    const { memory, plan, shapes, stage } = planOf(config);
+    const room = memoryGiven
+      ? { bytes: memoryGiven, from: "--memory" }
+      : config.runtime.device_memory
+      ? { bytes: config.runtime.device_memory, from: "runtime.device_memory" }
+      : undefined;
+    const fitting = room && {
+      bytes: room.bytes,
+      planned: (changed: ResolvedConfig) => planOf(changed).memory.total,
+      replicas: runMesh(config, { rank: 0, world: ranks }).size("data"),
+    };
+    const fits = !room || memory.total <= room.bytes;
     const parameters = [...shapes.values()].reduce((sum, shape) => sum + elementCount(shape), 0);
     if (parsed.json) {
-      console.log(JSON.stringify({ parameters, memory }));
-      return 0;
+      const found = fits ? {} : remedies(config, fitting!);
+      console.log(JSON.stringify({ parameters, memory, ...(room && { room: room.bytes, ...found, fits }) }));
+      return fits ? 0 : 1;
     }
     console.log(`${config.JOB_NAME}: ${config.model_type}, ${parameters.toLocaleString("en")} parameters`);
     if (ranks > 1) console.log(`  on the first of ${ranks} ranks: ${layoutName(config, ranks)}`);
@@ -74,9 +90,20 @@ export const plan: Verb = {
     const frames = stage.frames.reduce((sum, count) => sum + count, 0);
     console.log(`  ${instructions} instructions a micro-batch, ${microBatches} micro-batch${many}${alone}`);
     if (frames > 1) console.log(`  ${frames} micro-batches in flight`);
+    if (!fits) throw new RangeError(unfitting(memory.total, room!, adviceFor(config, fitting!)));
+    if (room) console.log(`  fits: ${formatBytes(room.bytes - memory.total)} of ${formatBytes(room.bytes)} are left`);
     return 0;
   },
 };
+
+/** An amount of memory on the command line. */
+function bytesOf(parsed: ParsedArguments, name: "memory" | "binding"): number | undefined {
+  const text = parsed[name] as string | undefined, bytes = text === undefined ? undefined : parseBytes(text);
+  if (text !== undefined && bytes === undefined) {
+    throw new ArgumentError(`--${name}: "${text}" is no amount of memory; 80GiB or 128MiB would work`);
+  }
+  return bytes;
+}
 
 /** Ranks of one replica, as the record has them. */
 function leastWorld(written: Record<string, unknown>): number {

@@ -5,6 +5,7 @@
  */
 import { z } from "zod";
 import { evaluateArithmetic } from "./arithmetic.ts";
+import { parseBytes } from "./bytes.ts";
 
 /** `refused`: the field is known and checked, but a value of the user's that asks for it stops the run. */
 export type Status = "works" | "refused";
@@ -84,6 +85,12 @@ export function float({ min, max, above }: Range = {}) {
 /** A number, or null for none. */
 export function nullableFloat(range: Range = {}) {
   return z.preprocess(arithmetic, float(range).nullable());
+}
+
+/** An amount of memory, as a number of bytes or as text: `80GiB`; null for none. */
+export function nullableBytes() {
+  const read = (value: unknown) => typeof value === "string" ? parseBytes(value) ?? value : value;
+  return z.preprocess(read, z.int().min(1).nullable());
 }
 
 /** A count of steps; null, `.inf` and "inf" all mean never, and null is what is kept, since it survives JSON. */

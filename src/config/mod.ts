@@ -3,6 +3,7 @@
  *
  * `loadConfig` reads what the user wrote, `resolveConfig` makes the complete record of it or says all that is wrong.
  */
+export { parseBytes } from "./bytes.ts";
 export { ConfigError, type ConfigProblem } from "./error.ts";
 export { configHelp, printResolved } from "./help.ts";
 export { applyChanges, loadConfig, type LoadOptions } from "./load.ts";

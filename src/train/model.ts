@@ -23,6 +23,8 @@ import { isFirstHolder, type TensorMode } from "../parallel/modes.ts";
 import { type InputPart, shard, type Sharded } from "../parallel/shard.ts";
 import { solo, type World } from "../parallel/world.ts";
 import { modelTypes } from "./types.ts";
+import { adviceFor, type Room, roomOf, unfitting } from "./fit.ts";
+import { runMesh } from "../parallel/run_mesh.ts";
 import { cutPart } from "./whole.ts";
 
 export interface Model extends Disposable {
@@ -31,6 +33,8 @@ export interface Model extends Disposable {
   readonly family: ModelFamily;
   readonly program: Program;
   readonly memory: MemoryEstimate;
+  /** What the device has for it, where that is known. */
+  readonly room?: Room | undefined;
   /** Which rank updates what, for each group of parameters. */
   readonly zero: readonly ZeroPlan[];
   /** What this rank holds of each parameter, by canonical name. */
@@ -189,6 +193,13 @@ function prefetchOf({ parallel: { weight } }: ResolvedConfig): Pick<ProgramOptio
   return { prefetch: { per: weight.forward_overlap_per, after: gatheredBefore[weight.launch_allgather_before] } };
 }
 
+/** What would make the record fit so many bytes on this rank. */
+function adviceHere(config: ResolvedConfig, bytes: number, { traits }: Backend, { mesh }: World): string {
+  const place = { rank: mesh.rank, world: mesh.world };
+  const planned = (changed: ResolvedConfig) => planModel(changed, traits, runMesh(changed, place)).memory.total;
+  return adviceFor(config, { bytes, planned, replicas: mesh.size("data") });
+}
+
 /**
  * @param backend where the model lives; stays the caller's
  * @param world the ranks that train together. @default this one alone
@@ -206,12 +217,20 @@ export async function initializeModel(
 ): Promise<Model> {
   requireType(config, backend);
   const { plan, ...planned } = planModel(config, backend.traits, world.mesh, microBatches);
+  const room = roomOf(config, backend);
+  if (room && planned.memory.total > room.bytes) {
+    throw new RangeError(unfitting(planned.memory.total, room, adviceHere(config, room.bytes, backend, world)));
+  }
   const program = await Program.create(backend, plan, {
     frames: planned.stage.frames,
     microBatches,
     groups: (axis) => world.group(axis as Mode),
     ...(planned.overlap ? { cuts: new Map([[planned.overlap.segment, planned.overlap.cuts]]) } : {}),
     ...prefetchOf(config),
+  }).catch((error) => {
+    if (!/out of memory/.test((error as Error).message)) throw error;
+    const advice = adviceHere(config, 0.9 * planned.memory.total, backend, world);
+    throw new RangeError(`${(error as Error).message}; where a tenth less is enough, ${advice}`, { cause: error });
   });
   for (const { name, initialization } of plan.parameters) {
     const shape = planned.shapes.get(name)!, length = elementCount(shape);
@@ -220,6 +239,7 @@ export async function initializeModel(
   }
   return {
     ...planned,
+    room,
     config,
     world,
     program,

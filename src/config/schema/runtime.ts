@@ -1,5 +1,5 @@
 import { z } from "zod";
-import { bool, float, int, text, works } from "../field.ts";
+import { bool, float, int, nullableBytes, text, works } from "../field.ts";
 
 /** Troupe's own settings: where and how the company runs. */
 export const runtimeSchema = z.strictObject({
@@ -11,6 +11,11 @@ export const runtimeSchema = z.strictObject({
     z.enum(["deno", "dawn"]).default("deno"),
     "Which WebGPU: Deno's own, or Dawn, which reaches a GPU's matrix units. `./troupe doctor --add-dawn` adds Dawn; runs " +
       "with it start as `./troupe dawn train`, where it is the default.",
+  ),
+  device_memory: works(
+    nullableBytes().default(null),
+    "Memory of each device, such as 80GiB: a run that plans more is refused before it begins, with what would make it fit. " +
+      "WebGPU does not tell what a GPU has; where the device computes in the machine's own memory, what is free is taken.",
   ),
   nproc: works(int({ min: 1 }).default(1), "Ranks on this machine, one process each."),
   seed: works(int({ min: 0 }).default(1024), "Seed of weights and dropout; --seed sets it."),

@@ -9,6 +9,7 @@ import { type CollectiveCall, perform } from "../src/comm/collectives/calls.ts";
 import { type Communicator, createCommunicator } from "../src/comm/collectives/communicator.ts";
 import { type ControlConnection, joinControl } from "../src/comm/control.ts";
 import { joinWorld } from "../src/comm/transport/rendezvous.ts";
+import { FlightRecorder } from "../src/observe/flight_recorder.ts";
 import { Progress } from "./progress.ts";
 import { actor, protocol } from "./runtime/mod.ts";
 
@@ -38,6 +39,8 @@ export const communicatorProtocol = protocol({
         rank: z.number(),
         attempt: z.number(),
         progress: z.instanceof(SharedArrayBuffer),
+        /** Of the flight recorder. */
+        recorder: z.instanceof(SharedArrayBuffer),
       },
       reply: z.null(),
     },
@@ -70,6 +73,9 @@ interface State {
   identity: { readonly rank: number; readonly attempt: number; readonly token: string } | undefined;
   progress: Progress | undefined;
   communicator: Communicator | undefined;
+  recorder: FlightRecorder | undefined;
+  /** The first record that the root was not told. */
+  untold: number;
 }
 
 export interface CommunicatorOptions {
@@ -86,6 +92,8 @@ export const communicator = ({ kill }: CommunicatorOptions) =>
       identity: undefined,
       progress: undefined,
       communicator: undefined,
+      recorder: undefined,
+      untold: 0,
     }),
     async handle(state, message, context) {
       switch (message.kind) {
@@ -98,6 +106,7 @@ export const communicator = ({ kill }: CommunicatorOptions) =>
           }
           state.identity = { rank: message.rank, attempt: message.attempt, token: message.token };
           state.progress = new Progress(message.progress);
+          state.recorder = new FlightRecorder(message.recorder);
           message.reply(null);
           context.every(beatMs, { kind: "beat" });
           context.sendSelf({ kind: "beat" });
@@ -123,8 +132,10 @@ export const communicator = ({ kill }: CommunicatorOptions) =>
           const { reply, call } = message;
           if (!state.communicator) reply.refuse("the other ranks were never met");
           else {
-            perform(state.communicator, call)
-              .then(() => reply(null), (error) => reply.refuse((error as Error).message));
+            carryOut(state, call).then(() => reply(null), async (error) => {
+              await tellAll(state); // before the rank ends
+              reply.refuse((error as Error).message);
+            });
           }
           break;
         }
@@ -132,7 +143,7 @@ export const communicator = ({ kill }: CommunicatorOptions) =>
           state.communicator?.transport.abort(message.reason);
           break;
         case "beat":
-          await tell(state, state.progress!.read());
+          await tellAll(state);
       }
       return state;
     },
@@ -146,6 +157,30 @@ export const communicator = ({ kill }: CommunicatorOptions) =>
 async function tell({ connection, identity }: State, what: Readonly<Record<string, unknown>>): Promise<void> {
   const { rank, attempt } = identity!;
   await connection!.send({ rank, attempt, ...what }).catch(() => {});
+}
+
+/** Records of one beat: a line to the root is bounded. */
+const mostRecords = 200;
+
+/** A beat: where the rank is, and what it did since the last. */
+async function tellAll(state: State): Promise<void> {
+  const { records, next } = state.recorder!.since(state.untold, mostRecords);
+  state.untold = next;
+  await tell(state, { ...state.progress!.read(), records });
+}
+
+/** One collective, with its beginning and its end on record. */
+async function carryOut({ communicator, recorder }: State, call: CollectiveCall): Promise<void> {
+  const size = "data" in call ? `, ${call.data.length} of ${call.data.type}` : "";
+  const what = `${call.operator} of ${call.group}${"peer" in call ? ` with place ${call.peer}` : ""}${size}`;
+  recorder!.note(`${what}: begun`);
+  try {
+    await perform(communicator!, call);
+    recorder!.note(`${what}: done`);
+  } catch (error) {
+    recorder!.note(`${what}: ${(error as Error).message}`);
+    throw error;
+  }
 }
 
 async function meet(state: State, meeting: Meeting, address: string): Promise<void> {

@@ -143,6 +143,8 @@ export interface RankOptions {
   readonly meet?: (meeting: Meeting) => Promise<Pick<Communicator, "group">>;
   /** Where the rank is, for whoever watches from another thread. */
   readonly progress?: Progress;
+  /** Keeps what the rank does, for the story of an accident. */
+  readonly record?: (text: string) => void;
 }
 
 const internal = { advance: {} };
@@ -203,7 +205,7 @@ export const rank = (options: RankOptions) =>
 type Initialise = Extract<Message<typeof rankProtocol>, { kind: "initialise" }>;
 
 async function initialise(
-  { backend: open, loader, meet }: RankOptions,
+  { backend: open, loader, meet, record }: RankOptions,
   { config, checkpoint, load, runFolder, cpuFallback, monitor, checkpoints, place }: Initialise,
   context: Own,
 ): Promise<Ready> {
@@ -243,7 +245,14 @@ async function initialise(
   const openSession = async () => {
     if (place.meeting && !meet) throw new TypeError("Cannot meet the other ranks: nobody says how");
     const world = place.meeting ? createWorld(mesh, await meet!(place.meeting)) : solo;
-    return await Session.open(config, { backend, world, microBatches, datasetTypes: types, onNotice: notice });
+    return await Session.open(config, {
+      backend,
+      world,
+      microBatches,
+      datasetTypes: types,
+      onNotice: notice,
+      ...(record ? { onInstruction: record } : {}),
+    });
   };
   const session = await openSession().catch((error) => {
     backend[Symbol.dispose]();

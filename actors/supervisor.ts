@@ -99,6 +99,8 @@ export interface SupervisorOptions {
   readonly checkpoints: Ref<typeof checkpointManagerProtocol>;
   /** Ends a living rank by force, for one that would not hear; without it, a rank is told to stop like any actor. */
   readonly kill?: (rank: number) => void;
+  /** Told why ranks ended before they were done, when all have. */
+  readonly onAccident?: (text: string) => void;
 }
 
 /** A rank of the present start. */
@@ -108,7 +110,7 @@ interface Member {
   trained?: Trained;
   ended?: Reason;
   /** The last sign of life, and the last change of the progress word. */
-  beat?: { atMs: number; changes: number; changedAtMs: number; phase: string; step: number };
+  beat?: { firstMs: number; atMs: number; changes: number; changedAtMs: number; phase: string; step: number };
   /** Why it was killed from here; the signal alone would not tell. */
   killed?: string;
   /** It lived on when others had ended, and was ended from here: that is no cause of anything. */
@@ -216,6 +218,7 @@ export const supervisor = (options: SupervisorOptions) =>
           if (!member) break;
           const now = context.now(), same = member.beat?.changes === message.changes;
           member.beat = {
+            firstMs: member.beat?.firstMs ?? now,
             atMs: now,
             changes: message.changes,
             changedAtMs: same ? member.beat!.changedAtMs : now,
@@ -227,7 +230,7 @@ export const supervisor = (options: SupervisorOptions) =>
         case "check":
           state.members.forEach((member, rank) => {
             if (member.killed !== undefined || member.ended) return;
-            const why = silence(member, options, context.now());
+            const why = silence(member, state.members, options, context.now());
             if (why === undefined) return;
             member.killed = why;
             end(rank, member, options, context); // and its end arrives as any other does
@@ -255,8 +258,13 @@ export const supervisor = (options: SupervisorOptions) =>
 const patience: Readonly<Record<string, number>> = { start: 10, initialise: 10, save: 10 };
 
 /** Why the rank must be taken for dead, if it must. */
-function silence({ beat }: Member, { config }: SupervisorOptions, now: number) {
-  if (!beat) return undefined;
+function silence({ beat }: Member, all: readonly Member[], { config }: SupervisorOptions, now: number) {
+  if (!beat) {
+    // Starting may take long, but not much longer than it takes the others.
+    const since = Math.min(...all.map(({ beat }) => beat?.firstMs ?? Infinity));
+    if (now - since <= config.runtime.silence_timeout_s * second) return undefined;
+    return `was not heard of for ${Math.round((now - since) / second)} s after others had started, and was killed`;
+  }
   const quiet = now - beat.atMs, stuck = now - beat.changedAtMs, { step_timeout_s, silence_timeout_s } = config.runtime;
   const limit = step_timeout_s * (patience[beat.phase] ?? 1);
   if (quiet > silence_timeout_s * second) {
@@ -406,6 +414,7 @@ async function recover(
   const silent = members.findIndex(({ killed }) => killed !== undefined);
   const text = silent >= 0 ? `Rank ${silent} ${members[silent]!.killed}` : howItEnded(rank, reason, when);
   const fail = (why: string) => finish(state, { outcome: "failed", step: state.step, reason: why }, options, context);
+  options.onAccident?.(text);
   if (state.stopping) return await fail(`While stopping and saving: ${text}; the newest checkpoint stands`);
   if (reason.kind === "crashed" && lastFailure?.text === text && lastFailure.step === state.step) {
     return await fail(`${text} (this came twice, so starting again does not help)`);

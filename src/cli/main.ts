@@ -18,6 +18,7 @@ const verbs: Readonly<Record<string, { load: () => Promise<Verb>; hidden?: true 
   tokenize: { load: async () => (await import("./tokenize.ts")).tokenize },
   data: { load: async () => (await import("./data.ts")).data },
   convert: { load: async () => (await import("./convert.ts")).convert },
+  blackbox: { load: async () => (await import("./blackbox.ts")).blackbox },
   doctor: { load: async () => (await import("./doctor.ts")).doctorVerb },
   bench: { load: async () => (await import("./bench.ts")).bench },
   test: { load: async () => (await import("./test.ts")).test },

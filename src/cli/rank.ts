@@ -6,6 +6,7 @@ import { rank as rankActor } from "../../actors/rank.ts";
 import { type AskError, inWorker, plainReason, type Ref, type Runtime, serve } from "../../actors/runtime/mod.ts";
 import { openBackend } from "../backend/open.ts";
 import { callingCommunicator } from "../comm/collectives/calls.ts";
+import { FlightRecorder } from "../observe/flight_recorder.ts";
 import { CommunicationError } from "../comm/transport/link.ts";
 import { entryUrl } from "./self.ts";
 import type { Verb } from "./verb.ts";
@@ -27,15 +28,18 @@ export const rankVariables = {
 const orphaned = 3;
 
 /** Joins the root through a communicator in a worker; when the root is gone, this process leaves. */
-export async function joinRoot(runtime: Runtime, progress: Progress): Promise<Ref<typeof communicatorProtocol>> {
+export async function joinRoot(
+  runtime: Runtime,
+  progress: Progress,
+  recorder = new FlightRecorder(),
+): Promise<Ref<typeof communicatorProtocol>> {
   const { hostname, port } = parseAddress(Deno.env.get(rankVariables.control)!);
   const token = Deno.env.get(rankVariables.token)!;
   const task: WorkerTask = { actor: "communicator" };
   const ref = runtime.spawn("communicator", inWorker(communicatorProtocol, { url: entryUrl, data: task }));
   const [rank, attempt] = [Number(Deno.env.get(rankVariables.rank)), Number(Deno.env.get(rankVariables.attempt))];
-  await ref.ask({ kind: "join", hostname, port, token, rank, attempt, progress: progress.memory }, {
-    timeoutMs: 20_000,
-  });
+  const memory = { progress: progress.memory, recorder: recorder.memory };
+  await ref.ask({ kind: "join", hostname, port, token, rank, attempt, ...memory }, { timeoutMs: 20_000 });
   const leave = (why: string) => {
     console.error(`rank: ${why}; leaving`);
     Deno.exit(orphaned);
@@ -77,11 +81,11 @@ export const rank: Verb = {
     }
     // A signal to the whole process group, such as Ctrl-C; what follows is the root's to say.
     for (const signal of ["SIGINT", "SIGTERM"] as const) Deno.addSignalListener(signal, () => {});
-    const progress = new Progress();
+    const progress = new Progress(), recorder = new FlightRecorder();
     // How this one ended is the root's to say.
     const quiet = Deno.env.has("TROUPE_DEBUG") ? {} : { log: () => {}, onDeadLetter: () => {} };
     return await serve((_parent, runtime) => {
-      const joined = joinRoot(runtime, progress);
+      const joined = joinRoot(runtime, progress, recorder);
       joined.catch((error) => {
         if ((error as AskError).failure === "stopped") return; // before it had joined
         console.error(`rank: ${error.message}`);
@@ -95,6 +99,7 @@ export const rank: Verb = {
         },
         meet: async (meeting) => await meet(await joined, meeting),
         progress,
+        record: (text) => recorder.note(text),
       });
     }, quiet);
   },

@@ -11,6 +11,8 @@ import { openRendezvous, type Rendezvous } from "../comm/transport/rendezvous.ts
 import { parallelProblems, printResolved, type ResolvedConfig } from "../config/mod.ts";
 import { type AlertSender, createAlertSender } from "../observe/alert_sender.ts";
 import { alertTitle } from "../observe/alerts.ts";
+import { BlackBox, writeBlackBox } from "../observe/black_box.ts";
+import type { FlightRecord } from "../observe/flight_recorder.ts";
 import { makeRunFolder, type RunFolder, runFolder, runFolderAt } from "../observe/run_folder.ts";
 import { onInterrupt } from "./interrupt.ts";
 import { ArgumentError, type DefaultArguments, getDefaultParser } from "./parser.ts";
@@ -119,7 +121,9 @@ async function runCompany(config: ResolvedConfig, run: RunFolder, options: Compa
     token,
     onValue: (value) => heard(value as Said),
   });
-  const heard = ({ late, ...beat }: Said) => {
+  const blackBox = new BlackBox(), dump = (why: string) => writeBlackBox(run.blackBox, blackBox.content(why));
+  const heard = ({ late, records = [], ...beat }: Said) => {
+    if (records.length > 0) blackBox.add(beat.rank, beat.attempt, records);
     if (late === undefined) root.send({ kind: "beat", ...beat });
     else monitorRef.send({ kind: "alert", text: late });
   };
@@ -236,9 +240,11 @@ async function runCompany(config: ResolvedConfig, run: RunFolder, options: Compa
       muster,
       rank: (attempt, rank) => hosted(rankProtocol, () => startRank(attempt, rank), { startTimeoutMs: 120_000 }),
       kill: (rank) => living.get(rank)?.host.kill(),
+      onAccident: dump,
     }),
   );
 
+  using _asked = answerRequests(run, () => dump("troupe blackbox asked"));
   using _listening = onInterrupt((signal) => {
     // What schedulers send to all hosts at once is one wish, not two.
     if (++asked.here > 1 || !asked.elsewhere) root.send({ kind: "stop" });
@@ -263,6 +269,19 @@ async function runCompany(config: ResolvedConfig, run: RunFolder, options: Compa
     await runtime.stop();
     await meeting?.close();
   }
+}
+
+/** `troupe blackbox` asks by a file: it may do so from anywhere that sees the run's folder. */
+function answerRequests({ blackBoxRequest }: RunFolder, answer: () => void): Disposable {
+  const timer = setInterval(() => {
+    try {
+      Deno.removeSync(blackBoxRequest);
+    } catch {
+      return; // nobody asks
+    }
+    answer();
+  }, 500);
+  return { [Symbol.dispose]: () => clearInterval(timer) };
 }
 
 /** The run's token, which the user gives to every host. */
@@ -326,6 +345,7 @@ interface Said {
   readonly phase: string;
   readonly step: number;
   readonly late?: string;
+  readonly records?: readonly FlightRecord[];
 }
 
 /** How long ranks may take from the first to the last to be there: processes start, devices open, data is read. */

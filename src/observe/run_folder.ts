@@ -17,6 +17,9 @@ export interface RunFolder {
   readonly metrics: string;
   /** The loss curve, drawn at the end. */
   readonly lossPlot: string;
+  /** What the ranks did last before an accident, or when it was asked for; and the file that asks. */
+  readonly blackBox: string;
+  readonly blackBoxRequest: string;
 }
 
 /**
@@ -51,6 +54,8 @@ export function runFolderAt(path: string): RunFolder {
     traces: `${path}/traces`,
     metrics: `${path}/metrics.jsonl`,
     lossPlot: `${path}/loss.svg`,
+    blackBox: `${path}/blackbox.json`,
+    blackBoxRequest: `${path}/blackbox.ask`,
   };
 }
 

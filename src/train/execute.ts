@@ -16,6 +16,8 @@ export interface ExecuteOptions {
   readonly evaluating?: boolean;
   /** Fills the inputs of a forward pass that come with the data. */
   feed(name: SegmentName, run: Run): void;
+  /** Before a pass is queued. */
+  began?(name: SegmentName, run: Run): void;
   /** What to do at the cuts of a pass, where there is something. */
   atCuts?(name: SegmentName, run: Run): ((cut: number) => Generator<Wait, void>) | undefined;
   /** After a forward pass, before anything else is queued. */
@@ -136,6 +138,7 @@ export class Executor {
         options.feed(name, step);
         deliver(name, { carries: "activation", chunk, microBatch }, evaluating ? 0 : frame);
       } else if (segment !== "backward weight") deliver(name, { carries: "gradient", chunk, microBatch }, frame);
+      options.began?.(name, step);
       yield* program.run(name, evaluating ? 0 : frame, options.atCuts?.(name, step));
       if (segment === "forward" && options.done) yield* options.done(name, step);
     }

@@ -45,6 +45,8 @@ export interface SessionOptions {
   /** Names of the kinds of data, for metrics by kind. */
   readonly datasetTypes?: readonly string[];
   readonly onNotice?: (line: string) => void;
+  /** Told of every pass and update when it is queued. */
+  readonly onInstruction?: (text: string) => void;
 }
 
 export class Session implements Disposable {
@@ -74,6 +76,7 @@ export class Session implements Disposable {
     const validation = config.data.valid_every > 0 ? createValidationLoaders(config.data, shard) : [];
     const model = await initializeModel(config, options);
     const trainer = initializeTrainer({ model, optimizer: await initializeOptimizer(model) });
+    if (options.onInstruction) trainer.onInstruction = options.onInstruction;
     return new Session(config, trainer, options, validation);
   }
 

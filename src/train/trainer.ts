@@ -105,6 +105,8 @@ export class Trainer implements Disposable {
   readonly times: StepTimes = { submit: 0, readBack: 0, update: 0 };
   /** What this rank sent to other stages in the last schedule. */
   sent: Traffic = { messages: 0, bytes: 0 };
+  /** Told of every pass and update when it is queued. */
+  onInstruction: (text: string) => void = () => {};
   readonly #executor = new Executor();
   #squaredNorm: number | undefined;
 
@@ -146,6 +148,8 @@ export class Trainer implements Disposable {
         const weights = { lossWeight, auxiliaryWeight: index < microBatches.length ? scale / all : 0 };
         feed(this.model, name, microBatch, { ...weights, step: this.stepCount, microBatch: place, frame });
       },
+      began: (name, { microBatch }) =>
+        this.onInstruction(`step ${this.stepCount + 1}: ${name} of micro-batch ${microBatch}`),
       atCuts: (name, { microBatch }) =>
         overlapped && name === overlapped.plan.segment && microBatch === passes - 1
           ? (cut) => overlapped.at(cut)
@@ -161,6 +165,7 @@ export class Trainer implements Disposable {
       overlapped.end();
       for (const synchronizer of synchronizers) yield* synchronizer.finish();
     } else for (const synchronizer of synchronizers) yield* synchronizer.reduce();
+    this.onInstruction(`step ${this.stepCount + 1}: norm`);
     this.optimizer.device.norm();
     // Losses are with the last stage.
     const judged = world.mesh.index("pipeline") === world.mesh.size("pipeline") - 1 ? microBatches : [];
@@ -255,6 +260,7 @@ export class Trainer implements Disposable {
       this.infNanSkipBatches++;
       return { ...result, success: false };
     }
+    this.onInstruction(`step ${this.stepCount + 1}: update`);
     device.update({
       learningRate: result.learningRate,
       beta1: adam.adam_beta1,

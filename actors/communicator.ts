@@ -178,7 +178,8 @@ async function carryOut({ communicator, recorder }: State, call: CollectiveCall)
     await perform(communicator!, call);
     recorder!.note(`${what}: done`);
   } catch (error) {
-    recorder!.note(`${what}: ${(error as Error).message}`);
+    recorder!.note((error as Error).message);
+    recorder!.note(`${what}: failed`);
     throw error;
   }
 }

@@ -5,6 +5,8 @@
 import { acceptHandshake, type ByteConnection, offerHandshake } from "./handshake.ts";
 
 const longestLine = 64 << 10;
+/** Connections that may be in the handshake at once. */
+const maxStrangers = 64;
 
 /** Lines of a connection as values, until it closes. @throws {SyntaxError | RangeError} on a line that is not one. */
 async function* values(connection: ByteConnection): AsyncGenerator<unknown> {
@@ -43,15 +45,24 @@ export function listenControl(
   },
 ): ControlListener {
   const listener = listen(hostname, port);
-  const open = new Set<Deno.TcpConn>(), work = new Set<Promise<void>>();
+  const open = new Set<Deno.TcpConn>(), work = new Set<Promise<void>>(), strangers = new Set<Deno.TcpConn>();
   const serve = async (connection: Deno.TcpConn) => {
     open.add(connection);
+    // However many connect and say nothing, few are listened to: the one that has taken longest must go.
+    if (strangers.size >= maxStrangers) {
+      const [oldest] = strangers;
+      strangers.delete(oldest!);
+      if (open.delete(oldest!)) oldest!.close();
+    }
+    strangers.add(connection);
     try {
       await acceptHandshake(connection, { token });
     } catch (error) {
       open.delete(connection);
       onRefused?.((error as Error).message);
       return;
+    } finally {
+      strangers.delete(connection);
     }
     try {
       for await (const value of values(connection)) onValue(value);

@@ -37,7 +37,8 @@ export class BlackBox {
   }
 }
 
-const begun = /^(.*): begun$/;
+/** A collective that did not come to its end. */
+const begun = /^(.*): (?:begun|failed)$/;
 
 const clock = (at: number) => new Date(at).toISOString().slice(11, 23);
 

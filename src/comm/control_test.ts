@@ -1,0 +1,57 @@
+import { assert, assertEquals, assertRejects } from "@std/assert";
+import { joinControl, listenControl } from "./control.ts";
+import { offerHandshake } from "./handshake.ts";
+
+const hostname = "127.0.0.1", token = "secret";
+
+Deno.test("listenControl() hears ranks though 1,000 strangers idle, scan and send rubbish", async () => {
+  const heard: unknown[] = [];
+  const { promise: told, resolve } = Promise.withResolvers<void>();
+  const refused: string[] = [];
+  await using control = listenControl({
+    hostname,
+    port: 0,
+    token,
+    onValue(value) {
+      heard.push(value);
+      resolve();
+    },
+    onRefused: (reason) => refused.push(reason),
+  });
+  const { port } = control, idle: Deno.TcpConn[] = [];
+  const before = Deno.memoryUsage().rss;
+  try {
+    for (let i = 0; i < 1000; i++) {
+      const connection = await Deno.connect({ hostname, port });
+      idle.push(connection);
+      if (i % 3 === 1) await connection.write(new TextEncoder().encode("GET / HTTP/1.1\r\n\r\n")).catch(() => {});
+      if (i % 3 === 2) await connection.write(crypto.getRandomValues(new Uint8Array(200))).catch(() => {});
+    }
+    const began = performance.now();
+    using rank = await joinControl({ hostname, port, token });
+    await rank.send({ rank: 0 });
+    await told;
+    const ms = performance.now() - began;
+    assertEquals(heard, [{ rank: 0 }]);
+    assert(ms < 2000, `a rank was heard after ${ms} ms`);
+    assert(Deno.memoryUsage().rss - before < 64 << 20, "strangers cost little");
+    await assertRejects(() => joinControl({ hostname, port, token: "another" }));
+  } finally {
+    for (const connection of idle) connection.close();
+  }
+  assert(refused.length > 900, `${refused.length} were refused`);
+});
+
+Deno.test("listenControl() closes a connection whose line is too long, or no JSON", async () => {
+  for (const text of ["x".repeat(70_000), "{ no json }\n"]) {
+    const { promise, resolve } = Promise.withResolvers<string>();
+    await using control = listenControl({ hostname, port: 0, token, onValue: () => {}, onRefused: resolve });
+    const connection = await Deno.connect({ hostname, port: control.port });
+    await offerHandshake(connection, { token });
+    const writing = connection.write(new TextEncoder().encode(text)).catch(() => 0);
+    assert((await promise).length > 0);
+    await writing;
+    assertEquals(await connection.read(new Uint8Array(1)).catch(() => null), null);
+    connection.close();
+  }
+});

@@ -28,11 +28,25 @@ const golden = readGoldenJson<{ cases: Case[]; config_spellings: Case[]; partiti
 );
 
 function meshes({ world, parallel, num_experts = 1 }: Case): Mesh[] {
-  // The groups are made before a weight size without isp is refused, so that size is put in afterwards.
-  const { gqa: _, weight, ...sections } = parallel;
+  // The groups are made before a weight size without isp is refused, so that size is put in afterwards; and groups of
+  // fully sharded ranks that are split by tensors too, which Troupe does not train.
+  const { gqa: _, weight, zero1, ...rest } = parallel, fsdp = (zero1 as { fsdp?: boolean })?.fsdp ?? false;
+  const sections = {
+    ...rest,
+    ...(zero1 === undefined ? {} : { zero1: fsdp ? { ...(zero1 as object), fsdp: false } : zero1 }),
+  };
   const config = resolveConfig({
-    model: { num_layers: 1024, num_experts, vocab_size: 2 ** 10 * 3 * 5 * 7 },
-    data: { seq_len: 16, micro_bsz: 1, total_steps: 1 },
+    ...(num_experts > 1 ? { model_type: "INTERNLM_MoE" } : {}),
+    // Sizes that any number of ranks divides.
+    model: {
+      num_layers: 1024,
+      num_experts,
+      vocab_size: 2 ** 10 * 3 * 5 * 7,
+      num_attention_heads: 960,
+      num_kv_attention_heads: 960,
+      hidden_size: 1920,
+    },
+    data: { seq_len: 960, micro_bsz: 1, total_steps: 1 },
     adam: { lr: 1 },
     ckpt: { enable_save_ckpt: false },
     parallel: sections,
@@ -48,7 +62,7 @@ function meshes({ world, parallel, num_experts = 1 }: Case): Mesh[] {
       rank,
       tensorMode: config.parallel.tensor.mode,
       numExperts: num_experts,
-      fsdp: config.parallel.zero1.fsdp,
+      fsdp,
     }));
 }
 

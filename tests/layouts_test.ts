@@ -138,6 +138,12 @@ const layouts: Record<string, Layout> = {
   },
   "2 stages x data 2": { ranks: 4, parallel: pipeline(2), runs: ["internlm2", "gemma"] },
   "2 stages, bfloat16": { ranks: 2, parallel: pipeline(2), model: half },
+  "fsdp over 2": { ranks: 2, parallel: { zero1: { fsdp: true } }, runs: ["internlm2", "gemma"] },
+  "fsdp over 2 of 4, one layer recomputed": {
+    ranks: 4,
+    parallel: { zero1: { fsdp: true, size: 2 } },
+    model: { checkpoint: 0.5 },
+  },
   "isp 2, weight 2, bfloat16": { ranks: 2, parallel: isp(2, 2), model: half },
   "msp 2, bfloat16": {
     ranks: 2,

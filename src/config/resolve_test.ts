@@ -252,6 +252,7 @@ Deno.test("resolveConfig() checks the rules between fields", () => {
   broken({ data: { gradient_accumulation: 2 } }, "data.gradient_accumulation");
   broken({ loss: { op_type: "torch_naive" } }, "loss.op_type");
   broken({ parallel: { zero1: { fsdp: true }, pipeline: 2 } }, "parallel.zero1.fsdp");
+  broken({ parallel: { zero1: { fsdp: true }, tensor: 2 } }, "parallel.zero1.fsdp");
   broken({ parallel: { weight: 2 } }, "parallel.weight.size");
   broken({ parallel: { expert: 2 } }, "parallel.expert.size");
   broken({ parallel: { tensor: 3 } }, "parallel.tensor.size");

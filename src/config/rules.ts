@@ -314,6 +314,7 @@ export const rules: readonly Rule[] = [
     const obstacles = [
       parallel.pipeline.size > 1 && `parallel.pipeline.size ${parallel.pipeline.size}`,
       parallel.tensor.mode === "isp" && "parallel.tensor.mode isp",
+      parallel.tensor.size > 1 && `parallel.tensor.size ${parallel.tensor.size}`,
       model.num_experts > 1 && `model.num_experts ${model.num_experts}`,
     ].filter(Boolean);
     if (obstacles.length > 0) {

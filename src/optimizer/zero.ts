@@ -8,6 +8,7 @@ import type { ParameterPart } from "../graph/optimizer_state.ts";
 import { partElements } from "../graph/optimizer_state.ts";
 import type { ParameterPlace } from "../graph/plan.ts";
 import type { Mesh, Mode } from "../parallel/mesh.ts";
+import { tensorModeOf } from "../parallel/modes.ts";
 import { parameterGroups } from "./parameter_groups.ts";
 import { partitionByBlocks, partitionBySize, planReductions } from "./zero_partition.ts";
 
@@ -150,10 +151,10 @@ export function planZero(
     expert?: (name: string) => boolean;
   },
 ): ZeroPlan[] {
-  const { hybrid_zero_optimizer: zero, parallel: { tensor: { mode: tensorMode } } } = config;
+  const { hybrid_zero_optimizer: zero } = config;
   const groups = parameterGroups(parameters.map((place) => ({ name: place.name, place, expert: expert(place.name) })), {
     weightDecay: config.adam.weight_decay,
-    tensorMode,
+    tensorMode: tensorModeOf(config),
     numExperts: config.model.num_experts,
   });
   return groups.filter((group) => group.parameters.length > 0).map(({ reduce, partition, parameters }) => {

@@ -13,6 +13,19 @@ import type { Axis, Mesh } from "./mesh.ts";
 
 export type TensorModeName = "mtp" | "msp" | "fsp" | "isp";
 
+/**
+ * The mode that a record asks for. Fully sharded data parallelism (`zero1.fsdp`; Zhao et al. 2023, "PyTorch FSDP") is `isp`
+ * on whole sequences, with the ranks that divide optimizer state as the weight group.
+ */
+export const tensorModeOf = (
+  { parallel: { tensor, zero1 } }: {
+    readonly parallel: {
+      readonly tensor: { readonly mode: TensorModeName };
+      readonly zero1: { readonly fsdp: boolean };
+    };
+  },
+): TensorModeName => zero1.fsdp ? "isp" : tensor.mode;
+
 export interface TensorMode {
   readonly name: TensorModeName;
   /** Where a parameter lives that the family declares so. */

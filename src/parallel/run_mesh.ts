@@ -1,14 +1,17 @@
 /** The mesh that a run record describes, from the place of one rank. */
 import { parallelSizes, type ResolvedConfig } from "../config/mod.ts";
 import { createMesh, type Mesh } from "./mesh.ts";
+import { tensorModeOf } from "./modes.ts";
 
 /** @throws {RangeError} when the parallel sizes do not fit the number of ranks */
 export function runMesh(config: ResolvedConfig, { rank, world }: { rank: number; world: number }): Mesh {
-  const { parallel: { tensor, zero1, sequence_2D: grid }, model } = config;
+  const { parallel: { zero1, sequence_2D: grid }, model } = config, sizes = parallelSizes(config, world);
+  // Ranks that divide the weights have the state of their parts, and nothing more to divide.
+  const sharded = { ...sizes, wp: sizes.zero1, wdp: sizes.dp / sizes.zero1, zero1: 1 };
   return createMesh({
-    sizes: parallelSizes(config, world),
+    sizes: zero1.fsdp ? sharded : sizes,
     rank,
-    tensorMode: tensor.mode,
+    tensorMode: tensorModeOf(config),
     numExperts: model.num_experts,
     fsdp: zero1.fsdp,
     ...(grid.enable

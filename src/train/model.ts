@@ -19,7 +19,7 @@ import { type Parcel, planTerms, planZero, type ZeroPlan } from "../optimizer/ze
 import { type Box, type Layout, layoutOf, type ShardingPlan, split } from "../parallel/layout.ts";
 import type { Mesh, Mode } from "../parallel/mesh.ts";
 import { planStage, type SharedParameter, type Stage, type TracedPass } from "./stage.ts";
-import { isFirstHolder, type TensorMode } from "../parallel/modes.ts";
+import { isFirstHolder, type TensorMode, tensorModeOf } from "../parallel/modes.ts";
 import { type InputPart, shard, type Sharded } from "../parallel/shard.ts";
 import { solo, type World } from "../parallel/world.ts";
 import { modelTypes } from "./types.ts";
@@ -101,7 +101,7 @@ export function planModel(
   const options = {
     sharding: shardingOf(family.sharding, config.model),
     mesh,
-    mode: config.parallel.tensor.mode,
+    mode: tensorModeOf(config),
     parallelOutput: config.model.parallel_output,
     loadBound: config.parallel.expert.load_bound,
   };
@@ -188,8 +188,8 @@ function requireType({ model: { dtype } }: ResolvedConfig, { name, traits }: Bac
 /** How many weights of a layer are gathered before those of the next begin, by the part that begins them. */
 const gatheredBefore = { wqkv: 1, attn: 3, wo: 4, w1: 5 } as const;
 
-function prefetchOf({ parallel: { weight } }: ResolvedConfig): Pick<ProgramOptions, "prefetch"> {
-  if (!weight.overlap) return {};
+function prefetchOf({ parallel: { weight, zero1 } }: ResolvedConfig): Pick<ProgramOptions, "prefetch"> {
+  if (!weight.overlap && !zero1.fsdp) return {};
   return { prefetch: { per: weight.forward_overlap_per, after: gatheredBefore[weight.launch_allgather_before] } };
 }
 

@@ -36,7 +36,10 @@ export const parallelSchema = z.strictObject({
       int({ min: -1 }).default(-1),
       "Ranks over which optimizer state is divided: -1 for all that hold the same weights, 1 for no division.",
     ),
-    fsdp: refused(bool().default(false), "Divide parameters too, and gather them when needed."),
+    fsdp: works(
+      bool().default(false),
+      "Divide parameters too over those ranks, gather a layer's just ahead of need, and sum gradients where they belong.",
+    ),
   }),
   tensor: z.strictObject({
     size: works(size(), "Ranks over which each layer is split."),

@@ -451,7 +451,8 @@ function placeParameters(
     if (bytes > largest) {
       throw new RangeError(
         `Cannot place parameter ${name} [${tensor.shape}]: it takes ${bytes} bytes, one binding of this device ` +
-          `holds at most ${largest}`,
+          `holds at most ${largest}; a smaller table (model.vocab_size, model.hidden_size) would fit, or parts of it on ` +
+          `${Math.ceil(bytes / largest)} ranks or more (parallel.tensor)`,
       );
     }
     let arena = arenas.length - 1;

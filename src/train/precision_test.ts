@@ -44,6 +44,24 @@ for (const [dtype, type] of Object.entries(halfTypes)) {
     await backend.finish();
   });
 
+  Deno.test(`${dtype}: a trainer that takes over masters, moments and state goes on with the same bits`, async () => {
+    using backend = await openBackend("cpu");
+    const record = tinyRecord({ model: { dtype }, grad_scaler: { fp16: { growth_interval: 2 } } });
+    using one = await openTrainer(record, backend);
+    using other = await openTrainer(record, backend);
+    for (let step = 0; step < 3; step++) await takeStep(one, [a, b]);
+    for (const kind of ["parameter", "moment1", "moment2"] as const) {
+      for (const [tensor, values] of await tensorsOf(one, kind)) {
+        other.model.program.writeParameter(kind, tensor, values);
+      }
+    }
+    other.loadState(JSON.parse(JSON.stringify(one.state())));
+    assertEquals(await takeStep(other, [a, b]), await takeStep(one, [a, b]));
+    assertEquals(await tensorsOf(other), await tensorsOf(one));
+    assertEquals(other.state(), one.state());
+    await backend.finish();
+  });
+
   Deno.test(`${dtype} in pieces kept in float32 trains as well`, async () => {
     using backend = await openBackend("cpu");
     const losses = [];

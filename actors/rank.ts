@@ -25,7 +25,9 @@ import { formatBytes } from "../src/observe/format.ts";
 import { globalTensors, shardEntries } from "../src/train/checkpoint.ts";
 import { describeContent, loadHuggingFace, openGivenCheckpoint, recordDifferences } from "../src/train/load.ts";
 import { loadPlugins } from "../src/train/model.ts";
-import { Session } from "../src/train/session.ts";
+import { profileStep } from "../src/train/profile.ts";
+import { Session, type StepReport } from "../src/train/session.ts";
+import { modelTypes } from "../src/train/types.ts";
 import type { Communicator } from "../src/comm/collectives/communicator.ts";
 import { CommunicationError } from "../src/comm/transport/link.ts";
 import { runMesh } from "../src/parallel/run_mesh.ts";
@@ -120,6 +122,8 @@ interface Ready {
   readonly monitor: Ref<typeof monitorProtocol>;
   readonly checkpoints: Ref<typeof checkpointManagerProtocol>;
   readonly runFolder: string;
+  /** Steps since this start. */
+  steps: number;
   /** Position after the last batch used. */
   position: DataPosition | undefined;
   readonly loaded: string | undefined;
@@ -145,6 +149,8 @@ export interface RankOptions {
   readonly progress?: Progress;
   /** Keeps what the rank does, for the story of an accident. */
   readonly record?: (text: string) => void;
+  /** Leaves a profile of the third step in the run's folder. @default {false} */
+  readonly profile?: boolean;
 }
 
 const internal = { advance: {} };
@@ -192,7 +198,7 @@ export const rank = (options: RankOptions) =>
           state.stopping = true;
           break;
         case "advance":
-          await advance(state, state.ready!, context, progress);
+          await advance(state, state.ready!, context, options);
       }
       return state;
     },
@@ -287,11 +293,30 @@ async function initialise(
     monitor,
     checkpoints,
     runFolder,
+    steps: 0,
     position: position && begin,
     loaded,
     lastSaved: { step: checkpoint === null ? -1 : saved!.step, snapshot: false },
     stopFile: undefined,
   };
+}
+
+/** Trains on one batch. With a profile asked for, the third step of this start leaves one: what came before warmed up. */
+async function step(ready: Ready, batch: Batch, profile: boolean): Promise<StepReport> {
+  const { session, backend, monitor, runFolder, world: { mesh } } = ready;
+  const { model: type, split = false } = modelTypes(session.config), number = ready.steps++;
+  if (!profile || number !== 2) return await session.step(batch);
+  const told = (text: string) => mesh.rank === 0 && monitor.send({ kind: "notice", text });
+  const taken = await profileStep(backend, () => session.step(batch), { rank: mesh.rank, type, split });
+  if (taken.profile === undefined) {
+    told(`--profiling: ${backend.traits.description} has no timestamps, so no kernel can be timed; left out`);
+    return taken.result;
+  }
+  const path = `${runFolder}/profile_rank${mesh.rank}`;
+  await Deno.writeTextFile(`${path}.txt`, taken.profile.table);
+  await Deno.writeTextFile(`${path}_trace.json`, taken.profile.trace);
+  told(`Profile of step ${session.trainer.stepCount}: ${path}.txt, and for chrome://tracing ${path}_trace.json`);
+  return taken.result;
 }
 
 /** Where the data goes on after a checkpoint: with the counts alone, from the beginning under the old count. */
@@ -307,7 +332,12 @@ function startingPosition(
 }
 
 /** One batch: a step, what the record asks for after it, and the decision what comes next. */
-async function advance(state: State, ready: Ready, context: Own, progress: Progress | undefined): Promise<void> {
+async function advance(
+  state: State,
+  ready: Ready,
+  context: Own,
+  { progress, profile = false }: RankOptions,
+): Promise<void> {
   const { session, loader, monitor, world: { mesh } } = ready, { trainer, config } = session;
   const finished = (ready.position?.batch_count ?? 0) >= config.data.total_steps;
   if (mesh.rank === 0) reportMemory(ready);
@@ -337,7 +367,7 @@ async function advance(state: State, ready: Ready, context: Own, progress: Progr
     if (mesh.logs) monitor.send({ kind: "notice", text: `Skip batch count:\`${batch.batchCount}\`...` });
   } else {
     progress?.enter(phases.step, trainer.stepCount);
-    const { record, loss, gradNorm, learningRate, tokensPerSecond, success } = await session.step(batch);
+    const { record, loss, gradNorm, learningRate, tokensPerSecond, success } = await step(ready, batch, profile);
     if (mesh.logs) {
       monitor.send({
         kind: "step",

@@ -309,7 +309,11 @@ export function getDefaultParser(): ArgumentParser<DefaultArguments> {
       type: "int",
       help: "Number of this rank on its machine, for launchers that pass it",
     })
-    .addArgument("--profiling", { verbs: ["train"], type: "flag", help: "Record a profile of some steps" })
+    .addArgument("--profiling", {
+      verbs: ["train"],
+      type: "flag",
+      help: "Leave a profile of the third step in the run's folder: device time by kernel, as a table and a trace",
+    })
     .addArgument("--enable_ali_topology", {
       verbs: ["train"],
       type: "flag",

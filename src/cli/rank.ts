@@ -22,6 +22,7 @@ export const rankVariables = {
   rank: "RANK",
   attempt: "TROUPE_ATTEMPT",
   address: "TROUPE_ADDRESS",
+  profile: "TROUPE_PROFILE",
 } as const;
 
 /** Exit code of a rank whose root is gone. */
@@ -100,6 +101,7 @@ export const rank: Verb = {
         meet: async (meeting) => await meet(await joined, meeting),
         progress,
         record: (text) => recorder.note(text),
+        profile: Deno.env.has(rankVariables.profile),
       });
     }, quiet);
   },

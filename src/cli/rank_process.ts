@@ -15,6 +15,8 @@ export interface RankProcessOptions {
   readonly token: string;
   /** The address of this host, by which ranks of others reach the rank. */
   readonly address: string;
+  /** Leave a profile of a step in the run's folder. */
+  readonly profile?: boolean;
   /** What it may write to, and whom it may talk to. */
   readonly write: readonly string[];
   readonly net: readonly string[];
@@ -27,13 +29,14 @@ export interface RankProcessOptions {
 export function rankEnvironment(
   options: Omit<RankProcessOptions, "write" | "net">,
 ): Record<string, string> {
-  const { rank, attempt, localRank, world, control: { hostname, port }, token, address } = options;
+  const { rank, attempt, localRank, world, control: { hostname, port }, token, address, profile } = options;
   return {
     [rankVariables.control]: `${hostname.includes(":") ? `[${hostname}]` : hostname}:${port}`,
     [rankVariables.token]: token,
     [rankVariables.rank]: String(rank),
     [rankVariables.attempt]: String(attempt),
     [rankVariables.address]: address,
+    ...(profile ? { [rankVariables.profile]: "1" } : {}),
     LOCAL_RANK: String(localRank),
     WORLD_SIZE: String(world),
   };

@@ -49,7 +49,6 @@ export const train: Verb = {
       console.log(parser.help("train", summary));
       return 0;
     }
-    if (parsed.profiling) throw new ArgumentError("--profiling: there is no profiler; leave it out");
     const launch = detectLaunch(parsed, Deno.env.toObject());
     if (!(parsed.port >= 0 && parsed.port <= 65535)) {
       throw new ArgumentError(`--port: ${parsed.port} is no port; a number from 1024 to 65535 would work`);
@@ -79,6 +78,7 @@ export const train: Verb = {
       launch,
       port: launch.role === "alone" && parsed.given.has("port") ? parsed.port : 0,
       cpuFallback: !parsed.given.has("backend") && config.runtime.backend === "webgpu",
+      profile: parsed.profiling,
     });
   },
 };
@@ -95,6 +95,8 @@ interface CompanyOptions {
   /** For the control connections; 0 takes a free one. */
   readonly port: number;
   readonly cpuFallback: boolean;
+  /** Leave a profile of a step in the run's folder, for each rank of this host. */
+  readonly profile: boolean;
 }
 
 /**
@@ -103,7 +105,7 @@ interface CompanyOptions {
  * @returns the exit code
  */
 async function runCompany(config: ResolvedConfig, run: RunFolder, options: CompanyOptions): Promise<number> {
-  const { checkpoints, snapshots, tables, json, launch, port, cpuFallback } = options;
+  const { checkpoints, snapshots, tables, json, launch, port, cpuFallback, profile } = options;
   const debug = Deno.env.has("TROUPE_DEBUG");
   const { nproc, encrypt, elastic } = config.runtime, world = launch.world ?? nproc;
   const token = launch.role === "root" ? sharedToken() : crypto.randomUUID();
@@ -178,11 +180,14 @@ async function runCompany(config: ResolvedConfig, run: RunFolder, options: Compa
         localRank: seat.localRank,
         world: seats.length,
         control: { hostname: address, port: control.port },
-        write: [checkpoints ?? run.path, ...[snapshots, tables].filter((path) => path !== undefined)],
+        write: [
+          checkpoints ?? run.path,
+          ...[snapshots, tables, profile ? run.path : undefined].filter((path) => path !== undefined),
+        ],
         // A rank listens on any port and connects to those of the others.
         net: hosts ? hosts.addresses() : [seats.length === 1 ? `${address}:${control.port}` : address],
       };
-    const host = seat.member ? hosts!.start(seat, start) : startRankProcess({ ...start, token, address });
+    const host = seat.member ? hosts!.start(seat, start) : startRankProcess({ ...start, token, address, profile });
     living.set(rank, { host, attempt });
     noteProcesses(
       run,

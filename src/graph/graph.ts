@@ -26,6 +26,8 @@ export interface ModelTypes {
   readonly stream: FloatType;
   /** The head's weight, and the logits. */
   readonly head: FloatType;
+  /** Products of `f32` tensors go through matrix units, where the device has any, each element in two parts. @default {false} */
+  readonly split?: boolean;
 }
 
 export const float32Types: ModelTypes = { model: "f32", norm: "f32", stream: "f32", head: "f32" };

@@ -60,7 +60,8 @@ const matmul: Operator<MatmulAttributes> = {
   lower(node) {
     const { type, ...sizes } = node.attributes as MatmulAttributes, [a, b] = node.inputs as [Tensor, Tensor];
     const types = { a: storedAs(a), b: storedAs(b), c: type };
-    return bindAll(matmulKernel({ ...sizes, types, accumulate: accumulate(node) }), node);
+    const { split = false } = a.graph.types;
+    return bindAll(matmulKernel({ ...sizes, types, split, accumulate: accumulate(node) }), node);
   },
 };
 
@@ -124,7 +125,8 @@ const linearOperator: Operator<LinearAttributes> = {
       ...(residual && { residual: storedAs(rest.at(-1)!) }),
       c: storedAs(node.outputs[0]!),
     };
-    return bindAll(matmulKernel({ m: tokens, n: out, k: inside, transposeB: true, bias, residual, types }), node);
+    const sizes = { m: tokens, n: out, k: inside }, { split = false } = x.graph.types;
+    return bindAll(matmulKernel({ ...sizes, transposeB: true, bias, residual, types, split }), node);
   },
 };
 

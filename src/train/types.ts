@@ -22,9 +22,9 @@ const stored: Readonly<Record<ResolvedConfig["model"]["dtype"], FloatType>> = {
  * ```
  */
 export function modelTypes(
-  { use_fp32_norm, output_tf32, model: { dtype, residual_in_fp32 } }:
+  { use_fp32_norm, output_tf32, model: { dtype, residual_in_fp32, matmul_precision } }:
     & Pick<ResolvedConfig, "use_fp32_norm" | "output_tf32">
-    & { readonly model: Pick<ResolvedConfig["model"], "dtype" | "residual_in_fp32"> },
+    & { readonly model: Pick<ResolvedConfig["model"], "dtype" | "residual_in_fp32" | "matmul_precision"> },
 ): ModelTypes {
   const model = stored[dtype];
   return {
@@ -32,5 +32,6 @@ export function modelTypes(
     norm: use_fp32_norm ? "f32" : model,
     stream: residual_in_fp32 ? "f32" : model,
     head: output_tf32 ? "f32" : model,
+    split: matmul_precision === "split",
   };
 }

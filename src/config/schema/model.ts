@@ -50,9 +50,10 @@ export const modelSchema = z.strictObject({
       "and the like are the same. What is stored has this type; arithmetic, sums and statistics are float32, and so are the " +
       "gradients of parameters, the master weights and the optimizer's state.",
   ),
-  matmul_precision: refused(
-    z.enum(["float32", "float16", "bfloat16"]).default("float32"),
-    "Type in which matrix products take their inputs; sums stay float32.",
+  matmul_precision: works(
+    z.enum(["float32", "split"]).default("float32"),
+    "How products of float32 tensors are computed: float32, or split: on matrix units, each element as the sum of two " +
+      "float16 (an error of 2e-6), where the device shows such units (./troupe dawn); elsewhere as float32.",
   ),
   norm_type: works(z.enum(["rmsnorm", "layernorm"]).default("rmsnorm"), "Kind of normalisation."),
   layer_norm_epsilon: works(float({ above: 0 }).default(1e-5), "Added to the variance in a normalisation."),

@@ -100,47 +100,52 @@ export function openTokenFile(path: string, options: { minLength?: number } = {}
   const minLength = options.minLength ?? 0;
   const starts = new Float64Array(rows), sizes = new Uint32Array(rows), lengths = new Uint32Array(rows);
   let kept = 0, totalTokens = 0, start = 0, length = 0;
-  /** Takes the sample before the one that begins at `end`. */
-  const take = (row: number, end: number) => {
+  /** What is wrong with the sample before the one that begins at `end`. */
+  const damage = (row: number, end: number): SyntaxError => {
     if (start < 0 || start >= bytes) {
-      throw new SyntaxError(
+      return new SyntaxError(
         `${path} is cut off or is not the file that ${metaPath} describes: sample ${row} begins at byte ${start}, ` +
           `and the file has ${bytes} bytes`,
       );
     }
     if (end <= start) {
-      throw new SyntaxError(
+      return new SyntaxError(
         `${metaPath} is damaged: sample ${row + 1} at byte ${end} does not follow sample ${row} at ${start}`,
       );
     }
-    // A token takes a digit and a comma at least, and a sample at least `{"tokens":[]}`.
-    if (length < 0 || length * 2 > end - start || end - start > longestLine) {
-      throw new SyntaxError(
-        `${metaPath} is damaged: sample ${row} cannot hold ${length} tokens in ${end - start} bytes of ${path}`,
-      );
-    }
-    if (minLength > 0 && length < minLength) return;
-    starts[kept] = start;
-    sizes[kept] = end - start;
-    lengths[kept] = length;
-    totalTokens += length;
-    kept++;
+    return new SyntaxError(
+      `${metaPath} is damaged: sample ${row} cannot hold ${length} tokens in ${end - start} bytes of ${path}`,
+    );
   };
-  // The table is gone through piece by piece: it may have tens of millions of rows.
+  // Piece by piece and in one loop without calls: a table may have tens of millions of rows.
   meta.seekSync(dataStart, Deno.SeekMode.Start);
-  const words = columns * (type === "<i8" ? 2 : 1), pieceRows = Math.max(1, Math.floor((1 << 20) / words));
-  for (let row = 0; row < rows; row += pieceRows) {
-    const piece = new Int32Array(Math.min(pieceRows, rows - row) * words);
-    readFully(meta, new Uint8Array(piece.buffer), metaPath);
-    for (let at = 0, r = row; at < piece.length; at += words, r++) {
-      const next = type === "<i8" ? piece[at + 1] * 0x100000000 + (piece[at] >>> 0) : piece[at];
-      if (r > 0) take(r - 1, next);
-      const last = at + words - (type === "<i8" ? 2 : 1);
-      start = next;
-      length = type === "<i8" ? piece[last + 1] * 0x100000000 + (piece[last] >>> 0) : piece[last];
+  const wide = type === "<i8", words = columns * (wide ? 2 : 1), last = words - (wide ? 2 : 1);
+  const pieceRows = Math.max(1, Math.min(rows, Math.floor((1 << 18) / words))),
+    buffer = new Int32Array(pieceRows * words);
+  for (let row = 0; row <= rows; row += pieceRows) {
+    const piece = buffer.subarray(0, Math.min(pieceRows, rows - row) * words);
+    readFully(meta, new Uint8Array(piece.buffer, 0, piece.byteLength), metaPath);
+    const stop = row + pieceRows > rows ? rows + 1 : row + pieceRows;
+    for (let r = row, at = 0; r < stop; r++, at += words) {
+      const end = r === rows ? bytes : wide ? piece[at + 1] * 0x100000000 + (piece[at] >>> 0) : piece[at];
+      if (r > 0) {
+        const size = end - start;
+        // A token takes a digit and a comma at least, and a sample at least `{"tokens":[]}`.
+        if (start < 0 || start >= bytes || size <= 0 || size > longestLine || length < 0 || length * 2 > size) {
+          throw damage(r - 1, end);
+        }
+        if (length >= minLength) {
+          starts[kept] = start;
+          sizes[kept] = size;
+          lengths[kept++] = length;
+          totalTokens += length;
+        }
+      }
+      if (r === rows) break;
+      start = end;
+      length = wide ? piece[at + last + 1] * 0x100000000 + (piece[at + last] >>> 0) : piece[at + last];
     }
   }
-  if (rows > 0) take(rows - 1, bytes);
   return new TokenFile(
     path,
     starts.subarray(0, kept),

@@ -23,6 +23,7 @@ import type { ResolvedConfig } from "../src/config/mod.ts";
 import { type Batch, type DataPosition, sharedTablesFolder } from "../src/data/mod.ts";
 import { formatBytes } from "../src/observe/format.ts";
 import { globalTensors, shardEntries } from "../src/train/checkpoint.ts";
+import { Diagnosis } from "../src/train/diagnosis.ts";
 import { describeContent, loadHuggingFace, openGivenCheckpoint, recordDifferences } from "../src/train/load.ts";
 import { loadPlugins } from "../src/train/model.ts";
 import { profileStep } from "../src/train/profile.ts";
@@ -114,6 +115,7 @@ export const rankProtocol = protocol({
 
 interface Ready {
   readonly backend: Backend;
+  readonly diagnosis: Diagnosis;
   readonly world: World;
   /** Which start of the ranks this is. */
   readonly attempt: number;
@@ -287,6 +289,11 @@ async function initialise(
   return {
     backend,
     world: session.trainer.model.world,
+    diagnosis: new Diagnosis({
+      backend,
+      world: session.trainer.model.world,
+      ratio: config.data.diag_outlier_ratio,
+    }),
     attempt: place.attempt,
     session,
     loader: loaderRef,
@@ -341,6 +348,7 @@ async function advance(
   const { session, loader, monitor, world: { mesh } } = ready, { trainer, config } = session;
   const finished = (ready.position?.batch_count ?? 0) >= config.data.total_steps;
   if (mesh.rank === 0) reportMemory(ready);
+  if (!finished && selfTestDue(ready)) await selfTest(ready);
   progress?.enter(phases.data, trainer.stepCount);
   const batch = finished || state.stopping ? undefined : await nextBatch(session, loader, context);
   const problem = batch && "problem" in batch ? batch.problem : undefined;
@@ -413,10 +421,35 @@ async function nextBatch(
   }
 }
 
+const testEvery = ({ session: { config: { data } } }: Ready): number =>
+  data.empty_cache_and_diag_interval > 0 ? data.empty_cache_and_diag_interval : 50;
+
+/** Every so many batches, the same on all ranks; not before the first, when nothing is warm yet. */
+function selfTestDue(ready: Ready): boolean {
+  const batch = ready.position?.batch_count ?? 0;
+  return batch > 0 && batch % testEvery(ready) === 0;
+}
+
+/** Device and network of all ranks; one rank of each tested group tells. */
+async function selfTest({ diagnosis, monitor, world }: Ready): Promise<void> {
+  const { ranks, product, messages, outliers } = await diagnosis.run();
+  if (ranks[0] !== world.mesh.rank) {
+    for (const text of outliers.filter((text) => text.includes("has slowed down"))) {
+      monitor.send({ kind: "alert", text });
+    }
+    return;
+  }
+  const list = (seconds: Float32Array) => Array.from(seconds, (time) => (time * 1000).toPrecision(3)).join(", ");
+  const text = `self-test of rank ${ranks.join(", ")}: a matrix product took ${list(product)} ms` +
+    (ranks.length > 1 ? `, a message and back ${list(messages)} ms` : "");
+  monitor.send({ kind: "log", text });
+  for (const text of outliers) monitor.send({ kind: "alert", text });
+}
+
 /** In the log file, of the first batches and then of every so many: what was planned, and what is in use. */
-function reportMemory({ backend, session: { trainer: { model }, config }, monitor, position }: Ready): void {
-  const batch = position?.batch_count ?? 0, every = config.data.empty_cache_and_diag_interval;
-  if (batch > 5 && batch % (every > 0 ? every : 50) !== 0) return;
+function reportMemory(ready: Ready): void {
+  const { backend, session: { trainer: { model } }, monitor, position } = ready, batch = position?.batch_count ?? 0;
+  if (batch > 5 && batch % testEvery(ready) !== 0) return;
   const { rss, heapUsed } = Deno.memoryUsage();
   const text = `memory before batch ${batch}: ${formatBytes(backend.allocatedBytes)} allocated on the device, ` +
     `${formatBytes(model.memory.total)} planned; the rank's process has ${formatBytes(rss)}, ` +

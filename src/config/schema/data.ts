@@ -55,11 +55,15 @@ export const dataSchema = z.strictObject({
   ),
   empty_cache_and_diag_interval: works(
     int().default(50),
-    "Batches between two lines on memory in the log file; 0 or less means 50.",
+    "Batches between two self-tests of device and network, with a line on memory in the log file; 0 or less means 50.",
   ),
-  diag_outlier_ratio: refused(float(), "How much slower than the mean a rank must be to be reported.", {
-    derived: "1.1; never below 1",
-  }),
+  diag_outlier_ratio: works(
+    float(),
+    "How much slower than the mean of the others a rank must be in a self-test to be named in an alert.",
+    {
+      derived: "1.1; never below 1",
+    },
+  ),
   use_shm: works(
     bool().default(false),
     "Share the tables of where samples are among the ranks of a host, in memory and once for all.",

@@ -144,9 +144,19 @@ export class Processes implements AsyncDisposable {
   readonly #started: Started[] = [];
 
   /** Starts `deno task …` as the launcher does, in a process group of its own. */
-  start(args: readonly string[], { folder, env = {}, writable = [] }: StartOptions): Started {
-    const child = new Deno.Command(denoCommand(), {
-      args: ["task", "--quiet", "--config", `${project}deno.json`, ...args],
+  start(args: readonly string[], options: StartOptions): Started {
+    return this.#start(denoCommand(), ["task", "--quiet", "--config", `${project}deno.json`, ...args], options);
+  }
+
+  /** Starts it by a line of shell, where `"$@"` stands for the program and its arguments. */
+  startBy(shell: string, args: readonly string[], options: StartOptions): Started {
+    const words = [denoCommand(), "task", "--quiet", "--config", `${project}deno.json`, ...args];
+    return this.#start("sh", ["-c", shell, "sh", ...words], options);
+  }
+
+  #start(command: string, args: readonly string[], { folder, env = {}, writable = [] }: StartOptions): Started {
+    const child = new Deno.Command(command, {
+      args: [...args],
       cwd: folder,
       env: {
         NO_COLOR: "1",

@@ -14,7 +14,7 @@ import {
   until,
 } from "./processes.ts";
 
-const totalSteps = 24;
+const totalSteps = 16;
 
 type Section = Record<string, unknown>;
 
@@ -88,7 +88,7 @@ Deno.test("runtime.elastic: 4, 3, 2 and 4 ranks across preemptions train on the 
     assertEquals((await train(calm, processes, 4, changes).ended).code, 0);
     for (const nproc of [4, 3, 2]) {
       const run = train(rough, processes, nproc, changes);
-      await more(run, 5);
+      await more(run, 3);
       assert(await processes.signal("TERM", ranks(rough)!.root));
       const ended = await run.ended;
       assertEquals(ended.code, 0, ended.err);

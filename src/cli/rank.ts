@@ -22,8 +22,10 @@ export const rankVariables = {
   rank: "RANK",
   attempt: "TROUPE_ATTEMPT",
   address: "TROUPE_ADDRESS",
-  profile: "TROUPE_PROFILE",
 } as const;
+
+/** Set where `train --profiling` asks for a profile. */
+export const profileVariable = "TROUPE_PROFILE";
 
 /** Exit code of a rank whose root is gone. */
 const orphaned = 3;
@@ -101,7 +103,7 @@ export const rank: Verb = {
         meet: async (meeting) => await meet(await joined, meeting),
         progress,
         record: (text) => recorder.note(text),
-        profile: Deno.env.has(rankVariables.profile),
+        profile: Deno.env.has(profileVariable),
       });
     }, quiet);
   },

@@ -1,6 +1,6 @@
 /** Starts a rank as a process of this program, with the least permissions that it can work with. */
 import { type Host, spawnProcess } from "../../actors/runtime/mod.ts";
-import { rankVariables } from "./rank.ts";
+import { profileVariable, rankVariables } from "./rank.ts";
 import { selfCommand } from "./self.ts";
 
 export interface RankProcessOptions {
@@ -36,7 +36,7 @@ export function rankEnvironment(
     [rankVariables.rank]: String(rank),
     [rankVariables.attempt]: String(attempt),
     [rankVariables.address]: address,
-    ...(profile ? { [rankVariables.profile]: "1" } : {}),
+    ...(profile ? { [profileVariable]: "1" } : {}),
     LOCAL_RANK: String(localRank),
     WORLD_SIZE: String(world),
   };

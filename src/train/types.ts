@@ -16,7 +16,7 @@ const stored: Readonly<Record<ResolvedConfig["model"]["dtype"], FloatType>> = {
  * const types = modelTypes({
  *   use_fp32_norm: true,
  *   output_tf32: false,
- *   model: { dtype: "bfloat16", residual_in_fp32: false },
+ *   model: { dtype: "bfloat16", residual_in_fp32: false, matmul_precision: "float32" },
  * });
  * console.assert(types.model === "bf16" && types.norm === "f32" && types.stream === "bf16");
  * ```

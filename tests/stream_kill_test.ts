@@ -1,0 +1,102 @@
+/** A streaming run killed at random: it trains on every document exactly once an epoch, as if nothing had been. */
+import { assert, assertEquals } from "@std/assert";
+import { openCheckpoint } from "../src/checkpoint/mod.ts";
+import { createTrainLoader, type DataPosition, loadTokenizer, trainTokenizer } from "../src/data/mod.ts";
+import { assertNoStackTrace, curve, inFolder, rankOf, tinyRecord } from "./processes.ts";
+
+const totalSteps = 100, seq_len = 32;
+
+/** The same numbers from 0 to 1 for the same seed (mulberry32). */
+function random(seed: number): () => number {
+  return () => {
+    seed = (seed + 0x6d2b79f5) | 0;
+    let t = Math.imul(seed ^ (seed >>> 15), 1 | seed);
+    t = (t + Math.imul(t ^ (t >>> 7), 61 | t)) ^ t;
+    return ((t ^ (t >>> 14)) >>> 0) / 2 ** 32;
+  };
+}
+
+/** 150 numbered documents in files of three kinds, none longer than a row. */
+async function makeStream(folder: string) {
+  const texts = Array.from({ length: 150 }, (_, i) => `<${i}>${" the sea".repeat(1 + i % 5)}`);
+  Deno.mkdirSync(`${folder}/text`);
+  const lines = (from: number, to: number) =>
+    texts.slice(from, to).map((text) => JSON.stringify({ text }) + "\n").join("");
+  Deno.writeTextFileSync(`${folder}/text/a.jsonl`, lines(0, 60));
+  Deno.writeTextFileSync(`${folder}/text/b.jsonl`, lines(60, 90));
+  Deno.writeTextFileSync(`${folder}/text/c.txt`, texts.slice(90).join("\n\n"));
+  const tokenizer = `${folder}/tokenizer.json`;
+  await trainTokenizer({ inputs: [`${folder}/text`], vocabSize: 300, path: tokenizer });
+  return { texts, tokenizer };
+}
+
+Deno.test("train() on a stream trains on every document once an epoch, whatever ten SIGKILLs interrupt", () =>
+  inFolder(async (folder, processes) => {
+    const { texts, tokenizer } = await makeStream(folder);
+    const data = {
+      type: "streaming",
+      train_folder: `${folder}/text`,
+      tokenizer_path: tokenizer,
+      seq_len,
+      micro_bsz: 2,
+      micro_num: 2,
+      pack_sample_into_one: true,
+    };
+    const trial = (name: string) => {
+      const place = `${folder}/${name}`;
+      Deno.mkdirSync(place);
+      const config = tinyRecord(place, {
+        model: { vocab_size: 300 },
+        data: { ...data, total_steps: totalSteps },
+        ckpt: { checkpoint_every: 7 },
+        runtime: { max_restarts: 50 },
+      });
+      const args = ["train", "--config", config, "--backend", "cpu", "--json"];
+      return { place, begin: () => processes.start(args, { folder: place }) };
+    };
+    const calm = trial("calm"), rough = trial("rough");
+    const undisturbed = await calm.begin().ended;
+    assertEquals(undisturbed.code, 0, undisturbed.err);
+
+    const run = rough.begin(), next = random(6), steps = () => run.out.text.split("\n").length - 1;
+    for (let kill = 0; kill < 10; kill++) {
+      const pid = await rankOf(rough.place, kill + 1), base = steps(), wait = 1 + Math.floor(next() * 9);
+      await run.out.until(() => steps() >= base + wait, `${wait} steps`);
+      await new Promise((resolve) => setTimeout(resolve, next() * 20));
+      assert(await processes.signal("KILL", pid), run.err.text);
+    }
+    const ended = await run.ended;
+    assertEquals(ended.code, 0, ended.err);
+    assertNoStackTrace(ended);
+    assertEquals(ended.err.match(/^ALERT Rank 0 was killed by SIGKILL/gm)?.length, 10, ended.err);
+
+    // The same losses to the last bit are the same tokens in the same order, and both end at the same place.
+    assertEquals(curve(rough.place).length, totalSteps);
+    assertEquals(curve(rough.place), curve(calm.place));
+    const positions = [calm, rough].map(({ place }) => {
+      using saved = openCheckpoint(`${place}/checkpoints/${totalSteps}`);
+      return (saved.manifest.state as unknown as { data: DataPosition }).data;
+    });
+    assertEquals(positions[1], positions[0]);
+
+    // What the history of that checkpoint holds: every document once an epoch.
+    const loader = createTrainLoader(data, { dataRank: 0, dataWorldSize: 1 }),
+      { bosId, eosId, decode } = loadTokenizer(tokenizer);
+    let ids: number[] = [];
+    const trained: string[] = [];
+    for (let step = 0; step < totalSteps; step++) {
+      for (const { inputIds } of (await loader.next()).microBatches) {
+        for (const id of inputIds) {
+          if (id === bosId) ids = [];
+          else if (id === eosId) trained.push(decode(ids));
+          else ids.push(id);
+        }
+      }
+    }
+    assertEquals(loader.state(), positions[0]);
+    loader.close();
+    assert(positions[0]!.epoch >= 2, `${positions[0]!.epoch} epochs`);
+    for (let epoch = 0; epoch < positions[0]!.epoch; epoch++) {
+      assertEquals(trained.slice(epoch * texts.length, (epoch + 1) * texts.length).sort(), texts.toSorted());
+    }
+  }));

@@ -56,7 +56,7 @@ export function chargesOf(config: ResolvedConfig, machines: Machines, mesh: Mesh
     const work = attends ? cost.flops * segmentShare / device.attention : cost.flops / matmulRate;
     return device.dispatch + Math.max(work, cost.bytes / device.bandwidth);
   };
-  const host = (bytes: number) => device.host.latency + bytes / device.host.bandwidth;
+  const host = (bytes: number) => bytes === 0 ? 0 : device.host.latency + bytes / device.host.bandwidth;
   const link = (mode: Mode): LinkModel => {
     const hosts = new Set(mesh.group(mode).ranks.map((rank) => Math.floor(rank / perHost)));
     if (hosts.size === 1) return links.loopback!;
@@ -84,7 +84,10 @@ export function chargesOf(config: ResolvedConfig, machines: Machines, mesh: Mesh
           seconds += device.dispatch + 2 * instruction.source.bytes / device.bandwidth;
         } else {
           const { operator, source, target } = instruction, axis = instruction.axis as Mode;
-          const bytes = { whole: Math.max(source.bytes, target.bytes), from: source.bytes, into: target.bytes };
+          // The host knows a rank's own weights: gathering them reads nothing back.
+          const known = operator === "all-gather" && (source.space === "parameter" || source.space === "model");
+          const from = known ? 0 : source.bytes, into = target.bytes;
+          const bytes = { whole: Math.max(source.bytes, target.bytes), from, into };
           const charge = collective(operator, axis, bytes);
           seconds += charge.seconds;
           sent.set(axis, (sent.get(axis) ?? 0) + charge.sent);

@@ -74,8 +74,7 @@ function chargeStage(config: ResolvedConfig, machines: Machines, stage: number) 
     for (const [axis, bytes] of charge.sent) send(axis, bytes * data.micro_num);
     send("pipeline", passed * data.micro_num);
     messages.set(name, passed);
-    const copies = [passed, handed].filter((bytes) => bytes > 0).map(charges.host);
-    seconds.set(name, charge.seconds + sum(copies));
+    seconds.set(name, charge.seconds + charges.host(passed) + charges.host(handed));
   }
 
   // Gradients over the ranks with other data, to all or to those that update them; then what those have updated.

@@ -189,6 +189,36 @@ Deno.test("the balance of experts is reported apart, times its coefficient", asy
   assert(whole.gradNorm !== none.gradNorm);
 });
 
+Deno.test("the gradient of the balance is its slope, where ranks divide a micro-batch's tokens too", async () => {
+  const name = "layers.1.ffn.router.weight";
+  const measure = (moeLossCoefficient: number, division: Division, move?: Float32Array) => {
+    const run: TinyRun = { ...mixtral, model: { ...mixtral.model, drop_rate: 0 }, moeLossCoefficient };
+    return onWorld(recordOf(run, division), division.ranks, async (trainer) => {
+      const { program } = trainer.model;
+      // A router that is sure of its choices: they do not change with a small step.
+      const weight = (await program.readParameter("parameter", name)).map((value) => 500 * value);
+      program.writeParameter("parameter", name, weight.map((value, i) => value + (move?.[i] ?? 0)));
+      trainer.zeroGrad();
+      const { moeLoss } = await trainer.executeSchedule({ microBatches: batchOf(run, 0) });
+      return { moeLoss: moeLoss!, gradient: await program.readParameter("gradient", name) };
+    });
+  };
+  const divisions: Division[] = [{ ranks: 1 }, {
+    ranks: 2,
+    parallel: { tensor: { size: 2 }, expert: { size: 2, no_tp: true } },
+  }];
+  for (const division of divisions) {
+    const [[without], [first, second]] = [await measure(0, division), await measure(1, division)];
+    if (second) assertEquals(first.moeLoss, second.moeLoss);
+    const own = first.gradient.map((value, i) => value - without.gradient[i]);
+    const length = Math.hypot(...own), step = 3e-3;
+    const [[ahead], [back]] = await Promise.all(
+      [step, -step].map((by) => measure(1, division, own.map((value) => by * value / length))),
+    );
+    assertAlmostEquals((ahead.moeLoss - back.moeLoss) / (2 * step) / length, 1, 0.02, `${division.ranks} ranks`);
+  }
+});
+
 Deno.test("experts load from tensors of their own, as published, and stacked", async () => {
   const folder = await Deno.makeTempDir(), stacked = goldenPath("hf", "mixtral");
   try {

@@ -22,6 +22,12 @@ const runs = {
     model: { num_kv_attention_heads: 2, num_experts: 4, top_k: 2, moe_type: "Dropless" },
     microBatches: 4,
   },
+  // Each rank finds the balance of its own tokens: where ranks share a micro-batch, the mean of theirs is another number.
+  "mixtral without balance": {
+    model_type: "MIXTRALMOE",
+    model: { num_kv_attention_heads: 2, num_experts: 4, top_k: 2, moe_type: "Dropless" },
+    moeLossCoefficient: 0,
+  },
   "qwen2 moe": {
     model_type: "QWEN2MOE",
     model: { num_experts: 4, top_k: 2, num_shared_experts: 2, moe_type: "Dropless" },
@@ -172,6 +178,41 @@ const layouts: Record<string, Layout> = {
   "mtp 2 x expert 2": { ranks: 4, parallel: tensor("mtp", 2, { expert: 2 }), runs: ["mixtral", "qwen2 moe"] },
   "msp 2 x expert 2": { ranks: 4, parallel: tensor("msp", 2, { expert: 2 }), runs: ["mixtral", "qwen2 moe"] },
   "fsp 2 x expert 2": { ranks: 4, parallel: tensor("fsp", 2, { expert: 2 }), runs: ["internlm moe, GShard"] },
+  "mtp 2, tokens divided, expert 2": {
+    ranks: 2,
+    parallel: tensor("mtp", 2, { expert: { size: 2, no_tp: true } }),
+    runs: ["mixtral without balance"],
+  },
+  "mtp 2, tokens divided, expert 4": {
+    ranks: 4,
+    parallel: tensor("mtp", 2, { expert: { size: 4, no_tp: true } }),
+    runs: ["mixtral without balance"],
+  },
+  "msp 2, tokens divided, experts whole": {
+    ranks: 2,
+    parallel: tensor("msp", 2, { expert: { size: 1, no_tp: true } }),
+    runs: ["mixtral without balance"],
+  },
+  "fsp 2, tokens divided, expert 2 x data 2": {
+    ranks: 4,
+    parallel: tensor("fsp", 2, { expert: { size: 2, no_tp: true } }),
+    runs: ["mixtral without balance"],
+  },
+  "isp 2, expert 2": {
+    ranks: 2,
+    parallel: tensor("isp", 2, { expert: 2 }),
+    runs: ["mixtral without balance"],
+  },
+  "isp 2, weight 2, expert 4": {
+    ranks: 4,
+    parallel: tensor("isp", 2, { weight: { size: 2 }, expert: 4 }),
+    runs: ["mixtral without balance"],
+  },
+  "isp weight 2, expert 2": {
+    ranks: 2,
+    parallel: tensor("isp", 1, { weight: { size: 2 }, expert: 2 }),
+    runs: ["mixtral", "qwen2 moe"],
+  },
   "pipeline 2 x expert 2": { ranks: 4, parallel: { pipeline: { size: 2 }, expert: 2 }, runs: ["qwen2 moe"] },
 };
 

@@ -380,10 +380,6 @@ export const rules: readonly Rule[] = [
       );
     }
   },
-  function expertsAreApartFromIsp({ model, parallel: { tensor, weight } }, fail) {
-    if (model.num_experts === 1 || tensor.mode !== "isp" || (tensor.size === 1 && weight.size === 1)) return;
-    fail("parallel.tensor.mode", "isp over several ranks cannot be with experts yet; mtp, msp and fsp work");
-  },
   function expertsShareNothing({ hybrid_zero_optimizer: zero, model, parallel }, fail, { worldSize }) {
     if (model.num_experts === 1) return;
     if (zero.overlap_sync_grad && zero.overlap_sync_param) {

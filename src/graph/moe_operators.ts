@@ -7,7 +7,11 @@ import { multiply as multiplyKernel } from "../../kernels/elementwise/mod.ts";
 import { counterUniform } from "../../kernels/counter_uniform/mod.ts";
 import { groupedMatmul, groupedOuter } from "../../kernels/grouped_matmul/mod.ts";
 import { matmul } from "../../kernels/matmul/mod.ts";
-import { dispatch as dispatchKernel, tableOffsets as tableOffsetsKernel } from "../../kernels/moe_dispatch/mod.ts";
+import {
+  capacityOf,
+  dispatch as dispatchKernel,
+  tableOffsets as tableOffsetsKernel,
+} from "../../kernels/moe_dispatch/mod.ts";
 import {
   fromRows as fromRowsKernel,
   rowWeightGradient,
@@ -72,21 +76,29 @@ export const choose = (
     ...(noise ? { noiseFrom } : {}),
   })[0]!;
 
+/** Room of each expert: `factor` even shares of the tokens, `least` rows at least. */
+export interface Room {
+  readonly factor: number;
+  readonly least: number;
+}
 interface DispatchAttributes {
   readonly experts: number;
-  readonly capacity?: number;
+  readonly room?: Room;
   readonly order: "token" | "choice";
   readonly byPriority: boolean;
 }
 const dispatchOperator: Operator<DispatchAttributes> = {
   name: "dispatch",
-  infer([choice], { experts, capacity }) {
-    const rows = capacity === undefined ? [elementCount(choice!.shape)] : [experts, capacity];
+  infer([choice], { experts, room }) {
+    const tokens = choice!.shape[0]!;
+    const rows = room ? [experts, capacityOf({ tokens, experts, ...room })] : [elementCount(choice!.shape)];
     return [like(choice!), u32(...rows), u32(experts), u32(experts + 1)];
   },
   lower(node) {
     const [tokens, choices] = node.inputs[0]!.shape as [number, number];
-    return bindAll(dispatchKernel({ tokens, choices, ...node.attributes as DispatchAttributes }), node);
+    const { experts, room, order, byPriority } = node.attributes as DispatchAttributes;
+    const capacity = room ? { capacity: capacityOf({ tokens, experts, ...room }) } : {};
+    return bindAll(dispatchKernel({ tokens, choices, experts, order, byPriority, ...capacity }), node);
   },
 };
 
@@ -101,12 +113,12 @@ export interface Places {
   /** First row of each expert, and one past the last `[E + 1]`. */
   readonly offset: Tensor;
 }
-/** Sorts choices `[T, k]` by expert; with a capacity, drops those that find no room: of lowest `priority` `[T, E]`, or last. */
+/** Sorts choices `[T, k]` by expert; with `room`, drops those that find no room: of lowest `priority` `[T, E]`, or last. */
 export function dispatch(
   choice: Tensor,
-  { experts, capacity, order, priority }: {
+  { experts, room, order, priority }: {
     experts: number;
-    capacity?: number | undefined;
+    room?: Room | undefined;
     order: "token" | "choice";
     priority?: Tensor | undefined;
   },
@@ -115,7 +127,7 @@ export function dispatch(
     experts,
     order,
     byPriority: priority !== undefined,
-    ...(capacity === undefined ? {} : { capacity }),
+    ...(room && { room }),
   }) as [Tensor, Tensor, Tensor, Tensor];
   return { slot, row, count, offset };
 }

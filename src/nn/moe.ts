@@ -10,7 +10,6 @@
  *
  * Shapes: T tokens, H hidden, E experts, F an expert's inner size, k choices a token, C rows of an expert's room.
  */
-import { capacityOf } from "../../kernels/moe_dispatch/mod.ts";
 import type { Normalization } from "../../kernels/moe_router/mod.ts";
 import type { Graph, Initialization, Tensor } from "../graph/graph.ts";
 import {
@@ -91,7 +90,7 @@ export function mixtureOfExperts(
   draw: Draw = drawByCounter(inputs, layer),
 ): Tensor {
   const { experts, choices, ffnSize, capacity, order, normalize, counted, noise, shared } = moe;
-  const name = `layers.${layer}.ffn`, tokens = x.shape[0]!, training = !!inputs.dropoutCounter;
+  const name = `layers.${layer}.ffn`, training = !!inputs.dropoutCounter;
   const router = (part: string, out: number) =>
     graph.parameter(`${name}.${part}.weight`, [out, hiddenSize], moe.routerInitialization, "f32");
   const seen = noise === "jitter" && training
@@ -105,18 +104,16 @@ export function mixtureOfExperts(
     ...(drawn ? { noise: draw("choice", logits.shape), noiseFrom: noise } : {}),
   }); // [T, k]
 
-  const rows = capacity && capacityOf({
-    tokens,
-    experts,
+  const room = capacity && {
     factor: training ? capacity.factor : capacity.evaluationFactor,
     least: capacity.least,
-  });
+  };
   const priority = capacity?.keeps === "probability"
     ? probability
     : capacity?.keeps === "random" && training
     ? draw("priority", logits.shape)
     : undefined;
-  const places = dispatch(choice, { experts, order, capacity: rows, priority });
+  const places = dispatch(choice, { experts, order, room, priority });
   const weight = weigh({ probability, choice, slot: places.slot }, { normalize }); // [T, k]
   if (inputs.auxiliary && training) {
     inputs.auxiliary.add(balance({ probability, choice, weight: inputs.auxiliary.weight() }, { counted }));

@@ -2,10 +2,13 @@
  * How work passes to experts that are divided over ranks: rows of tokens go to the ranks of their experts and come back.
  * Without a capacity as many go as chose each expert: counts are exchanged first. With one, all ranks exchange evenly.
  *
- * Ranks of a tensor group do the same experts' work, each in an expert group of its own.
+ * Ranks of a tensor group do the same experts' work, each in an expert group of its own. Where the tensor group is part of
+ * the expert group (`parallel.expert.no_tp`, isp), each of its ranks takes its share of the tokens instead, and finds their
+ * places, their experts' room and the balance by itself.
  */
-import { allToAll } from "../graph/collectives.ts";
+import { allReduce, allToAll } from "../graph/collectives.ts";
 import type { Tensor } from "../graph/graph.ts";
+import { scale } from "../graph/operators.ts";
 import { type BoundaryAttributes, exchange, exchangeCounts, tableOffsets } from "../graph/moe_operators.ts";
 import { replicated } from "./layout.ts";
 import type { Rule } from "./rules.ts";
@@ -25,11 +28,12 @@ const boundary = (
   convert: (x: Tensor, count: Tensor, attributes: BoundaryAttributes, sharder: Sharder) => Tensor,
 ): Rule =>
 (node, sharder) => {
-  const [x, count] = node.inputs.map((input) => sharder.as(input, replicated())) as [Tensor, Tensor];
+  const held = sharder.expertTokens,
+    [x, count] = node.inputs.map((input) => sharder.as(input, held)) as [Tensor, Tensor];
   const tensor = sharder.along("expert").size === 1
     ? sharder.apply(node, [x, count])[0]!
     : convert(x, count, node.attributes, sharder);
-  return [{ tensor, held: replicated() }];
+  return [{ tensor, held }];
 };
 
 /** Rows of tokens before they go are `T k`: those that come are at most so many of each of the expert group's ranks. */
@@ -63,7 +67,30 @@ export const expertOffsets = boundary((offset, count, { apart }, sharder) =>
 
 /** Weights are here as they lie: whole, or this rank's experts. */
 export const expertLinear: Rule = (node, sharder) => {
-  const [x, weight, offset] = node.inputs as [Tensor, Tensor, Tensor];
-  const inputs = [sharder.as(x, replicated()), sharder.part(weight).tensor, sharder.as(offset, replicated())];
-  return sharder.apply(node, inputs).map((tensor) => ({ tensor, held: replicated() }));
+  const held = sharder.expertTokens, [x, weight, offset] = node.inputs as [Tensor, Tensor, Tensor];
+  const inputs = [sharder.as(x, held), sharder.part(weight).tensor, sharder.as(offset, held)];
+  return sharder.apply(node, inputs).map((tensor) => ({ tensor, held }));
+};
+
+/** All that is by tokens, or follows from them: rows, counts and offsets are those of the tokens that are here. */
+export const byToken: Rule = (node, sharder) => {
+  const held = sharder.expertTokens;
+  return sharder.apply(node, node.inputs.map((input) => sharder.as(input, held))).map((tensor) => ({ tensor, held }));
+};
+
+/** Tokens with what their experts made of them, as they travel between blocks. */
+export const fromRows: Rule = (node, sharder) =>
+  byToken(node, sharder).map(({ tensor, held }) => sharder.toStream(tensor, held));
+
+/** The mean over the ranks that have other tokens. */
+export const balance: Rule = (node, sharder) => {
+  const held = sharder.expertTokens, [probability, choice, weight] = node.inputs as [Tensor, Tensor, Tensor];
+  const given = sharder.as(weight, replicated()), along = sharder.along("tensor");
+  const apart = held.kind === "split", share = apart ? scale(given, 1 / along.size) : given;
+  const [loss, load] = sharder.apply(node, [sharder.as(probability, held), sharder.as(choice, held), share]) as [
+    Tensor,
+    Tensor,
+  ];
+  const mean = apart ? allReduce(scale(loss, 1 / along.size), along) : loss;
+  return [{ tensor: mean, held: replicated() }, { tensor: load, held }];
 };

@@ -52,5 +52,8 @@ export function tensorMode(name: TensorModeName): TensorMode {
 }
 
 /** Whether this rank is the first of those that hold the same part of a parameter, data-parallel ones aside. */
-export const isFirstHolder = ({ sumsOver }: TensorMode, layout: Layout, mesh: Pick<Mesh, "index">): boolean =>
-  (layout.kind === "split" && layout.axis !== "expert") || mesh.index(sumsOver) === 0;
+export const isFirstHolder = ({ sumsOver }: TensorMode, layout: Layout, mesh: Pick<Mesh, "index">): boolean => {
+  if (layout.kind === "replicated") return mesh.index(sumsOver) === 0;
+  // Experts are whole on the ranks of a tensor group, unless these are expert ranks themselves.
+  return layout.axis !== "expert" || mesh.index("expert_tensor") === 0;
+};

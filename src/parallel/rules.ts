@@ -5,7 +5,7 @@
 import { add, columns, linear, scale, vocabularyCrossEntropy } from "../graph/operators.ts";
 import type { FloatType } from "../../kernels/host.ts";
 import { elementCount, type Node, type Tensor } from "../graph/graph.ts";
-import { expertLinear, expertOffsets, fromExperts, toExperts } from "./expert_rules.ts";
+import { balance, byToken, expertLinear, expertOffsets, fromExperts, fromRows, toExperts } from "./expert_rules.ts";
 import { type Layout, replicated, split } from "./layout.ts";
 import type { Part, Sharder, Use } from "./shard.ts";
 
@@ -158,6 +158,13 @@ const rules: Readonly<Record<string, Rule>> = {
   fromExperts,
   expertOffsets,
   expertLinear,
+  softmax: byToken,
+  choose: byToken,
+  dispatch: byToken,
+  weigh: byToken,
+  toRows: byToken,
+  fromRows,
+  balance,
 };
 
 export const ruleOf = (operator: string): Rule => rules[operator] ?? whole;

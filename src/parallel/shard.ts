@@ -16,7 +16,7 @@ import {
 } from "../graph/collectives.ts";
 import { shareGradient } from "../graph/operators.ts";
 import { Graph, type Node, type Tensor } from "../graph/graph.ts";
-import { type Box, boxOf, type Layout, layoutOf, replicated, type ShardingPlan } from "./layout.ts";
+import { type Box, boxOf, type Layout, layoutOf, replicated, type ShardingPlan, split } from "./layout.ts";
 import type { Axis, Mesh } from "./mesh.ts";
 import { type TensorMode, tensorMode, type TensorModeName } from "./modes.ts";
 import { ruleOf } from "./rules.ts";
@@ -75,7 +75,8 @@ export function shard(
   const mode = tensorMode(name), layouts = new Map<string, Layout>(), boxes = new Map<string, Box>();
   for (const [name, { tensor }] of graph.parameters) {
     const layout = mode.parameter(layoutOf(name, sharding));
-    layouts.set(name, mesh.size(layout.kind === "split" ? layout.axis : "tensor") > 1 ? layout : replicated());
+    const divided = layout.kind === "split" && (mesh.size(layout.axis) > 1 || layout.axis === "expert");
+    layouts.set(name, divided ? layout : replicated());
     try {
       boxes.set(name, boxOf(tensor.shape, layout, mesh));
     } catch (error) {
@@ -162,6 +163,12 @@ export class Sharder {
   /** Where the stream between blocks lives. */
   get stream(): Layout {
     return this.ranks > 1 ? this.mode.stream : replicated();
+  }
+
+  /** Which tokens this rank sends to experts: all, where its tensor group does so together, or its share. */
+  get expertTokens(): Layout {
+    const shares = this.ranks > 1 && this.#options.mesh.size("expert_tensor") === 1;
+    return shares ? split(0, "tensor") : replicated();
   }
 
   /** How a tensor is held for whoever asks for it `as` something; weights that are gathered for use are whole. */

@@ -77,9 +77,10 @@ export const parallelSchema = z.strictObject({
       "Room for tokens on a rank of dropless experts, as a multiple of an even share; more stops the run before the step " +
         "is taken. null for all that can come, at the price of its memory (Troupe's own field).",
     ),
-    no_tp: refused(bool().default(false), "Keep experts whole on tensor-parallel ranks.", {
-      onlyWith: "model.num_experts",
-    }),
+    no_tp: works(
+      bool().default(false),
+      "Tensor-parallel ranks divide experts and tokens between them, instead of all doing the same experts' work.",
+    ),
   }),
   expert_weight: z.strictObject(weightFields("the experts' weights", "parallel.expert_weight", refused)),
   sequence_parallel: works(bool(), "Whether the sequence is split too; always computed.", {

@@ -81,6 +81,28 @@ Deno.test("data-parallel ranks take the steps of one rank, however they divide t
   }
 });
 
+Deno.test("data-parallel ranks in float16 agree to the bit, read what others updated, and skip an overflow together", async () => {
+  const half = (ranks: number, scale: number) =>
+    tinyRecord({
+      model: { dtype: "float16", hidden_size: 48, head_dim: 16 }, // parameters of several parts
+      data: { micro_num: 6 },
+      grad_scaler: { fp16: { initial_scale: scale } },
+      hybrid_zero_optimizer: { use_split_tensor_optim: true },
+      adam: { lr: 1e-3 },
+    }, { worldSize: ranks });
+  const [alone] = await together(half(1, 2 ** 12), 1, twoSteps);
+  const all = await together(half(3, 2 ** 12), 3, twoSteps);
+  for (const one of all) assertEquals(one, all[0]);
+  // The second loss is of parameters that the other ranks updated, as the passes read them.
+  for (const [step, { loss, success }] of all[0]!.results.entries()) {
+    assertEquals(success, true);
+    assertAlmostEquals(loss, alone!.results[step]!.loss, 1e-4);
+  }
+  for (const { results } of await together(half(3, 2 ** 24), 3, twoSteps)) {
+    assertEquals(results.map(({ success }) => success), [false, false]);
+  }
+});
+
 Deno.test("overlapping changes no bit", async () => {
   const plain = await together(record({ reduce_bucket_size: 150, use_split_tensor_optim: true }, -1, 3), 3, twoSteps);
   const overlapped = await together(

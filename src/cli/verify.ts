@@ -14,14 +14,16 @@ interface VerifyArguments extends ParsedArguments {
   readonly set: readonly string[];
   readonly json: boolean;
   readonly help: boolean;
-  readonly loss_tolerance: number;
-  readonly grad_norm_tolerance: number;
-  readonly logit_tolerance: number;
-  readonly param_norm_tolerance: number;
+  readonly loss_tolerance: number | undefined;
+  readonly grad_norm_tolerance: number | undefined;
+  readonly logit_tolerance: number | undefined;
+  readonly param_norm_tolerance: number | undefined;
 }
 
 function makeParser() {
-  const tolerance = (what: string, standard: number) => ({ type: "float", default: standard, help: what } as const);
+  const tolerance = (what: string, standard: number) => (
+    { type: "float", help: `${what}; ${standard} in float32, more in a half type` } as const
+  );
   return createParser<VerifyArguments>()
     .addArgument("folder", { help: "Folder with config.json, model.safetensors and curve.json" })
     .addArgument("--backend", { choices: ["webgpu", "cpu"], default: "webgpu", help: "What computes" })
@@ -56,17 +58,19 @@ export const verify: Verb = {
     const tells = (member?.rank ?? 0) === 0;
     using backend = await openBackend(parsed.backend);
     if (tells) say(`${parsed.folder} on ${nproc > 1 ? `${nproc} ranks, each on ` : ""}${backend.traits.description}`);
+    let limits = defaultTolerances;
     const report = await replay(parsed.folder, {
       backend,
       nproc,
       ...(member ? { world: member.world } : {}),
       set: parsed.set,
       tolerances: {
-        loss: parsed.loss_tolerance,
-        gradNorm: parsed.grad_norm_tolerance,
-        logits: parsed.logit_tolerance,
-        paramNorm: parsed.param_norm_tolerance,
+        ...(parsed.loss_tolerance !== undefined && { loss: parsed.loss_tolerance }),
+        ...(parsed.grad_norm_tolerance !== undefined && { gradNorm: parsed.grad_norm_tolerance }),
+        ...(parsed.logit_tolerance !== undefined && { logits: parsed.logit_tolerance }),
+        ...(parsed.param_norm_tolerance !== undefined && { paramNorm: parsed.param_norm_tolerance }),
       },
+      onStart: (tolerances) => limits = tolerances,
       onStep: ({ step, steps, loss, expected }) =>
         tells && say(`step ${step + 1}/${steps}  loss ${loss.toFixed(6)}  reference ${expected.toFixed(6)}`),
     });
@@ -74,10 +78,10 @@ export const verify: Verb = {
     if (parsed.json) console.log(JSON.stringify(report));
     else {
       const rows: [string, number, number][] = [
-        ["loss", report.maxLossError, parsed.loss_tolerance],
-        ["grad norm (relative)", report.maxGradNormRelError, parsed.grad_norm_tolerance],
-        ["first logits", report.maxFirstLogitError, parsed.logit_tolerance],
-        ["final weight norms (relative)", report.maxParamNormRelError, parsed.param_norm_tolerance],
+        ["loss", report.maxLossError, limits.loss],
+        ["grad norm (relative)", report.maxGradNormRelError, limits.gradNorm],
+        ["first logits", report.maxFirstLogitError, limits.logits],
+        ["final weight norms (relative)", report.maxParamNormRelError, limits.paramNorm],
       ];
       console.log(
         `${report.case}: ${report.pass ? "pass" : "FAIL"}, ${report.steps} steps on ${report.backend}${

@@ -39,7 +39,33 @@ export function rankEnvironment(
     ...(profile ? { [profileVariable]: "1" } : {}),
     LOCAL_RANK: String(localRank),
     WORLD_SIZE: String(world),
+    ...ownVariables(localRank, (name) => Deno.env.get(name)),
   };
+}
+
+/**
+ * What the user wants in the environment of the ranks of this number on their host: `TROUPE_RANK_ENV_0` and so on, each
+ * `NAME=value` with spaces between. Drivers are told by such variables which GPU to show.
+ *
+ * @throws {RangeError} on a word that is none
+ *
+ * @example
+ * ```ts
+ * import { ownVariables } from "./rank_process.ts";
+ * const { DRI_PRIME } = ownVariables(1, (name) => name === "TROUPE_RANK_ENV_1" ? "DRI_PRIME=pci-0000_03_00_0" : undefined);
+ * console.assert(DRI_PRIME === "pci-0000_03_00_0");
+ * ```
+ */
+export function ownVariables(
+  localRank: number,
+  read: (name: string) => string | undefined,
+): Record<string, string> {
+  const name = `TROUPE_RANK_ENV_${localRank}`, words = (read(name) ?? "").split(/\s+/).filter(Boolean);
+  return Object.fromEntries(words.map((word) => {
+    const [, key, value] = word.match(/^([A-Za-z_]\w*)=(.*)$/) ?? [];
+    if (key === undefined) throw new RangeError(`Cannot read ${name}: "${word}" is not NAME=value`);
+    return [key, value!];
+  }));
 }
 
 export function startRankProcess({ write, net, ...options }: RankProcessOptions): Host {

@@ -31,7 +31,6 @@ const runs = {
   "qwen2 moe": {
     model_type: "QWEN2MOE",
     model: { num_experts: 4, top_k: 2, num_shared_experts: 2, moe_type: "Dropless" },
-    microBatches: 4,
   },
   // Room is counted in the tokens of a micro-batch: it does not change with the ranks, as these share no micro-batch.
   "internlm moe, GShard": {
@@ -42,7 +41,6 @@ const runs = {
       num_shared_experts: 1,
       moe_layer_kwargs: { noisy_gate_policy: "Jitter", min_capacity: 2 },
     },
-    microBatches: 4,
   },
 } satisfies Record<string, TinyRun>;
 type RunName = keyof typeof runs;
@@ -175,7 +173,11 @@ const layouts: Record<string, Layout> = {
     parallel: { expert: 2 },
     runs: ["mixtral"],
   },
-  "mtp 2 x expert 2": { ranks: 4, parallel: tensor("mtp", 2, { expert: 2 }), runs: ["mixtral", "qwen2 moe"] },
+  "mtp 2 x expert 2": {
+    ranks: 4,
+    parallel: tensor("mtp", 2, { expert: 2 }),
+    runs: ["mixtral", "qwen2 moe", "internlm moe, GShard"],
+  },
   "msp 2 x expert 2": { ranks: 4, parallel: tensor("msp", 2, { expert: 2 }), runs: ["mixtral", "qwen2 moe"] },
   "fsp 2 x expert 2": { ranks: 4, parallel: tensor("fsp", 2, { expert: 2 }), runs: ["internlm moe, GShard"] },
   "mtp 2, tokens divided, expert 2": {
@@ -213,7 +215,11 @@ const layouts: Record<string, Layout> = {
     parallel: tensor("isp", 1, { weight: { size: 2 }, expert: 2 }),
     runs: ["mixtral", "qwen2 moe"],
   },
-  "pipeline 2 x expert 2": { ranks: 4, parallel: { pipeline: { size: 2 }, expert: 2 }, runs: ["qwen2 moe"] },
+  "pipeline 2 x expert 2": {
+    ranks: 4,
+    parallel: { pipeline: { size: 2 }, expert: 2 },
+    runs: ["qwen2 moe", "internlm moe, GShard"],
+  },
 };
 
 const onOneRank = new Map<string, Promise<Curve>>();

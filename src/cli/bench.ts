@@ -1,6 +1,7 @@
 /** `troupe bench`: what this machine reaches. It reports, and judges no time. */
 import { openBackend } from "../backend/open.ts";
 import { benchComm, commChild } from "./bench_comm.ts";
+import { benchData } from "./bench_data.ts";
 import { benchKernels, otherRuns } from "./bench_kernels.ts";
 import { type BenchLine, reportDevice } from "./bench_line.ts";
 import { benchStartup, startupChild } from "./bench_startup.ts";
@@ -25,9 +26,12 @@ Standard output carries one line of JSON a figure: {"bench", "figure", "value", 
   startup   from the start of the process to the end of the first step
   comm      all-reduce between 2 and between 4 processes of this host, 1 KiB to --mebibytes, beside a bare ring
 
+  data      tokenizing by the run's tokenizer (MB/s, also a core), opening a made-up set of --documents, and its tokens/s
+            through the loader's worker
+
 Times are never judged. The exit code is 1 where a kernel does not agree with its reference.`;
 
-const benches = ["all", "step", "kernels", "startup", "comm"] as const;
+const benches = ["all", "step", "kernels", "startup", "comm", "data"] as const;
 
 interface BenchArguments extends ParsedArguments {
   readonly what: typeof benches[number];
@@ -37,6 +41,7 @@ interface BenchArguments extends ParsedArguments {
   readonly steps: number;
   readonly repeats: number;
   readonly mebibytes: number;
+  readonly documents: number;
   readonly json: boolean;
   readonly help: boolean;
   readonly child: boolean;
@@ -44,7 +49,11 @@ interface BenchArguments extends ParsedArguments {
 
 const makeParser = () =>
   createParser<BenchArguments>()
-    .addArgument("what", { nargs: "?", default: "all", help: "step, kernels, startup, comm or all (all if left out)" })
+    .addArgument("what", {
+      nargs: "?",
+      default: "all",
+      help: "step, kernels, startup, comm, data or all (all if left out)",
+    })
     .addArgument("--config", { help: "Run record, a YAML file; the demo's if left out" })
     .addArgument("--set", { repeat: true, help: "Change a field of the record: section.field=value" })
     .addArgument("--backend", {
@@ -58,6 +67,7 @@ const makeParser = () =>
       help: "Timings of each kernel and size, and starts of the program",
     })
     .addArgument("--mebibytes", { type: "int", default: 64, help: "Largest message of comm, in MiB" })
+    .addArgument("--documents", { type: "int", default: 200_000, help: "Documents of data's made-up set" })
     .addArgument("--json", { type: "flag", help: "Accepted: standard output carries JSON lines anyway" })
     // The program's own: one start, measured from outside.
     .addArgument("--child", { type: "flag", verbs: [] });
@@ -71,9 +81,9 @@ export const bench: Verb = {
       console.log(parser.help("bench", description));
       return 0;
     }
-    const { what, steps, repeats, mebibytes } = parsed;
+    const { what, steps, repeats, mebibytes, documents } = parsed;
     if (!benches.includes(what)) throw new ArgumentError(`"${what}" is not one of ${benches.join(", ")}`);
-    for (const [name, value] of Object.entries({ steps, repeats, mebibytes })) {
+    for (const [name, value] of Object.entries({ steps, repeats, mebibytes, documents })) {
       if (value < 1) throw new ArgumentError(`--${name}: ${value} is not above 0`);
     }
     const recordArguments = { ...parsed, nproc: undefined, seed: 0, resume: false };
@@ -99,7 +109,11 @@ export const bench: Verb = {
       say(`All-reduce between processes of this host, up to ${mebibytes} MiB`);
       await benchComm({ ranks: [2, 4], largest: mebibytes * 2 ** 20, repeats, report });
     }
-    if (what === "startup" || what === "comm") return 0;
+    if (wanted("data")) {
+      say(`Data of ${config.JOB_NAME}, and a made-up set`);
+      await benchData(config, { documents, report });
+    }
+    if (what === "startup" || what === "comm" || what === "data") return 0;
 
     using backend = await openBackend(config.runtime.backend, { provider: config.runtime.webgpu });
     reportDevice(backend, report);

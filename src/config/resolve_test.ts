@@ -241,6 +241,11 @@ Deno.test("resolveConfig() checks the rules between fields", () => {
   broken({ model: { use_dynamic_ntk_rope: true } }, "model.use_dynamic_ntk_rope");
   broken({ model: { adapt_hf: true, qk_interleaved: true } }, "model.qk_interleaved");
   broken({ model: { num_layers: 4, num_chunks: 2 }, parallel: { pipeline: 2 } }, "data.micro_num");
+  broken({
+    model: { num_layers: 4, num_chunks: 2 },
+    data: { micro_num: 4, rampup_batch_size: "1 1 10" },
+    parallel: { pipeline: 2 },
+  }, "data.rampup_batch_size");
   broken({ parallel: { pipeline: 4 } }, "model.num_layers");
   broken({ model: { vocab_size: 511 }, parallel: { tensor: 2 } }, "model.vocab_size");
   broken({ parallel: { tensor: 8 } }, "parallel.tensor.size");

@@ -185,7 +185,7 @@ export const rules: readonly Rule[] = [
       return fail("data.skip_batches", `"${data.skip_batches}": ${wrong}; "5-10,23" would work`);
     }
   },
-  function rampUpGrows({ data, parallel }, fail) {
+  function rampUpGrows({ data, model, parallel }, fail) {
     const ramp = data.rampup_batch_size.trim();
     if (ramp === "") return;
     const numbers = ramp.split(/\s+/).map(Number);
@@ -204,6 +204,14 @@ export const rules: readonly Rule[] = [
         path,
         `"${ramp}": in a pipeline the increment must lead from the start to micro_num ${micro_num}, all of them multiples ` +
           `of micro_bsz ${micro_bsz}; "" would work`,
+      );
+    }
+    const { size: stages } = parallel.pipeline;
+    if (model.num_chunks > 1 && [start, increment].some((size) => size % stages !== 0)) {
+      fail(
+        path,
+        `"${ramp}": the interleaved schedule deals micro-batches to the ${stages} stages in turn, so that start and increment ` +
+          `are multiples of them; "${stages} ${stages} 100" would work`,
       );
     }
   },

@@ -102,7 +102,7 @@ async function benchmarkStep(
     `data.seq_len=${tokens}`,
     `data.micro_bsz=${batch}`,
     "data.micro_num=1",
-    "data.total_steps=30",
+    "data.total_steps=50",
   ];
   const config = resolveConfig(await loadConfig("configs/demo.yaml", { set }), {});
   const opened = performance.now();
@@ -111,7 +111,9 @@ async function benchmarkStep(
   const loader = createTrainLoader(config.data, { dataRank: 0, dataWorldSize: 1 });
   const seconds: number[] = [], submits: number[] = [];
   let loss = 0, trained = 0;
-  for (let step = 0; step < 20; step++) {
+  // Enough for an idle GPU's clock to come up.
+  const steps = model === "124M" ? 40 : 20;
+  for (let step = 0; step < steps; step++) {
     const batch = await loader.next();
     const result = await session.step(batch);
     seconds.push(result.seconds);
@@ -119,7 +121,7 @@ async function benchmarkStep(
     loss = result.loss;
     trained = batch.tokens;
   }
-  const each = median(seconds.slice(5)), { parameterCount } = session.trainer.model;
+  const each = median(seconds.slice(steps / 2)), { parameterCount } = session.trainer.model;
   const work = (6 * (parameterCount - vocabulary * hidden) + 6 * layers * hidden * tokens) * trained;
   report({
     bench: "step",
@@ -133,7 +135,7 @@ async function benchmarkStep(
     tflops: work / each / 1e12,
     loss,
     open_seconds: openSeconds,
-    submit_seconds: median(submits.slice(5)),
+    submit_seconds: median(submits.slice(steps / 2)),
     allocated_bytes: backend.allocatedBytes,
   });
   if (profiled) {

@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """The PyTorch side of the GPU benchmark: the same shapes and models as gpu.ts, so that figures are ratios of one run.
 
-    python3 tests/bench/torch_reference.py [matmul] [copy] [attention] [step] [--types float32,tf32,bfloat16] [--model 124M]
+    python3 tests/bench/torch_reference.py [matmul] [copy] [attention] [norm] [cross_entropy] [adamw] [step]
+      [--types float32,tf32,float16,bfloat16] [--model 124M] [--batch 4] [--tokens 1024]
 
 Prints one JSON object a line. Needs PyTorch and a CUDA device; nothing else. Times are medians, by device events.
 """
@@ -68,7 +69,7 @@ def copies():
 
 def attentions(type_name):
     dtype = use(type_name)
-    for batch, heads, tokens, size in ((4, 16, 2048, 64), (4, 12, 1024, 64)):
+    for batch, heads, tokens, size in ((4, 16, 2048, 64), (4, 12, 1024, 64), (4, 16, 2048, 128)):
         q, k, v = (torch.randn(batch, heads, tokens, size, device="cuda", dtype=dtype, requires_grad=True) for _ in range(3))
         grad = torch.randn_like(q)
         work = 2 * batch * heads * size * tokens * (tokens + 1) / 2
@@ -79,6 +80,31 @@ def attentions(type_name):
         whole = seconds_of(both)
         report(bench="attention", type=type_name, shape=f"{batch} x {heads} x {tokens} x {size}", forward=forward, both=whole,
                tflops_forward=2 * work / forward / 1e12, tflops=7 * work / whole / 1e12)
+
+
+def norms():
+    x = torch.randn(8192, 2048, device="cuda", requires_grad=True)
+    weight = torch.ones(2048, device="cuda", requires_grad=True)
+    grad, least = torch.randn_like(x), 4 * 8192 * 2048
+    forward = seconds_of(lambda: F.rms_norm(x, (2048,), weight, 1e-5))
+    whole = seconds_of(lambda: F.rms_norm(x, (2048,), weight, 1e-5).backward(grad))
+    report(bench="norm", shape="8192 x 2048", forward=forward, both=whole, gbps_forward=2 * least / forward / 1e9)
+
+
+def cross_entropies():
+    logits = torch.randn(4096, VOCABULARY, device="cuda", requires_grad=True)
+    labels, least = torch.randint(VOCABULARY, (4096,), device="cuda"), 4 * 4096 * VOCABULARY
+    forward = seconds_of(lambda: F.cross_entropy(logits, labels))
+    whole = seconds_of(lambda: F.cross_entropy(logits, labels).backward())
+    report(bench="cross_entropy", shape=f"4096 x {VOCABULARY}", forward=forward, both=whole, gbps_forward=least / forward / 1e9)
+
+
+def adamw():
+    parameter = torch.randn(1 << 27, device="cuda", requires_grad=True)
+    parameter.grad = torch.randn_like(parameter)
+    optimizer = torch.optim.AdamW([parameter], fused=True)
+    seconds = seconds_of(optimizer.step)
+    report(bench="adamw", shape=str(1 << 27), seconds=seconds, gbps=7 * 4 * (1 << 27) / seconds / 1e9)
 
 
 class Block(nn.Module):
@@ -123,7 +149,8 @@ class Model(nn.Module):
 
 
 def step(type_name, name, batch=4, tokens=1024):
-    use("tf32" if type_name == "bfloat16" else type_name)
+    use("tf32" if type_name in ("bfloat16", "float16") else type_name)
+    scaler = torch.amp.GradScaler("cuda", enabled=type_name == "float16")
     torch.manual_seed(0)
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
@@ -132,18 +159,21 @@ def step(type_name, name, batch=4, tokens=1024):
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-4, betas=(0.9, 0.95), weight_decay=0.01, fused=True)
     ids, labels = (torch.randint(VOCABULARY, (batch, tokens), device="cuda") for _ in range(2))
     times, losses = [], []
-    for _ in range(20):
+    for _ in range(40 if name == "124M" else 20):
         start = time.perf_counter()
-        with torch.autocast("cuda", dtype=torch.bfloat16, enabled=type_name == "bfloat16"):
+        half = {"bfloat16": torch.bfloat16, "float16": torch.float16}.get(type_name)
+        with torch.autocast("cuda", dtype=half or torch.bfloat16, enabled=half is not None):
             loss = model(ids, labels)
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        scaler.scale(loss).backward()
+        scaler.unscale_(optimizer)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
+        scaler.step(optimizer)
+        scaler.update()
         losses.append(loss.item())
         torch.cuda.synchronize()
         times.append(time.perf_counter() - start)
-    seconds = statistics.median(times[5:])
+    seconds = statistics.median(times[len(times) // 2:])
     parameters = sum(parameter.numel() for parameter in model.parameters())
     work = (6 * (parameters - VOCABULARY * hidden) + 6 * layers * hidden * tokens) * batch * tokens
     assert math.isfinite(losses[-1])
@@ -153,19 +183,24 @@ def step(type_name, name, batch=4, tokens=1024):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", nargs="*", default=["matmul", "copy", "attention", "step"])
+    parser.add_argument("what", nargs="*", default=["matmul", "copy", "attention", "norm", "cross_entropy", "adamw", "step"])
     parser.add_argument("--types", default="float32")
     parser.add_argument("--model", default="124M", choices=MODELS)
+    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--tokens", type=int, default=1024)
     arguments = parser.parse_args()
     if "copy" in arguments.what:
         copies()
+    for name, body in (("norm", norms), ("cross_entropy", cross_entropies), ("adamw", adamw)):
+        if name in arguments.what:
+            body()
     for type_name in arguments.types.split(","):
         if "matmul" in arguments.what:
             matmuls(type_name)
         if "attention" in arguments.what:
             attentions(type_name)
         if "step" in arguments.what:
-            step(type_name, arguments.model)
+            step(type_name, arguments.model, arguments.batch, arguments.tokens)
 
 
 main()

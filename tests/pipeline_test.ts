@@ -7,6 +7,7 @@ import { openBackend } from "../src/backend/open.ts";
 import { beginCheckpoint, commitCheckpoint, openCheckpoint, writeShard } from "../src/checkpoint/mod.ts";
 import type { ResolvedConfig } from "../src/config/mod.ts";
 import type { MicroBatch } from "../src/data/mod.ts";
+import { simulate } from "../src/pipeline/simulate.ts";
 import { solo, type World } from "../src/parallel/world.ts";
 import { drawnMicroBatch, openTrainer, takeStep, tinyRecord } from "../src/train/_testing.ts";
 import { globalTensors, loadTensors, shardEntries } from "../src/train/checkpoint.ts";
@@ -152,6 +153,34 @@ for (const [name, ranks, set] of golden) {
     });
     assert(first!.pass, JSON.stringify(first));
     for (const report of others) assertEquals(report, first, "all ranks come to the same");
+  });
+}
+
+for (
+  const [name, layout] of [
+    ["1F1B", { pipeline: { size: 4 } }],
+    ["interleaved", { pipeline: { size: 4, ...interleaved(true) }, model: { num_chunks: 2 } }],
+    ["ZB-H1", { pipeline: { size: 4, mode: "ZBH1" } }],
+  ] as const
+) {
+  Deno.test(`4 stages do what the picture of ${name} shows, pass by pass`, async () => {
+    const config = recordOf({ ...layout, microBatches: 8 }, 4);
+    const stages = await together(4, async (worldOf) => {
+      using backend = await openBackend("cpu");
+      using trainer = await openTrainer(config, backend, worldOf(config));
+      const { program, stage } = trainer.model, done: string[] = [], run = program.run.bind(program);
+      program.run = (segment, frame) => {
+        done.push(`${segment}, frame ${frame}`);
+        return run(segment, frame);
+      };
+      await takeStep(trainer, batchOf(0, 8));
+      return { done, schedule: stage.schedule(8) };
+    });
+    const { runs } = simulate(stages.map(({ schedule }) => schedule), { run: () => 1 });
+    stages.forEach(({ done }, stage) => {
+      const drawn = runs.filter((run) => run.stage === stage);
+      assertEquals(done, drawn.map(({ segment, chunk, frame }) => `${segment} ${chunk}, frame ${frame}`));
+    });
   });
 }
 

@@ -72,7 +72,10 @@ export const dataSchema = z.strictObject({
     text().default("/dev/shm/metacache"),
     "Folder of those tables; below /dev, where Deno lets nobody write, it is the folder of the run instead.",
   ),
-  content_name: works(text().default("text"), "Column of a streaming data set that holds the text."),
+  content_name: works(
+    text().default("text"),
+    "Column of a streaming data set that holds the text, or messages for the tokenizer's chat template.",
+  ),
   subset_name: works(textOrNull().default(null), "Folder inside a streaming data set."),
   is_multimodal: refused(bool().default(false), "Samples have images."),
   image_folder: refused(textOrNull().default(null), "Folder of the images.", { onlyWith: "data.is_multimodal" }),

@@ -6,6 +6,7 @@
  */
 import { mixSeeds } from "../mix_seeds.ts";
 import { RandomState } from "../mt19937.ts";
+import type { ChatTemplate } from "./chat.ts";
 import type { ParquetReader } from "./parquet_reader.ts";
 import type { ReadRange } from "./read_range.ts";
 import { type Place, readRows, type Row, type RowFile } from "./row_file.ts";
@@ -41,6 +42,8 @@ export interface DocumentStreamOptions {
   /** @default {1024} */
   readonly seed?: number;
   readonly read: ReadRange;
+  /** Makes text of rows that hold a list of messages. */
+  readonly chat?: ChatTemplate | undefined;
   /** Decodes Parquet. @default {that of this thread} */
   readonly parquet?: ParquetReader;
   /** Documents that are shuffled together. @default {1024} */
@@ -93,7 +96,7 @@ function checkPlace(place: StreamPlace, files: number): void {
  * read, and with the file and line of the last of them where more than `maxCorrupt` rows are corrupt.
  */
 export function openDocumentStream(options: DocumentStreamOptions, from?: StreamPlace): DocumentStream {
-  const { files, content, read, parquet, seed = 1024, onNotice } = options;
+  const { files, content, read, chat, parquet, seed = 1024, onNotice } = options;
   const { blockDocuments = 1024, blockCharacters = 2 ** 25, interleave = 4, maxCorrupt = 1000 } = options;
   interface Slot {
     readonly file: number;
@@ -106,7 +109,7 @@ export function openDocumentStream(options: DocumentStreamOptions, from?: Stream
   const openSlot = (file: number, place: Place): Slot => ({
     file,
     place,
-    rows: readRows(files[file]!, { content, from: place, read, ...(parquet && { parquet }) }),
+    rows: readRows(files[file]!, { content, from: place, read, chat, ...(parquet && { parquet }) }),
   });
   const start = (place: StreamPlace) => {
     begin = place;

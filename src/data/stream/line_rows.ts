@@ -1,4 +1,5 @@
 /** Documents of JSON lines and of plain text, one after the other, and where each ends. */
+import { type ChatTemplate, chatText } from "./chat.ts";
 import { readContent } from "./decompress.ts";
 import type { ReadRange } from "./read_range.ts";
 import type { Place, Row, RowFile } from "./row_file.ts";
@@ -48,7 +49,7 @@ async function* splitLines(
 const decoder = new TextDecoder("utf-8", { fatal: true });
 
 /** The text of a JSON object's field, or what is wrong with the line. */
-function jsonText(line: string, field: string): { text: string } | { problem: string } {
+function jsonText(line: string, field: string, chat: ChatTemplate | undefined): { text: string } | { problem: string } {
   let record: unknown;
   try {
     record = JSON.parse(line);
@@ -60,6 +61,10 @@ function jsonText(line: string, field: string): { text: string } | { problem: st
   }
   const text = (record as Record<string, unknown>)[field];
   if (typeof text === "string") return { text };
+  if (Array.isArray(text)) {
+    const made = chatText(text, chat);
+    return "text" in made ? made : { problem: `the field "${field}" holds ${made.problem}` };
+  }
   return { problem: `no text in the field "${field}" (fields: ${Object.keys(record).join(", ") || "none"})` };
 }
 
@@ -70,7 +75,12 @@ function jsonText(line: string, field: string): { text: string } | { problem: st
  */
 export async function* readLineRows(
   file: RowFile,
-  { content, from, read }: { readonly content: string; readonly from: Place; readonly read: ReadRange },
+  { content, from, read, chat }: {
+    readonly content: string;
+    readonly from: Place;
+    readonly read: ReadRange;
+    readonly chat?: ChatTemplate | undefined;
+  },
 ): AsyncGenerator<Row> {
   const seekable = file.compression === "none";
   let lines = seekable ? from.row : 0;
@@ -95,7 +105,7 @@ export async function* readLineRows(
     if (file.format === "json") {
       if (text?.trim() === "") continue;
       const where = `${file.path}, line ${lines}`, place = { row: lines, byte };
-      const parsed = text === undefined ? { problem: "not UTF-8 text" } : jsonText(text, content);
+      const parsed = text === undefined ? { problem: "not UTF-8 text" } : jsonText(text, content, chat);
       yield "text" in parsed ? { text: parsed.text, where, place } : { problem: `${where}: ${parsed.problem}`, place };
     } else if (text?.trim() === "") {
       if (paragraph.length > 0) yield finished();

@@ -1,4 +1,5 @@
 /** Documents of Parquet files: a column of text, read one row group at a time. */
+import { type ChatTemplate, chatText } from "./chat.ts";
 import { type ParquetReader, parquetReader, ReadFailure } from "./parquet_reader.ts";
 import type { ReadRange } from "./read_range.ts";
 import type { Place, Row, RowFile } from "./row_file.ts";
@@ -7,6 +8,8 @@ export interface ReadParquetOptions {
   readonly content: string;
   readonly from: Place;
   readonly read: ReadRange;
+  /** Makes text of lists of messages. */
+  readonly chat?: ChatTemplate | undefined;
   /** @default {parquetReader} */
   readonly parquet?: ParquetReader;
 }
@@ -17,7 +20,7 @@ export interface ReadParquetOptions {
  */
 export async function* readParquetRows(
   { path, bytes }: Pick<RowFile, "path" | "bytes">,
-  { content, from, read, parquet = parquetReader }: ReadParquetOptions,
+  { content, from, read, chat, parquet = parquetReader }: ReadParquetOptions,
 ): AsyncGenerator<Row & { /** Of the file's rows, how many are behind. */ readonly share: number }> {
   const file = { path, bytes, read };
   const damaged = (where: string, error: unknown) =>
@@ -43,11 +46,13 @@ export async function* readParquetRows(
     });
     for (const [i, value] of values.entries()) {
       const where = `${path}, row ${start + i}`, place = { row: start + i + 1, byte: 0 }, share = place.row / rows;
-      if (typeof value === "string") yield { text: value, where, place, share };
-      else {
-        const problem = `${where}: no text in the column "${content}", but ${value[0]}`;
-        yield { problem, place, share };
-      }
+      const made = typeof value === "string"
+        ? { text: value }
+        : "messages" in value
+        ? chatText(value.messages, chat)
+        : { problem: value.other };
+      if ("text" in made) yield { text: made.text, where, place, share };
+      else yield { problem: `${where}: no text in the column "${content}", but ${made.problem}`, place, share };
     }
   }
 }

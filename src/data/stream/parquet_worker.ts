@@ -22,8 +22,8 @@ export interface ParquetContents {
   readonly groups: readonly number[];
 }
 
-/** What is in a row: its text, or in a list the name of what it is instead. */
-export type ParquetValue = string | readonly [string];
+/** What is in a row: its text, or messages of a conversation, or the name of what it is instead. */
+export type ParquetValue = string | { readonly messages: readonly unknown[] } | { readonly other: string };
 
 export type FromParquetWorker =
   | { readonly ready: true }
@@ -85,7 +85,8 @@ export function serveParquet(port: MessagePort): (message: unknown) => void {
       if (rows.length !== end - start) throw new RangeError(`${rows.length} rows instead of ${end - start}`);
       const values = rows.map((row): ParquetValue => {
         const value = row[column] as unknown;
-        return typeof value === "string" ? value : [value === null ? "null" : typeof value];
+        if (typeof value === "string") return value;
+        return Array.isArray(value) ? { messages: value } : { other: value === null ? "null" : typeof value };
       });
       return { values };
     } catch (error) {

@@ -13,6 +13,7 @@ import { createMixer, describeMixture, parseMixture } from "../mixture.ts";
 import { parseRampUp, rowsOfBatch } from "../ramp_up.ts";
 import { loadTokenizer, type Tokenizer } from "../tokenizer.ts";
 import type { DataShard, TrainDataOptions, TrainLoader } from "../train_loader.ts";
+import { loadChatTemplate } from "./chat.ts";
 import { type DocumentStream, openDocumentStream, type StreamDocument, type StreamPlace } from "./document_stream.ts";
 import { type ReadRange, readRange, retrying } from "./read_range.ts";
 import { hashRowFiles, listRowFiles, type RowFile } from "./row_file.ts";
@@ -50,8 +51,9 @@ function encoder(tokenizer: Tokenizer, seqLen: number, data: TrainDataOptions) {
   return ({ text, path }: StreamDocument): Int32Array => {
     const ids = tokenizer.encode(text);
     if (ids.length === 0) return new Int32Array(0);
-    if (bosId !== undefined) ids.unshift(bosId);
-    if (eosId !== undefined) ids.push(eosId);
+    // Chat templates mostly write these themselves.
+    if (bosId !== undefined && ids[0] !== bosId) ids.unshift(bosId);
+    if (eosId !== undefined && ids.at(-1) !== eosId) ids.push(eosId);
     if (ids.length < minLengthFor(path, data.min_length, data.min_length_dict)) return new Int32Array(0);
     return Int32Array.from(ids.length > seqLen ? ids.slice(0, seqLen) : ids);
   };
@@ -80,7 +82,9 @@ export function createStreamLoader(
     : filesOf[0]!;
   const tokenizer = loadTokenizer(tokenizerPath);
   const encode = encoder(tokenizer, seqLen, data);
-  const textHash = createHash("sha256").update(Deno.readFileSync(tokenizer.path)).update(content);
+  const chat = loadChatTemplate(tokenizer.path);
+  const textHash = createHash("sha256").update(Deno.readFileSync(tokenizer.path)).update(content)
+    .update(chat?.source ?? "");
   const identity = { files: hashRowFiles(allFiles), text: textHash.digest("hex").slice(0, 32) };
   const notices = shard.onNotice && { onNotice: shard.onNotice };
   const read = retrying(settings.read ?? readRange, { ...notices });
@@ -95,7 +99,7 @@ export function createStreamLoader(
       const own = mixed ? mixSeeds(seed, i) : seed;
       const { token = 0, ...place } = places[i] ?? {};
       const from = places[i] && place as StreamPlace;
-      const stream = openDocumentStream({ ...settings, ...notices, files, content, seed: own, read }, from);
+      const stream = openDocumentStream({ ...settings, ...notices, files, content, seed: own, read, chat }, from);
       const fill = data.pack_sample_into_one ?? false;
       return { stream, rows: createStreamRows({ stream, encode, packedLength, fill, token }) };
     });

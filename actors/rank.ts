@@ -248,6 +248,10 @@ async function initialise(
     notice(`${error.message}\nNo GPU: going on with the CPU backend, which is many times slower.`);
     return open("cpu", "deno");
   });
+  if (config.model.matmul_precision === "split" && !backend.traits.features.matrixUnits) {
+    const { description } = backend.traits;
+    notice(`model.matmul_precision: split: ${description} shows no matrix units; products are computed in float32`);
+  }
   // With fewer ranks than the run began with, each has more of the same batch.
   const microBatches = Math.ceil(config.data.micro_num * begin.data_world_size / mesh.size("data"));
   const openSession = async () => {

@@ -4,7 +4,7 @@
  */
 import { adamw, adamwScalars } from "../../kernels/adamw/mod.ts";
 import { decode, encode, isHalf, rounded } from "../../kernels/host.ts";
-import { type HostArray, type Kernel, type Operand } from "../../kernels/kernel.ts";
+import type { HostArray, Kernel, Operand } from "../../kernels/kernel.ts";
 import { squaredNorm } from "../../kernels/reduce/mod.ts";
 import type { Backend, DeviceBuffer } from "../backend/backend.ts";
 import { resolveConfig, type ResolvedConfig } from "../config/mod.ts";

@@ -46,14 +46,14 @@ export interface Charges {
 /** @param mesh the rank's place, which decides what its groups talk over */
 export function chargesOf(config: ResolvedConfig, machines: Machines, mesh: Mesh): Charges {
   const { device, perHost = 8, world } = machines, { data, model, runtime } = config;
-  const half = model.dtype !== "float32";
-  const matmulRate = half && runtime.webgpu === "dawn" ? device.matmulUnits ?? device.matmul : device.matmul;
+  const rates = model.dtype !== "float32" && runtime.webgpu === "dawn" ? device.units[model.dtype] : device;
+  const matmulRate = rates.matmul;
   /** Attention states its work for one segment as long as the micro-batch. */
   const segmentShare = Math.min(1, data.seq_len / data.packed_length);
 
   const kernel = ({ name, cost }: Kernel): number => {
     const attends = name.startsWith("attention");
-    const work = attends ? cost.flops * segmentShare / device.attention : cost.flops / matmulRate;
+    const work = attends ? cost.flops * segmentShare / rates.attention : cost.flops / matmulRate;
     return device.dispatch + Math.max(work, cost.bytes / device.bandwidth);
   };
   const host = (bytes: number) => bytes === 0 ? 0 : device.host.latency + bytes / device.host.bandwidth;

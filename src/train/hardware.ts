@@ -11,9 +11,9 @@ export interface DeviceModel {
   readonly limits: Pick<DeviceTraits["limits"], "maxBufferSize" | "maxStorageBufferBindingSize">;
   /** Multiplications and additions a second in matrix products on `float32`. */
   readonly matmul: number;
-  /** The same with half-precision operands on matrix units, which only the provider `dawn` shows. */
-  readonly matmulUnits?: number;
   readonly attention: number;
+  /** The same with half-precision operands on matrix units, which only the provider `dawn` shows. */
+  readonly units: Readonly<Record<"float16" | "bfloat16", { readonly matmul: number; readonly attention: number }>>;
   /** Bytes a second, read and written, of a kernel that only moves them. */
   readonly bandwidth: number;
   /** Seconds that a dispatch takes whatever it does. */
@@ -30,8 +30,12 @@ export const devices: Readonly<Record<string, DeviceModel>> = {
     memory: 139 * GiB,
     limits: { maxBufferSize: 4 * GiB, maxStorageBufferBindingSize: 2 * GiB - 4 },
     matmul: 43 * TFLOPS,
-    matmulUnits: 204 * TFLOPS,
     attention: 20.5 * TFLOPS,
+    // What products reach in a whole training step of a 124M model; large ones by themselves reach 236 and 211.
+    units: {
+      float16: { matmul: 138 * TFLOPS, attention: 62.9 * TFLOPS },
+      bfloat16: { matmul: 110 * TFLOPS, attention: 20.5 * TFLOPS },
+    },
     bandwidth: 4.26 * TB,
     dispatch: 2.7 * us,
     // 1 MiB comes back in 0.16 to 0.6 ms.

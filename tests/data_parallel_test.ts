@@ -28,7 +28,6 @@ const ways: Record<string, string[]> = {
 };
 const cases: [string, number, string, string[]][] = [
   ...Object.entries(ways).map(([way, set]) => ["llama_gqa", 2, way, set] as [string, number, string, string[]]),
-  ["llama_gqa", 4, "state over pairs of ranks", ["parallel.zero1.size=2"]],
   ["llama_gqa", 4, "every parameter split, overlapped", [
     ...ways["every parameter split"]!,
     `${zero}.overlap_sync_grad=true`,

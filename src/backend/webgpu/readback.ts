@@ -16,6 +16,7 @@
  * warmed in the background for the next time (up to `largestStaging`: mapping costs host memory of the same size).
  */
 import type { Range, ReadTicket } from "../backend.ts";
+import { beginWait, endWait } from "./dawn.ts";
 import type { Provider } from "./provider.ts";
 
 /** A range with the device's own buffer. */
@@ -94,6 +95,7 @@ function openAwaitedReadback(device: GPUDevice): Readback {
     },
     read(ranges) {
       const arrays = ranges.map(({ bytes }) => new Uint8Array(bytes));
+      beginWait();
       const flights = pack(ranges, largest).map((pieces): Flight => {
         const bytes = pieces.reduce((sum, piece) => sum + piece.bytes, 0);
         const staging = acquire(bytes);
@@ -123,6 +125,7 @@ function openAwaitedReadback(device: GPUDevice): Readback {
         async ready() {
           if (taken) return;
           for (const { mapping } of flights) await mapping;
+          endWait();
         },
       };
     },

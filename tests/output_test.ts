@@ -76,3 +76,12 @@ Deno.test("train() on a terminal draws one live line over itself, above it nothi
     assertMatch(plain[0]!, /^tiny: new run; [\d,]+ parameters/);
     assertMatch(plain.join("\n"), /^Finished after step 40\. Checkpoints: /m);
   }));
+
+Deno.test("train() starts its rank where the dynamic loader is told of folders", () =>
+  inFolder(async (folder, processes) => {
+    const config = tinyRecord(folder, {});
+    const words = ["train", "--config", config, "--backend", "cpu"];
+    const ended = await processes.startBy(`LD_LIBRARY_PATH=/usr/local/lib exec "$@"`, words, { folder }).ended;
+    assertEquals(ended.code, 0, ended.err);
+    assertStringIncludes(ended.err + ended.out, "Finished after step 6");
+  }));

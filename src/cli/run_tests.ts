@@ -7,6 +7,7 @@
 import { resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 import { findDawn } from "../backend/webgpu/dawn.ts";
+import { withheldVariables } from "./self.ts";
 
 export interface Counts {
   readonly passed: number;
@@ -56,7 +57,10 @@ function testPermissions(): string[] {
 const decoder = new TextDecoder();
 
 /** Deno colours its output even for a file. */
-const environment: Record<string, string> = Deno.stdout.isTerminal() ? {} : { NO_COLOR: "1" };
+const environment: Record<string, string> = {
+  ...withheldVariables(),
+  ...(Deno.stdout.isTerminal() ? {} : { NO_COLOR: "1" }),
+};
 
 async function check(name: string, args: readonly string[]): Promise<boolean> {
   const started = performance.now();

@@ -83,11 +83,21 @@ export interface SelfCommand {
  * ```
  */
 export function selfCommand(verb: readonly string[], permissions: Permissions = {}): SelfCommand {
-  const env = { DENO_NO_UPDATE_CHECK: "1" };
+  const env = { DENO_NO_UPDATE_CHECK: "1", ...withheldVariables() };
   if (programForm === "compiled") return { command: Deno.execPath(), args: [...verb], env };
   const config = programForm === "source" ? [`--config=${programFile("deno.json")}`] : ["--no-config", "--no-lock"];
   const args = ["run", "--quiet", "--no-prompt", ...config, ...permissionFlags(permissions), entryUrl, ...verb];
   return { command: denoCommand(), args, env };
+}
+
+/**
+ * Variables of the dynamic loader, emptied. Who may run one program only may not choose what libraries it loads: Deno
+ * refuses to start a child while `LD_LIBRARY_PATH` and its like are set. An empty one in the child tells it why.
+ */
+export function withheldVariables(): Record<string, string> {
+  if (Deno.permissions.querySync({ name: "run" }).state === "granted") return {};
+  const names = Object.keys(Deno.env.toObject()).filter((name) => /^(LD|DYLD)_/i.test(name));
+  return Object.fromEntries(names.map((name) => [name, ""]));
 }
 
 /** The flags of `deno run` that grant these permissions and no others. */

@@ -46,7 +46,17 @@ export async function requestAdapter(provider: Provider): Promise<GPUAdapter | n
  */
 export async function openDevice(provider: Provider): Promise<OpenDevice> {
   const adapter = await requestAdapter(provider);
-  if (adapter === null) throw new Error(`Cannot open the webgpu backend as no adapter was found: ${noAdapterAdvice}`);
+  if (adapter === null) {
+    // Emptied by who started this process, see `selfCommand`.
+    const withheld = Deno.permissions.querySync({ name: "env", variable: "LD_LIBRARY_PATH" }).state === "granted" &&
+      Deno.env.get("LD_LIBRARY_PATH") === "";
+    const libraries =
+      "; LD_LIBRARY_PATH is not handed to child processes: where the driver needs it, its folders belong " +
+      "into /etc/ld.so.conf.d, and then `ldconfig`";
+    throw new Error(
+      `Cannot open the webgpu backend as no adapter was found: ${noAdapterAdvice}${withheld ? libraries : ""}`,
+    );
+  }
   const { device, traits } = await openAdapter(adapter, provider);
   return { device, traits };
 }

@@ -72,11 +72,12 @@ function assertClose(actual: Float32Array, expected: Float32Array, tolerance: nu
 }
 
 /**
- * How far the losses after one update may stray. With the normalised head, changing the last bit of the initial weights
- * moves them by 0.9e-5 to 1.7e-5 on the CPU reference alone (the other models: at most 1e-6), so no two devices agree
- * more closely there.
+ * How far losses and gradients after one update may stray. With the normalised head, changing the last bit of the initial
+ * weights moves the losses by 0.9e-5 to 1.7e-5 and the gradients by 0.5e-3 to 2.9e-3 on the CPU reference alone (the other
+ * models: at most 1e-6 and 1.7e-5), so no two devices agree more closely there.
  */
-const afterUpdate = (what: string) => what.includes("normalised head") ? 5e-5 : 1e-5;
+const afterUpdate = (what: string) =>
+  what.includes("normalised head") ? { loss: 5e-5, gradient: 5e-3 } : { loss: 1e-5, gradient: 1e-3 };
 
 for (const [what, changes] of Object.entries(models)) {
   Deno.test(`WebGPU computes as the CPU reference: ${what}`, async () => {
@@ -94,7 +95,7 @@ for (const [what, changes] of Object.entries(models)) {
         assertClose(
           got.microBatches[i].nll,
           nll,
-          step === 0 ? 1e-5 : afterUpdate(what),
+          step === 0 ? 1e-5 : afterUpdate(what).loss,
           `losses of step ${step}, micro-batch ${i}`,
         );
         assertEquals(got.microBatches[i].correct, correct);
@@ -103,7 +104,7 @@ for (const [what, changes] of Object.entries(models)) {
         assertClose(
           actual.gradients[step].get(name)!,
           gradient,
-          step === 0 ? 1e-4 : 1e-3,
+          step === 0 ? 1e-4 : afterUpdate(what).gradient,
           `gradient ${step} of ${name}`,
         );
       }

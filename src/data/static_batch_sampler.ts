@@ -292,5 +292,6 @@ export class StaticBatchSampler {
     if (left !== 0) {
       throw new RangeError(`No batch begins at row ${position}; the nearest after it is ${position - left}`);
     }
+    this.beginRoundIfExhausted(); // the row after a round's last is the first of the next
   }
 }

@@ -11,7 +11,8 @@
  * ```
  */
 import { z } from "zod";
-import { closeQuietly, dial, type Gate, handshakeMs, hear, openGate, say, within } from "../src/comm/transport/gate.ts";
+import { closeQuietly } from "../src/comm/handshake.ts";
+import { dial, type Gate, handshakeMs, hear, openGate, say, within } from "../src/comm/transport/gate.ts";
 import type { FrameStream } from "../src/comm/transport/frame_stream.ts";
 import { decodeJson, encodeJson } from "./runtime/json.ts";
 import { type Host, lost, makeChannel, type Reason, reasonSchema } from "./runtime/mod.ts";

@@ -2,11 +2,10 @@
  * The control connection: small messages between a rank's communicator and the root, each one line of JSON, after a
  * handshake on the run's token. Lines are bounded; one that is too long, or is no JSON, closes the connection.
  */
-import { acceptHandshake, type ByteConnection, offerHandshake } from "./handshake.ts";
+import { acceptHandshake, type ByteConnection, closeQuietly, offerHandshake } from "./handshake.ts";
+import { Strangers } from "./strangers.ts";
 
 const longestLine = 64 << 10;
-/** Connections that may be in the handshake at once. */
-const maxStrangers = 64;
 
 /** Lines of a connection as values, until it closes. @throws {SyntaxError | RangeError} on a line that is not one. */
 async function* values(connection: ByteConnection): AsyncGenerator<unknown> {
@@ -45,16 +44,9 @@ export function listenControl(
   },
 ): ControlListener {
   const listener = listen(hostname, port);
-  const open = new Set<Deno.TcpConn>(), work = new Set<Promise<void>>(), strangers = new Set<Deno.TcpConn>();
+  const open = new Set<Deno.TcpConn>(), work = new Set<Promise<void>>(), strangers = new Strangers();
   const serve = async (connection: Deno.TcpConn) => {
     open.add(connection);
-    // However many connect and say nothing, few are listened to: the one that has taken longest must go.
-    if (strangers.size >= maxStrangers) {
-      const [oldest] = strangers;
-      strangers.delete(oldest!);
-      if (open.delete(oldest!)) oldest!.close();
-    }
-    strangers.add(connection);
     try {
       await acceptHandshake(connection, { token });
     } catch (error) {
@@ -74,6 +66,7 @@ export function listenControl(
   };
   const accepting = (async () => {
     for await (const connection of listener) {
+      if (!await strangers.admit(connection)) continue;
       const served = serve(connection).finally(() => work.delete(served));
       work.add(served);
     }
@@ -82,7 +75,8 @@ export function listenControl(
     port: listener.addr.port,
     async [Symbol.asyncDispose]() {
       listener.close();
-      for (const connection of open) connection.close();
+      strangers.close();
+      for (const connection of open) closeQuietly(connection);
       open.clear();
       await Promise.all([accepting, ...work]);
     },
@@ -91,7 +85,7 @@ export function listenControl(
 
 function listen(hostname: string, port: number): Deno.TcpListener {
   try {
-    return Deno.listen({ hostname, port });
+    return Deno.listen({ hostname, port, tcpBacklog: 4096 });
   } catch (error) {
     if (!(error instanceof Deno.errors.AddrInUse)) throw error;
     throw new Deno.errors.AddrInUse(

@@ -18,6 +18,14 @@ export interface ByteConnection {
   close(): void;
 }
 
+export const closeQuietly = (connection: { close(): void }) => {
+  try {
+    connection.close();
+  } catch {
+    // closed already
+  }
+};
+
 /** Thrown when the other end does not prove that it knows the token, or says nothing in time. */
 export class HandshakeError extends Error {
   override readonly name = "HandshakeError";

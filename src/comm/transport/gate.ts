@@ -3,7 +3,8 @@
  * stranger gets nothing but a closed socket, and costs no more than one of a bounded number of handshakes.
  */
 import type { z } from "zod";
-import { acceptHandshake, offerHandshake } from "../handshake.ts";
+import { acceptHandshake, closeQuietly, offerHandshake } from "../handshake.ts";
+import { Strangers } from "../strangers.ts";
 import { encryptedFrames } from "./encryption.ts";
 import { type FrameKind, maxBodyBytes, noTag } from "./frame.ts";
 import { type FrameStream, plainFrames } from "./frame_stream.ts";
@@ -40,21 +41,11 @@ export async function within<T>(timeoutMs: number, close: () => void, work: () =
   }
 }
 
-export const closeQuietly = (connection: { close(): void }) => {
-  try {
-    connection.close();
-  } catch {
-    // closed already
-  }
-};
-
-/** Strangers that may be in the handshake at once: one more, and the one that has taken longest must go. */
-const maxStrangers = 64;
 export const handshakeMs = 5000;
 
 function listen(hostname: string, port: number): Deno.TcpListener {
   try {
-    return Deno.listen({ hostname, port });
+    return Deno.listen({ hostname, port, tcpBacklog: 4096 });
   } catch (cause) {
     const { message } = cause as Error;
     throw new CommunicationError(
@@ -84,9 +75,8 @@ export function openGate({ hostname, port = 0, token, encrypt, onStream, onRefus
   onRefused?: ((reason: string) => void) | undefined;
 }): Gate {
   const listener = listen(hostname, port);
-  const strangers = new Set<Deno.TcpConn>(), work = new Set<Promise<void>>();
+  const strangers = new Strangers(), work = new Set<Promise<void>>();
   const admit = async (connection: Deno.TcpConn) => {
-    strangers.add(connection);
     try {
       connection.setNoDelay(true);
       await acceptHandshake(connection, { token, timeoutMs: handshakeMs });
@@ -103,11 +93,7 @@ export function openGate({ hostname, port = 0, token, encrypt, onStream, onRefus
   };
   const accepting = (async () => {
     for await (const connection of listener) {
-      if (strangers.size >= maxStrangers) {
-        const [oldest] = strangers;
-        strangers.delete(oldest!);
-        closeQuietly(oldest!);
-      }
+      if (!await strangers.admit(connection)) continue;
       const admitted = admit(connection).finally(() => work.delete(admitted));
       work.add(admitted);
     }
@@ -116,8 +102,7 @@ export function openGate({ hostname, port = 0, token, encrypt, onStream, onRefus
     address: listener.addr,
     async close() {
       listener.close();
-      for (const connection of strangers) closeQuietly(connection);
-      strangers.clear();
+      strangers.close();
       await Promise.all([accepting, ...work]);
     },
   };

@@ -4,9 +4,9 @@
  * handshake on the run's token.
  */
 import { z } from "zod";
-import { HandshakeError } from "../handshake.ts";
 import type { FrameStream } from "./frame_stream.ts";
-import { closeQuietly, dial, handshakeMs, hear, openGate, say, within } from "./gate.ts";
+import { closeQuietly, HandshakeError } from "../handshake.ts";
+import { dial, handshakeMs, hear, openGate, say, within } from "./gate.ts";
 import { CommunicationError } from "./link.ts";
 import { createTransport, type Transport } from "./transport.ts";
 

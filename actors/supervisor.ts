@@ -115,6 +115,8 @@ interface Member {
   killed?: string;
   /** It lived on when others had ended, and was ended from here: that is no cause of anything. */
   outlived?: boolean;
+  /** It was told to end, which is said once: in a large world every end would tell all the others again. */
+  ending?: boolean;
 }
 
 interface State {
@@ -227,15 +229,17 @@ export const supervisor = (options: SupervisorOptions) =>
           };
           break;
         }
-        case "check":
+        case "check": {
+          const since = Math.min(...state.members.map(({ beat }) => beat?.firstMs ?? Infinity));
           state.members.forEach((member, rank) => {
             if (member.killed !== undefined || member.ended) return;
-            const why = silence(member, state.members, options, context.now());
+            const why = silence(member, since, options, context.now());
             if (why === undefined) return;
             member.killed = why;
             end(rank, member, options, context); // and its end arrives as any other does
           });
           break;
+        }
         case "stop":
           if (state.stopping || state.members.length === 0 || state.phase !== "train") {
             const done = await stepsDone(options, context);
@@ -257,11 +261,10 @@ export const supervisor = (options: SupervisorOptions) =>
 /** Phases whose time depends on the disk and the driver too: they may take so many times `step_timeout_s`. */
 const patience: Readonly<Record<string, number>> = { start: 10, initialise: 10, save: 10 };
 
-/** Why the rank must be taken for dead, if it must. */
-function silence({ beat }: Member, all: readonly Member[], { config }: SupervisorOptions, now: number) {
+/** Why the rank must be taken for dead, if it must. @param since when the first of all ranks was first heard of */
+function silence({ beat }: Member, since: number, { config }: SupervisorOptions, now: number) {
   if (!beat) {
     // Starting may take long, but not much longer than it takes the others.
-    const since = Math.min(...all.map(({ beat }) => beat?.firstMs ?? Infinity));
     if (now - since <= config.runtime.silence_timeout_s * second) return undefined;
     return `was not heard of for ${Math.round((now - since) / second)} s after others had started, and was killed`;
   }
@@ -278,7 +281,10 @@ function silence({ beat }: Member, all: readonly Member[], { config }: Superviso
 }
 
 /** Sees to it that the rank ends, without waiting for it. */
-function end(rank: number, { ref }: Member, { kill }: SupervisorOptions, context: Own): void {
+function end(rank: number, member: Member, { kill }: SupervisorOptions, context: Own): void {
+  if (member.ending) return;
+  member.ending = true;
+  const { ref } = member;
   if (kill) kill(rank);
   else context.stop(ref).catch((error) => context.log(String(error)));
 }

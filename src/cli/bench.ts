@@ -6,6 +6,7 @@ import { benchKernels, otherRuns } from "./bench_kernels.ts";
 import { type BenchLine, reportDevice } from "./bench_line.ts";
 import { benchStartup, startupChild } from "./bench_startup.ts";
 import { benchStep } from "./bench_step.ts";
+import { benchWorld } from "./bench_world.ts";
 import { ArgumentError, createParser, type ParsedArguments } from "./parser.ts";
 import { recordFromArguments, say, type Verb } from "./verb.ts";
 
@@ -28,10 +29,12 @@ Standard output carries one line of JSON a figure: {"bench", "figure", "value", 
 
   data      tokenizing by the run's tokenizer (MB/s, also a core), opening a made-up set of --documents, and its tokens/s
             through the loader's worker
+  world     the control plane of --hosts hosts in this process: joining, --seconds of heartbeats, a host that fails, memory;
+            ranks are actors that answer and compute nothing
 
 Times are never judged. The exit code is 1 where a kernel does not agree with its reference.`;
 
-const benches = ["all", "step", "kernels", "startup", "comm", "data"] as const;
+const benches = ["all", "step", "kernels", "startup", "comm", "data", "world"] as const;
 
 interface BenchArguments extends ParsedArguments {
   readonly what: typeof benches[number];
@@ -42,6 +45,8 @@ interface BenchArguments extends ParsedArguments {
   readonly repeats: number;
   readonly mebibytes: number;
   readonly documents: number;
+  readonly hosts: number;
+  readonly seconds: number;
   readonly json: boolean;
   readonly help: boolean;
   readonly child: boolean;
@@ -52,7 +57,7 @@ const makeParser = () =>
     .addArgument("what", {
       nargs: "?",
       default: "all",
-      help: "step, kernels, startup, comm, data or all (all if left out)",
+      help: "step, kernels, startup, comm, data, world or all (all if left out)",
     })
     .addArgument("--config", { help: "Run record, a YAML file; the demo's if left out" })
     .addArgument("--set", { repeat: true, help: "Change a field of the record: section.field=value" })
@@ -68,6 +73,8 @@ const makeParser = () =>
     })
     .addArgument("--mebibytes", { type: "int", default: 64, help: "Largest message of comm, in MiB" })
     .addArgument("--documents", { type: "int", default: 200_000, help: "Documents of data's made-up set" })
+    .addArgument("--hosts", { type: "int", default: 1024, help: "Hosts of world, one rank each; 2 or more" })
+    .addArgument("--seconds", { type: "int", default: 10, help: "How long world watches heartbeats" })
     .addArgument("--json", { type: "flag", help: "Accepted: standard output carries JSON lines anyway" })
     // The program's own: one start, measured from outside.
     .addArgument("--child", { type: "flag", verbs: [] });
@@ -81,11 +88,12 @@ export const bench: Verb = {
       console.log(parser.help("bench", description));
       return 0;
     }
-    const { what, steps, repeats, mebibytes, documents } = parsed;
+    const { what, steps, repeats, mebibytes, documents, hosts, seconds } = parsed;
     if (!benches.includes(what)) throw new ArgumentError(`"${what}" is not one of ${benches.join(", ")}`);
-    for (const [name, value] of Object.entries({ steps, repeats, mebibytes, documents })) {
+    for (const [name, value] of Object.entries({ steps, repeats, mebibytes, documents, hosts, seconds })) {
       if (value < 1) throw new ArgumentError(`--${name}: ${value} is not above 0`);
     }
+    if (hosts < 2) throw new ArgumentError(`--hosts: ${hosts} leaves nobody when one fails; 2 or more would work`);
     const recordArguments = { ...parsed, nproc: undefined, seed: 0, resume: false };
     if (parsed.child) {
       if (what === "comm") await commChild();
@@ -113,7 +121,11 @@ export const bench: Verb = {
       say(`Data of ${config.JOB_NAME}, and a made-up set`);
       await benchData(config, { documents, report });
     }
-    if (what === "startup" || what === "comm" || what === "data") return 0;
+    if (wanted("world")) {
+      say(`The control plane of ${hosts} hosts in this process, with ${seconds} s of heartbeats`);
+      await benchWorld({ hosts, seconds, report });
+    }
+    if (what === "startup" || what === "comm" || what === "data" || what === "world") return 0;
 
     using backend = await openBackend(config.runtime.backend, { provider: config.runtime.webgpu });
     reportDevice(backend, report);

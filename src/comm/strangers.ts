@@ -1,7 +1,7 @@
 /**
  * Those who have connected and not yet proved that they know the run's token. However many connect and say nothing, few
- * are listened to at once; and however many of the run's own connect in one moment, as the hosts of a large run do, none is
- * turned away: the next is let in when one is through, or in place of one that has had its time.
+ * are listened to at once: the next is let in when one is through, or in place of one that has had its time. Those of the
+ * run who connect in one moment thus wait for each other; only where their handshakes are slow are some shown out.
  */
 import { closeQuietly } from "./handshake.ts";
 

@@ -1,45 +1,17 @@
 /** The sizes of the process groups against InternEvo's. */
 import { assertEquals, assertMatch, assertThrows } from "@std/assert";
-import { parallelSizes, resolveConfig } from "../src/config/mod.ts";
 import { readGoldenJson } from "./golden_dir.ts";
+import { type RecordedLayout, sizesOf } from "./recorded_groups.ts";
 
-interface Case {
-  world: number;
-  parallel: Record<string, unknown> & { gqa?: boolean; weight?: number | { size?: number } };
-  num_experts?: number;
+interface Case extends RecordedLayout {
   result?: { sizes: Record<string, number>; sequence_parallel?: boolean };
   error?: string;
   message?: string;
 }
 const golden = readGoldenJson<{ cases: Case[]; config_spellings: Case[] }>("internevo", "process_groups.json");
 
-function sizes({ world, parallel, num_experts = 1 }: Case) {
-  // The groups are made before a weight size without isp is refused, so that size is put in afterwards; and groups of
-  // fully sharded ranks that are split by tensors too, which Troupe does not train.
-  const { gqa: _, weight, zero1, ...rest } = parallel, fsdp = (zero1 as { fsdp?: boolean })?.fsdp ?? false;
-  const sections = {
-    ...rest,
-    ...(zero1 === undefined ? {} : { zero1: fsdp ? { ...(zero1 as object), fsdp: false } : zero1 }),
-  };
-  const config = resolveConfig({
-    ...(num_experts > 1 ? { model_type: "INTERNLM_MoE" } : {}),
-    // Sizes that any number of ranks divides.
-    model: {
-      num_layers: 1024,
-      num_experts,
-      vocab_size: 2 ** 10 * 3 * 5 * 7,
-      num_attention_heads: 960,
-      num_kv_attention_heads: 960,
-      hidden_size: 1920,
-    },
-    data: { seq_len: 960, micro_bsz: 1, total_steps: 1 },
-    adam: { lr: 1 },
-    ckpt: { enable_save_ckpt: false },
-    parallel: sections,
-  }, { worldSize: world, allowRefused: true });
-  const size = typeof weight === "number" ? weight : weight?.size ?? 1;
-  const withWeight = { ...config, parallel: { ...config.parallel, weight: { ...config.parallel.weight, size } } };
-  const { tp, pp, dp, wp, wdp, zero1: divided, ep } = parallelSizes(withWeight, world);
+function sizes(test: Case): Record<string, number> {
+  const { tp, pp, dp, wp, wdp, zero1: divided, ep } = sizesOf(test).sizes;
   return {
     data_parallel_size: dp,
     sequence_parallel_size: tp,
@@ -58,9 +30,9 @@ Deno.test("parallelSizes() derives InternEvo's sizes", () => {
       test.num_experts ?? 1
     }`;
     if (test.result !== undefined) {
-      const { nettest_parallel_size: _, ...expected } = test.result.sizes;
+      const { nettest_parallel_size: _, ...expected } = test.result.sizes, actual = sizes(test);
       assertEquals(
-        Object.fromEntries(Object.keys(expected).map((key) => [key, (sizes(test) as Record<string, number>)[key]])),
+        Object.fromEntries(Object.keys(expected).map((key) => [key, actual[key]])),
         expected,
         name,
       );

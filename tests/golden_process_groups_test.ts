@@ -1,14 +1,11 @@
 /** The mesh's groups and the stages' layers against InternEvo's. */
 import { assertEquals, assertMatch, assertThrows } from "@std/assert";
-import { parallelSizes, resolveConfig } from "../src/config/mod.ts";
 import { createMesh, type Mesh, type Mode, modes } from "../src/parallel/mesh.ts";
 import { partitionLayers } from "../src/parallel/stages.ts";
 import { readGoldenJson } from "./golden_dir.ts";
+import { type RecordedLayout, sizesOf } from "./recorded_groups.ts";
 
-interface Case {
-  world: number;
-  parallel: Record<string, unknown> & { gqa?: boolean; weight?: number | { size?: number } };
-  num_experts?: number;
+interface Case extends RecordedLayout {
   result?: {
     groups: Record<string, number[][] | { groups: number[][]; ranks_without_group: number[] }>;
     log_ranks: number[];
@@ -27,35 +24,8 @@ const golden = readGoldenJson<{ cases: Case[]; config_spellings: Case[]; partiti
   "process_groups.json",
 );
 
-function meshes({ world, parallel, num_experts = 1 }: Case): Mesh[] {
-  // The groups are made before a weight size without isp is refused, so that size is put in afterwards; and groups of
-  // fully sharded ranks that are split by tensors too, which Troupe does not train.
-  const { gqa: _, weight, zero1, ...rest } = parallel, fsdp = (zero1 as { fsdp?: boolean })?.fsdp ?? false;
-  const sections = {
-    ...rest,
-    ...(zero1 === undefined ? {} : { zero1: fsdp ? { ...(zero1 as object), fsdp: false } : zero1 }),
-  };
-  const config = resolveConfig({
-    ...(num_experts > 1 ? { model_type: "INTERNLM_MoE" } : {}),
-    // Sizes that any number of ranks divides.
-    model: {
-      num_layers: 1024,
-      num_experts,
-      vocab_size: 2 ** 10 * 3 * 5 * 7,
-      num_attention_heads: 960,
-      num_kv_attention_heads: 960,
-      hidden_size: 1920,
-    },
-    data: { seq_len: 960, micro_bsz: 1, total_steps: 1 },
-    adam: { lr: 1 },
-    ckpt: { enable_save_ckpt: false },
-    parallel: sections,
-  }, { worldSize: world, allowRefused: true });
-  const size = typeof weight === "number" ? weight : weight?.size ?? 1;
-  const sizes = parallelSizes(
-    { ...config, parallel: { ...config.parallel, weight: { ...config.parallel.weight, size } } },
-    world,
-  );
+function meshes(test: Case): Mesh[] {
+  const { world, num_experts = 1 } = test, { config, sizes, fsdp } = sizesOf(test);
   return Array.from({ length: world }, (_, rank) =>
     createMesh({
       sizes,

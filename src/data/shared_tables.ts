@@ -78,10 +78,10 @@ function makeTable(path: string, identity: string, files: readonly SharedFile[])
         const count = Math.min(pageRecords, order.length - first), bytes = new ArrayBuffer(count * recordBytes);
         const doubles = new Float64Array(bytes), words = new Uint32Array(bytes);
         for (let i = 0; i < count; i++) {
-          const sample = order[first + i]!;
+          const sample = order[first + i]!, { start, size } = source.place(sample);
           doubles[3 * i] = ends[first + i]!;
-          doubles[3 * i + 1] = source.offsets[sample]!;
-          words[6 * i + 4] = source.sizes[sample]!;
+          doubles[3 * i + 1] = start;
+          words[6 * i + 4] = size;
           words[6 * i + 5] = source.lengths[sample]!;
         }
         writeFully(file, new Uint8Array(bytes));

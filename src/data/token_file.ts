@@ -2,7 +2,7 @@
  * Tokenized files: `NAME.bin` holds one JSON object a line with a `tokens` array; `NAME.bin.meta` is an NPY matrix of
  * (byte offset, token count) a line. Only the offset table is kept in memory; samples are read in place, on demand.
  */
-import { parseNpyHeader } from "./npy.ts";
+import { type NpyType, parseNpyHeader } from "./npy.ts";
 
 /** Samples that can be read in any order. */
 export interface SampleSource {
@@ -97,63 +97,29 @@ export function openTokenFile(path: string, options: { minLength?: number } = {}
   if (columns < 2) {
     throw new SyntaxError(`${metaPath} has ${columns} columns; (byte offset, token count) is needed`);
   }
-  const minLength = options.minLength ?? 0;
-  const starts = new Float64Array(rows), sizes = new Uint32Array(rows), lengths = new Uint32Array(rows);
-  let kept = 0, totalTokens = 0, start = 0, length = 0;
-  /** What is wrong with the sample before the one that begins at `end`. */
-  const damage = (row: number, end: number): SyntaxError => {
-    if (start < 0 || start >= bytes) {
-      return new SyntaxError(
-        `${path} is cut off or is not the file that ${metaPath} describes: sample ${row} begins at byte ${start}, ` +
-          `and the file has ${bytes} bytes`,
-      );
-    }
-    if (end <= start) {
-      return new SyntaxError(
-        `${metaPath} is damaged: sample ${row + 1} at byte ${end} does not follow sample ${row} at ${start}`,
-      );
-    }
-    return new SyntaxError(
-      `${metaPath} is damaged: sample ${row} cannot hold ${length} tokens in ${end - start} bytes of ${path}`,
-    );
-  };
-  // Piece by piece and in one loop without calls: a table may have tens of millions of rows.
+  const table = new LineTable(path, metaPath, bytes, rows, options.minLength ?? 0);
+  // Piece by piece: a table may have tens of millions of rows.
   meta.seekSync(dataStart, Deno.SeekMode.Start);
-  const wide = type === "<i8", words = columns * (wide ? 2 : 1), last = words - (wide ? 2 : 1);
-  const pieceRows = Math.max(1, Math.min(rows, Math.floor((1 << 18) / words))),
-    buffer = new Int32Array(pieceRows * words);
-  for (let row = 0; row <= rows; row += pieceRows) {
-    const piece = buffer.subarray(0, Math.min(pieceRows, rows - row) * words);
-    readFully(meta, new Uint8Array(piece.buffer, 0, piece.byteLength), metaPath);
-    const stop = row + pieceRows > rows ? rows + 1 : row + pieceRows;
-    for (let r = row, at = 0; r < stop; r++, at += words) {
-      const end = r === rows ? bytes : wide ? piece[at + 1] * 0x100000000 + (piece[at] >>> 0) : piece[at];
-      if (r > 0) {
-        const size = end - start;
-        // A token takes a digit and a comma at least, and a sample at least `{"tokens":[]}`.
-        if (start < 0 || start >= bytes || size <= 0 || size > longestLine || length < 0 || length * 2 > size) {
-          throw damage(r - 1, end);
-        }
-        if (length >= minLength) {
-          starts[kept] = start;
-          sizes[kept] = size;
-          lengths[kept++] = length;
-          totalTokens += length;
-        }
-      }
-      if (r === rows) break;
-      start = end;
-      length = wide ? piece[at + last + 1] * 0x100000000 + (piece[at + last] >>> 0) : piece[at + last];
-    }
+  const words = columns * 2, pieceRows = Math.max(1, Math.floor((1 << 16) / words));
+  const piece = new Int32Array(Math.min(pieceRows, rows) * words);
+  for (let row = 0; row < rows; row += pieceRows) {
+    const part = piece.subarray(0, Math.min(pieceRows, rows - row) * words);
+    readRows(meta, part, type, metaPath);
+    table.add(part, words);
   }
-  return new TokenFile(
-    path,
-    starts.subarray(0, kept),
-    sizes.subarray(0, kept),
-    lengths.subarray(0, kept),
-    totalTokens,
-    rows,
-  );
+  table.end();
+  return new TokenFile(path, table);
+}
+
+/** Fills `into` with numbers of 64 bits, low word first. */
+function readRows(file: Deno.FsFile, into: Int32Array, type: NpyType, path: string): void {
+  const words = type === "<i8" ? into : into.subarray(0, into.length / 2);
+  readFully(file, new Uint8Array(words.buffer, words.byteOffset, words.byteLength), path);
+  if (words === into) return;
+  for (let i = words.length - 1; i >= 0; i--) {
+    into[2 * i + 1] = words[i] >> 31;
+    into[2 * i] = words[i];
+  }
 }
 
 /** Bytes of the longest sample that is taken for one. */
@@ -167,22 +133,129 @@ function readFully(file: Deno.FsFile, into: Uint8Array, path: string): void {
   }
 }
 
+/** Of so many lines one has its place in the table. A power of two. */
+const blockRows = 64;
+
+/**
+ * Where lines lie. Most of the time that a large table takes to open goes into memory that is touched for the first time,
+ * so that a line has four bytes for its size here, and only every 64th its place.
+ */
+class LineTable {
+  readonly #blocks: Float64Array;
+  readonly #sizes: Uint32Array;
+  /** Lines of the samples that are long enough; absent as long as all are. */
+  #kept: Uint32Array | undefined;
+  /** Tokens of the samples that are long enough. */
+  readonly #lengths: Uint32Array;
+  #samples = 0;
+  #lines = 0;
+  totalTokens = 0;
+  /** The last line so far: where it begins, and its tokens. */
+  #start = 0;
+  #length = 0;
+
+  constructor(
+    private readonly path: string,
+    private readonly metaPath: string,
+    /** Of the `.bin` file. */
+    private readonly bytes: number,
+    readonly rows: number,
+    private readonly minLength: number,
+  ) {
+    this.#blocks = new Float64Array(Math.ceil(rows / blockRows));
+    this.#sizes = new Uint32Array(rows);
+    this.#lengths = new Uint32Array(rows);
+  }
+
+  get lengths(): Uint32Array {
+    return this.#lengths.subarray(0, this.#samples);
+  }
+
+  /** Adds lines: numbers of 64 bits, `words` words a line, of which the first is its place and the last its tokens. */
+  add(piece: Int32Array, words: number): void {
+    const last = words - 2;
+    let start = this.#start, length = this.#length, line = this.#lines;
+    for (let at = 0; at < piece.length; at += words) {
+      const next = piece[at + 1] * 0x100000000 + (piece[at] >>> 0);
+      if (line > 0) this.#close(line - 1, start, length, next);
+      start = next;
+      length = piece[at + last + 1] * 0x100000000 + (piece[at + last] >>> 0);
+      line++;
+    }
+    this.#start = start;
+    this.#length = length;
+    this.#lines = line;
+  }
+
+  /** After the last line. */
+  end(): void {
+    if (this.#lines > 0) this.#close(this.#lines - 1, this.#start, this.#length, this.bytes);
+  }
+
+  /** The line that begins at `start` ends where the `next` begins. */
+  #close(line: number, start: number, length: number, next: number): void {
+    const size = next - start;
+    // A token takes a digit and a comma at least, and a sample at least `{"tokens":[]}`.
+    if (start < 0 || start >= this.bytes || size <= 0 || size > longestLine || length < 0 || length * 2 > size) {
+      throw this.#damage(line, start, length, next);
+    }
+    if ((line & (blockRows - 1)) === 0) this.#blocks[line / blockRows] = start;
+    this.#sizes[line] = size;
+    if (length >= this.minLength) {
+      if (this.#kept) this.#kept[this.#samples] = line;
+      this.#lengths[this.#samples++] = length;
+      this.totalTokens += length;
+    } else this.#kept ??= new Uint32Array(this.rows).map((_, i) => i); // up to here none was left out
+  }
+
+  #damage(line: number, start: number, length: number, next: number): SyntaxError {
+    const { path, metaPath, bytes } = this;
+    if (start < 0 || start >= bytes) {
+      return new SyntaxError(
+        `${path} is cut off or is not the file that ${metaPath} describes: sample ${line} begins at byte ${start}, ` +
+          `and the file has ${bytes} bytes`,
+      );
+    }
+    if (next <= start) {
+      return new SyntaxError(
+        `${metaPath} is damaged: sample ${line + 1} at byte ${next} does not follow sample ${line} at ${start}`,
+      );
+    }
+    return new SyntaxError(
+      `${metaPath} is damaged: sample ${line} cannot hold ${length} tokens in ${next - start} bytes of ${path}`,
+    );
+  }
+
+  /** First byte of a kept sample, and bytes up to the next line. */
+  place(sample: number): { start: number; size: number } {
+    const line = this.#kept ? this.#kept[sample] : sample, first = line - line % blockRows;
+    let start = this.#blocks[first / blockRows];
+    for (let before = first; before < line; before++) start += this.#sizes[before];
+    return { start, size: this.#sizes[line] };
+  }
+}
+
 /** See `openTokenFile`. */
 export class TokenFile implements SampleSource {
-  constructor(
-    readonly path: string,
-    /** First byte of each kept sample. */
-    readonly offsets: Float64Array,
-    /** Bytes up to the next sample. */
-    readonly sizes: Uint32Array,
-    readonly lengths: Uint32Array,
-    readonly totalTokens: number,
-    /** Samples in the file before short ones were left out. */
-    readonly samplesInFile: number,
-  ) {}
+  readonly lengths: Uint32Array;
+  readonly totalTokens: number;
+  /** Samples in the file before short ones were left out. */
+  readonly samplesInFile: number;
+
+  constructor(readonly path: string, private readonly table: LineTable) {
+    this.lengths = table.lengths;
+    this.totalTokens = table.totalTokens;
+    this.samplesInFile = table.rows;
+  }
+
+  /** First byte of a kept sample, and bytes up to the next line. */
+  place(index: number): { start: number; size: number } {
+    return this.table.place(index);
+  }
 
   read(index: number): Int32Array {
-    return readSample(this.path, this.offsets[index], this.sizes[index], this.lengths[index]);
+    const { start, size } = this.table.place(index);
+    return readSample(this.path, start, size, this.lengths[index]);
   }
 }
 

@@ -86,10 +86,10 @@ Deno.test("openTokenFile() says what is damaged, and where", () => {
     else Deno.writeFileSync(path, text);
     Deno.writeFileSync(path + ".meta", table);
   };
-  const starts = openTokenFile(path).offsets;
+  const source = openTokenFile(path), third = source.place(2).start;
   const text = new TextDecoder().decode(bin);
 
-  put(bin.subarray(0, starts[2]));
+  put(bin.subarray(0, third));
   assertThrows(() => openTokenFile(path), SyntaxError, `${path} is cut off`);
 
   put(bin.subarray(0, bin.length - 5));
@@ -123,7 +123,7 @@ Deno.test("openTokenFile() says what is damaged, and where", () => {
     assertThrows(() => openTokenFile(path), SyntaxError, problem);
   }
 
-  const table = [...starts].flatMap((start, i) => [start, samples[i].length]);
+  const table = samples.flatMap(({ length }, i) => [source.place(i).start, length]);
   put(bin, formatNpy("<i8", 2, table.toSpliced(2, 1, table[4])));
   assertThrows(() => openTokenFile(path), SyntaxError, "does not follow");
   put(bin, formatNpy("<i8", 2, table.toSpliced(1, 1, 1e9)));

@@ -53,7 +53,9 @@ export const train: Verb = {
     if (!(parsed.port >= 0 && parsed.port <= 65535)) {
       throw new ArgumentError(`--port: ${parsed.port} is no port; a number from 1024 to 65535 would work`);
     }
-    if (launch.role === "member") return await beMember(parsed, launch);
+    // A start that cannot be is refused before anything is read or written.
+    const token = launch.role === "alone" ? crypto.randomUUID() : sharedToken();
+    if (launch.role === "member") return await beMember(parsed, launch, token);
     const config = await recordFromArguments(parsed, { worldSize: launch.world });
     const { ckpt } = config;
     const pathOf = (folder: string | null) => folder ? parseStoragePath(folder).path : undefined;
@@ -76,6 +78,7 @@ export const train: Verb = {
       snapshots,
       json: parsed.json,
       launch,
+      token,
       port: launch.role === "alone" && parsed.given.has("port") ? parsed.port : 0,
       cpuFallback: !parsed.given.has("backend") && config.runtime.backend === "webgpu",
       profile: parsed.profiling,
@@ -92,6 +95,8 @@ interface CompanyOptions {
   readonly tables?: string | undefined;
   readonly json: boolean;
   readonly launch: Launch;
+  /** That all of the run's processes prove to each other that they know. */
+  readonly token: string;
   /** For the control connections; 0 takes a free one. */
   readonly port: number;
   readonly cpuFallback: boolean;
@@ -105,10 +110,9 @@ interface CompanyOptions {
  * @returns the exit code
  */
 async function runCompany(config: ResolvedConfig, run: RunFolder, options: CompanyOptions): Promise<number> {
-  const { checkpoints, snapshots, tables, json, launch, port, cpuFallback, profile } = options;
+  const { checkpoints, snapshots, tables, json, launch, token, port, cpuFallback, profile } = options;
   const debug = Deno.env.has("TROUPE_DEBUG");
   const { nproc, encrypt, elastic } = config.runtime, world = launch.world ?? nproc;
-  const token = launch.role === "root" ? sharedToken() : crypto.randomUUID();
   const address = launch.host ?? "127.0.0.1";
   const runtime = createRuntime({
     // How a rank ended is the supervisor's to say.
@@ -307,10 +311,10 @@ const comparable = (config: ResolvedConfig): string =>
   printResolved({ ...config, runtime: { ...config.runtime, nproc: 1 } });
 
 /** A host of ranks that another host's root commands. @returns the exit code */
-async function beMember(args: DefaultArguments, launch: Launch): Promise<number> {
+async function beMember(args: DefaultArguments, launch: Launch, token: string): Promise<number> {
   const stopping = new AbortController(), leaving = new AbortController();
   using _listening = onInterrupt(() => stopping.signal.aborted ? leaving.abort() : stopping.abort());
-  const token = sharedToken(), written = await writtenRecord(args, { onNotice: () => {} });
+  const written = await writtenRecord(args, { onNotice: () => {} });
   const nproc = launch.firstRank === undefined ? args.nproc ?? 1 : 1;
   const { code, text } = await joinHosts({
     root: { hostname: launch.host!, port: launch.port },

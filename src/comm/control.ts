@@ -107,7 +107,7 @@ export async function joinControl(
 ): Promise<ControlConnection> {
   const connection = await Deno.connect({ hostname, port, signal: AbortSignal.timeout(timeoutMs) });
   connection.setNoDelay(true);
-  await offerHandshake(connection, { token });
+  await offerHandshake(connection, { token, timeoutMs });
   const encoder = new TextEncoder();
   return {
     async send(value) {

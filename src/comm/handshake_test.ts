@@ -64,3 +64,21 @@ Deno.test("acceptHandshake() gives up on a stranger that says nothing", async ()
   );
   client.close();
 });
+
+Deno.test("acceptHandshake() reads no more of a stranger than a proof is long, however much it sends", async () => {
+  let asked = 0, closed = false;
+  const flood = {
+    read: (into: Uint8Array) => {
+      asked += into.length;
+      return Promise.resolve(into.length);
+    },
+    write: (bytes: Uint8Array) => Promise.resolve(bytes.length),
+    close: () => void (closed = true),
+  };
+  await assertRejects(
+    () => acceptHandshake(flood, { token: "secret" }),
+    HandshakeError,
+    "does not know the run's token",
+  );
+  assertEquals([asked, closed], [64, true]);
+});

@@ -5,21 +5,25 @@
  */
 import { closeQuietly } from "./handshake.ts";
 
-const most = 64;
+/** How many are listened to at once. */
+export const mostStrangers = 64;
 /** A handshake takes milliseconds. The time is counted in waits, which a busy thread stretches for all alike. */
 const waitMs = 10, courtesy = 10;
+
+/** A connection, as far as it matters here. */
+type Closable = Pick<Deno.TcpConn, "close">;
 
 export class Strangers {
   #waits = 0;
   /** After how many waits each came, the oldest first. */
-  readonly #since = new Map<Deno.TcpConn, number>();
+  readonly #since = new Map<Closable, number>();
   #change = Promise.withResolvers<void>();
   #closed = false;
 
   /** Waits until there is room for one more; false where there will be none, and the connection is closed. */
-  async admit(connection: Deno.TcpConn): Promise<boolean> {
-    while (!this.#closed && this.#since.size >= most) {
-      const [[oldest, since]] = this.#since as unknown as Iterable<[Deno.TcpConn, number]>;
+  async admit(connection: Closable): Promise<boolean> {
+    while (!this.#closed && this.#since.size >= mostStrangers) {
+      const [[oldest, since]] = this.#since as unknown as Iterable<[Closable, number]>;
       if (this.#waits - since < courtesy) await this.#wait();
       else if (this.delete(oldest)) closeQuietly(oldest);
     }
@@ -29,7 +33,7 @@ export class Strangers {
   }
 
   /** It is through, or gone; false where it was shown out before. */
-  delete(connection: Deno.TcpConn): boolean {
+  delete(connection: Closable): boolean {
     const was = this.#since.delete(connection);
     this.#change.resolve();
     this.#change = Promise.withResolvers();

@@ -12,6 +12,7 @@
  */
 import { z } from "zod";
 import { closeQuietly } from "../src/comm/handshake.ts";
+import { afterPatience } from "../src/comm/patience.ts";
 import { dial, type Gate, handshakeMs, hear, openGate, say, within } from "../src/comm/transport/gate.ts";
 import type { FrameStream } from "../src/comm/transport/frame_stream.ts";
 import { decodeJson, encodeJson } from "./runtime/json.ts";
@@ -160,7 +161,7 @@ export function openHosts(options: HostsOptions): Hosts {
   const serve = async (stream: FrameStream): Promise<void> => {
     streams.add(stream);
     const tell = speaker(stream) as Member["tell"];
-    let member: Member | undefined, timer: ReturnType<typeof setTimeout> | undefined, silent = false;
+    let member: Member | undefined, patience: Disposable | undefined, silent = false;
     try {
       const first = () => within(handshakeMs * 4, () => closeQuietly(stream), () => hear(stream, fromMember));
       const hello = await first();
@@ -191,10 +192,11 @@ export function openHosts(options: HostsOptions): Hosts {
       members.add(member);
       change();
       const beat = () => {
-        timer = setTimeout(() => {
+        patience?.[Symbol.dispose]();
+        patience = afterPatience(silentMs, () => {
           silent = true;
           closeQuietly(stream);
-        }, silentMs);
+        });
       };
       beat();
       const pinging = setInterval(() => void tell({ kind: "ping" }), pingMs);
@@ -202,7 +204,6 @@ export function openHosts(options: HostsOptions): Hosts {
         for (;;) {
           const message = await hear(stream, fromMember);
           if (message === null) break;
-          clearTimeout(timer);
           beat();
           if (message.kind === "started") member.ranks.get(message.id)!.pid = message.pid;
           else if (message.kind === "message") member.ranks.get(message.id)?.arrived(decode(message.text));
@@ -217,7 +218,7 @@ export function openHosts(options: HostsOptions): Hosts {
         onNotice(`The connection to host ${member?.name ?? "?"} broke: ${(error as Error).message}`);
       }
     } finally {
-      clearTimeout(timer);
+      patience?.[Symbol.dispose]();
       streams.delete(stream);
       closeQuietly(stream);
       if (member) {
@@ -374,18 +375,18 @@ export async function joinHosts(options: MemberOptions): Promise<{ code: number;
   }
   const tell = speaker(stream) as (message: z.input<typeof fromMember>) => Promise<void>;
   const hosts = new Map<number, Host>();
-  let silent = false, timer: ReturnType<typeof setTimeout> | undefined;
+  let silent = false, patience: Disposable | undefined;
   const hearRoot = async () => {
     const message = await hear(stream, fromRoot);
     if (message?.kind === "refused") throw new Error(`The root at ${at} refuses this host: ${message.reason}`);
     return message;
   };
   const beat = () => {
-    clearTimeout(timer);
-    timer = setTimeout(() => {
+    patience?.[Symbol.dispose]();
+    patience = afterPatience(silentMs, () => {
       silent = true;
       closeQuietly(stream);
-    }, silentMs);
+    });
   };
   const leave = () => closeQuietly(stream), stop = () => void tell({ kind: "stop" });
   options.leave.addEventListener("abort", leave);
@@ -447,7 +448,7 @@ export async function joinHosts(options: MemberOptions): Promise<{ code: number;
   } finally {
     options.leave.removeEventListener("abort", leave);
     signal.removeEventListener("abort", stop);
-    clearTimeout(timer);
+    patience?.[Symbol.dispose]();
     closeQuietly(stream);
     for (const host of hosts.values()) host.kill();
     await Promise.all([...hosts.values()].map(({ ended }) => ended));

@@ -238,6 +238,16 @@ Deno.test("an abort reaches every rank at once, whatever it waits for", async ()
   });
 });
 
+Deno.test("what is begun after an abort fails at once, and leaves nothing that nobody waits for", async () => {
+  await onAllRanks(simulatedWorld(4), async (communicator, rank) => {
+    const group = communicator.group("data", [0, 1, 2, 3]);
+    communicator.transport.abort(`Rank ${rank} stops`);
+    for (let i = 0; i < 2; i++) {
+      await assertRejects(() => group.allReduce(new Float32Array(100_000)), CommunicationError, "stops");
+    }
+  });
+});
+
 Deno.test("Group refuses what cannot be done, without a word to the others", async () => {
   await onAllRanks(simulatedWorld(2), async (communicator, rank) => {
     const group = communicator.group("data", [0, 1]);

@@ -109,6 +109,12 @@ export class Link {
 
   /** Receives the next message of the tag's group, which must be the one tagged so and have `bytes` bytes. */
   receive(tag: Tag, bytes: number, sink: Sink): Promise<void> {
+    const received = this.#receive(tag, bytes, sink);
+    received.catch(() => {}); // a caller that fails first does not look any more
+    return received;
+  }
+
+  #receive(tag: Tag, bytes: number, sink: Sink): Promise<void> {
     if (this.#failure) return Promise.reject(this.#failure);
     if (bytes === 0) return Promise.resolve();
     const early = this.#posted.has(tag.group) ? undefined : this.#early.take(tag.group);
@@ -130,7 +136,6 @@ export class Link {
     const done = new Promise<void>((resolve, reject) => {
       this.#posted.add(tag.group, { tag, bytes, sink, received: 0, resolve, reject });
     });
-    done.catch(() => {}); // a caller that fails first does not look any more
     if (bytes > eagerBytes) {
       this.#write({ kind: "ready", tag, bodyBytes: 0, messageBytes: bytes }).catch(() => {}); // told by the reader
     }

@@ -1,5 +1,6 @@
 /** One rank's links to its peers, and what concerns them all: aborts, questions, the end. */
 import { z } from "zod";
+import { afterPatience } from "../patience.ts";
 import { describeTag, type Tag } from "./frame.ts";
 import type { FrameStream } from "./frame_stream.ts";
 import { CommunicationError, Link, type Sink } from "./link.ts";
@@ -119,13 +120,12 @@ export function createTransport(
     receive: (from, tag, bytes, sink) => linkTo(from).receive(tag, bytes, sink),
     async ask(peer, timeoutMs) {
       const id = nextId++, { promise, resolve } = Promise.withResolvers<Answer | undefined>();
-      const timer = setTimeout(() => resolve(undefined), timeoutMs);
+      using _ = afterPatience(timeoutMs, () => resolve(undefined));
       asked.set(id, resolve);
       linkTo(peer).control({ kind: "ask", id }).catch(() => resolve(undefined));
       try {
         return await promise;
       } finally {
-        clearTimeout(timer);
         asked.delete(id);
       }
     },

@@ -68,8 +68,6 @@ export interface DataLoaderOptions {
   readonly dataWorldSize: number;
   /** Whether the model runs in pipeline stages. @default {false} */
   readonly pipeline?: boolean;
-  /** Whether a position may be one of another number of data-parallel ranks. @default {false} */
-  readonly elastic?: boolean;
 }
 
 interface State {
@@ -81,7 +79,7 @@ interface State {
 }
 
 /** Bad data is answered, with a refusal in one sentence; a disk that fails is a crash. */
-export const dataLoader = ({ data, position, dataRank, dataWorldSize, pipeline, elastic }: DataLoaderOptions) =>
+export const dataLoader = ({ data, position, dataRank, dataWorldSize, pipeline }: DataLoaderOptions) =>
   actor({
     protocol: dataLoaderProtocol,
     internal: { fill: {} },
@@ -93,7 +91,7 @@ export const dataLoader = ({ data, position, dataRank, dataWorldSize, pipeline, 
           ...(pipeline === undefined ? {} : { pipeline }),
           onNotice: (line) => context.log(line),
         });
-        if (position) loader.load({ ...loader.state(), ...position }, { elastic: elastic ?? false });
+        if (position) loader.load({ ...loader.state(), ...position });
         context.sendSelf({ kind: "fill" });
         return { loader, begin: loader.state(), ready: [], fault: undefined };
       } catch (error) {

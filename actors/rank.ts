@@ -235,7 +235,6 @@ async function initialise(
       dataRank: mesh.index("data"),
       dataWorldSize: mesh.size("data"),
       pipeline: mesh.size("pipeline") > 1,
-      elastic: config.runtime.elastic,
       ...(position ? { position } : {}),
     }),
   );
@@ -253,7 +252,16 @@ async function initialise(
     notice(`model.matmul_precision: split: ${description} shows no matrix units; products are computed in float32`);
   }
   // With fewer ranks than the run began with, each has more of the same batch.
-  const microBatches = Math.ceil(config.data.micro_num * begin.data_world_size / mesh.size("data"));
+  const rows = begin.batch_size * begin.data_world_size, replicas = mesh.size("data");
+  const microBatches = Math.ceil(rows / replicas);
+  if (position && begin.data_world_size !== replicas) {
+    notice(
+      `A batch of this run has ${rows} rows (data.micro_num: ${begin.batch_size} on ${begin.data_world_size} data-parallel ` +
+        `ranks): each of the ${replicas} there ${replicas === 1 ? "is" : "are"} now takes ${
+          rows % replicas === 0 ? "" : "at most "
+        }${microBatches}`,
+    );
+  }
   const openSession = async () => {
     if (place.meeting && !meet) throw new TypeError("Cannot meet the other ranks: nobody says how");
     const world = place.meeting ? createWorld(mesh, await meet!(place.meeting)) : solo;

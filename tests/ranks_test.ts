@@ -81,20 +81,24 @@ Deno.test("when the root is killed its ranks are gone within 10 s, and the next 
     assertEquals(curve(rough), curve(calm));
   }));
 
-Deno.test("runtime.elastic: 4, 3, 2 and 4 ranks across preemptions train on the same batches as 4 ranks undisturbed", () =>
+Deno.test("4, 3, 2 and 4 ranks across restarts, however they divide the state, train on the same batches as 4 ranks undisturbed", () =>
   inFolder(async (parent, processes) => {
     const [calm, rough] = folders(parent, "calm", "rough") as [string, string];
-    const changes = { data: { micro_num: 3 }, runtime: { elastic: true } };
-    assertEquals((await train(calm, processes, 4, changes).ended).code, 0);
-    for (const nproc of [4, 3, 2]) {
-      const run = train(rough, processes, nproc, changes);
+    const changes = (micro_num: number, size: number) => ({ data: { micro_num }, parallel: { zero1: { size } } });
+    assertEquals((await train(calm, processes, 4, changes(3, -1)).ended).code, 0);
+    // Two ranks are told of the batch in numbers of their own: 6 × 2 are the 3 × 4 rows that it has.
+    for (const [nproc, micro_num, size] of [[4, 3, -1], [3, 3, 1], [2, 6, -1]] as const) {
+      const run = train(rough, processes, nproc, changes(micro_num, size));
       await more(run, 3);
       assert(await processes.signal("TERM", ranks(rough)!.root));
       const ended = await run.ended;
       assertEquals(ended.code, 0, ended.err);
       assertMatch(ended.err, /Stopped after step \d+\. The same command goes on from there/);
+      if (nproc === 4) continue;
+      assertStringIncludes(ended.err, "A batch of this run has 12 rows (data.micro_num: 3 on 4 data-parallel ranks)");
+      assertStringIncludes(ended.err, `each of the ${nproc} there are now takes ${12 / nproc}`);
     }
-    const last = await train(rough, processes, 4, changes).ended;
+    const last = await train(rough, processes, 4, changes(3, 1)).ended;
     assertEquals(last.code, 0, last.err);
     const [expected, actual] = [curve(calm), curve(rough)];
     assertEquals(actual.map(({ step }) => step), expected.map(({ step }) => step));

@@ -1,6 +1,7 @@
 /** From the `data` section of a run record to batches for one data-parallel rank. */
 import { join, relative } from "node:path";
 import { type Batch, type DataPosition, type MicroBatch, toMicroBatch } from "./batch.ts";
+import { type BatchSize, batchSizeFrom } from "./batch_size.ts";
 import { isSkipped, parseSkipBatches } from "./batch_skipper.ts";
 import { dummyDataset } from "./dummy_dataset.ts";
 import { datasetTypes, minLengthFor, typeIdOfPath, walkTokenFolders } from "./folder.ts";
@@ -94,11 +95,10 @@ export interface TrainLoader {
   /** Where the next batch begins. A loader that works ahead: keep the `after` of the last batch used instead. */
   state(): DataPosition;
   /**
-   * Goes on from a position. Throws `RangeError` that names what differs when it was taken with other data, seed or
-   * ramp-up; and, unless `elastic`, with another number of data-parallel ranks. With `elastic` the batches stay as they
-   * were and are dealt to the ranks there are now.
+   * Goes on from a position. Batches of another number of data-parallel ranks stay as they were and are dealt to the ranks
+   * there are now. Throws `RangeError` that names what differs when it was taken with other data, seed or ramp-up.
    */
-  load(position: DataPosition, options?: { elastic?: boolean }): void;
+  load(position: DataPosition): void;
   /** Closes files. */
   close(): void;
 }
@@ -197,11 +197,11 @@ export function createTrainLoader(data: TrainDataOptions, shard: DataShard): Tra
   const mixture = data.mixture && folder ? mixedFolders(data.mixture, folder) : undefined;
   let consumedTokens = 0;
 
-  const makeSampler = (referenceWorldSize: number): StaticBatchSampler | MixtureSampler => {
+  const makeSampler = ({ batchSize, referenceWorldSize }: BatchSize): StaticBatchSampler | MixtureSampler => {
     if (mixture) {
       return new MixtureSampler({
         folders: mixture,
-        batchSize: data.micro_num ?? 1,
+        batchSize,
         rampupBatchSize: data.rampup_batch_size ?? "",
         seed: data.seed ?? 1024,
         dataRank: shard.dataRank,
@@ -211,7 +211,7 @@ export function createTrainLoader(data: TrainDataOptions, shard: DataShard): Tra
     }
     return new StaticBatchSampler({
       datasetRows: rows.length,
-      batchSize: data.micro_num ?? 1,
+      batchSize,
       rampupBatchSize: data.rampup_batch_size ?? "",
       microBsz: data.micro_bsz,
       seed: data.seed ?? 1024,
@@ -221,7 +221,8 @@ export function createTrainLoader(data: TrainDataOptions, shard: DataShard): Tra
       pipeline: shard.pipeline ?? false,
     });
   };
-  let sampler = makeSampler(referenceWorldSize);
+  const microNum = data.micro_num ?? 1;
+  let sampler = makeSampler({ batchSize: microNum, referenceWorldSize });
 
   const microBatch = (index: number): MicroBatch => {
     const row = rows.row(index);
@@ -235,7 +236,7 @@ export function createTrainLoader(data: TrainDataOptions, shard: DataShard): Tra
     num_consumed_samples_in_epoch: sampler.numConsumedSamplesInEpoch,
     num_consumed_tokens: consumedTokens,
     data_world_size: sampler.referenceWorldSize,
-    batch_size: data.micro_num ?? 1,
+    batch_size: sampler.options.batchSize,
     raw_rampup_batch_size: data.rampup_batch_size ?? "",
     seed: data.seed ?? 1024,
     dataset_rows: rows.length,
@@ -273,14 +274,8 @@ export function createTrainLoader(data: TrainDataOptions, shard: DataShard): Tra
     // deno-lint-ignore require-await -- a promise, so that data that arrives over a wire can be served by the same name
     next: async () => next(),
     state,
-    load(position, options = {}) {
-      const elastic = options.elastic ?? false;
-      if (position.data_world_size !== shard.dataWorldSize && !elastic) {
-        throw new RangeError(
-          `The position was taken with ${position.data_world_size} data-parallel ranks, and there are ` +
-            `${shard.dataWorldSize}. The same number, or an elastic run, would work`,
-        );
-      }
+    load(position) {
+      const size = batchSizeFrom(position, { microNum, dataWorldSize: shard.dataWorldSize });
       if (position.cursor) {
         throw new RangeError(
           "The saved position is one of streaming data, and this run's is tokenized. The same data, or a run from the " +
@@ -298,7 +293,7 @@ export function createTrainLoader(data: TrainDataOptions, shard: DataShard): Tra
         }
       }
       rows = nextRows;
-      const restored = makeSampler(position.data_world_size);
+      const restored = makeSampler(size);
       restored.restore({
         round: position.epoch,
         numConsumedSamplesInEpoch: position.num_consumed_samples_in_epoch,

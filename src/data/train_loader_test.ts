@@ -48,27 +48,40 @@ Deno.test("createTrainLoader() counts rows and tokens of all ranks", async () =>
   assertEquals(batches[1].microBatches, []);
 });
 
-Deno.test("createTrainLoader() deals the same tokens to another number of ranks when elastic", async () => {
-  const two = [0, 1].map((dataRank) => createTrainLoader(data, { dataRank, dataWorldSize: 2 }));
-  const before = await Promise.all(two.map((loader) => take(loader, 4)));
-  const position = before[0][3].after;
-  const expected = await Promise.all(two.map((loader) => take(loader, 3)));
-  for (const world of [1, 3, 4]) {
-    const loaders = Array.from(
-      { length: world },
-      (_, dataRank) => createTrainLoader(data, { dataRank, dataWorldSize: world, referenceWorldSize: 2 }),
-    );
-    assertThrows(() => loaders[0].load(position), RangeError, "data-parallel ranks");
-    for (const loader of loaders) loader.load(position, { elastic: true });
-    for (let step = 0; step < 3; step++) {
-      const dealt = await Promise.all(loaders.map((loader) => loader.next()));
-      assertEquals(tokensOf(dealt).sort(), tokensOf(expected.map((batches) => batches[step])).sort());
-      assertEquals(
-        dealt.map(({ after }) => after.global_position),
-        dealt.map(() => position.global_position + 6 * (step + 1)),
+Deno.test("createTrainLoader() deals the same tokens to another number of ranks, whichever way the record states the batch", async () => {
+  const ramp = { ...data, micro_num: 6, rampup_batch_size: "2 2 1" };
+  for (const options of [data, { ...data, micro_num: 6 }, ramp]) {
+    const two = [0, 1].map((dataRank) => createTrainLoader(options, { dataRank, dataWorldSize: 2 }));
+    const before = await Promise.all(two.map((loader) => take(loader, 2)));
+    const position = before[0][1].after;
+    const expected = await Promise.all(two.map((loader) => take(loader, 4)));
+    const own = options.micro_num!;
+    for (const [world, micro_num] of [[1, own], [3, own], [4, own], [1, 2 * own]] as const) {
+      const loaders = Array.from(
+        { length: world },
+        (_, dataRank) => createTrainLoader({ ...options, micro_num }, { dataRank, dataWorldSize: world }),
       );
+      for (const loader of loaders) loader.load(position);
+      for (let step = 0; step < 4; step++) {
+        const dealt = await Promise.all(loaders.map((loader) => loader.next()));
+        assertEquals(tokensOf(dealt).sort(), tokensOf(expected.map((batches) => batches[step])).sort());
+        for (const { after } of dealt) assertEquals(after, expected[0][step].after);
+      }
     }
   }
+});
+
+Deno.test("createTrainLoader() refuses a micro_num of which nobody could tell which batch it means on other ranks", async () => {
+  const [{ after }] = await take(createTrainLoader(data, { dataRank: 0, dataWorldSize: 2 }), 1);
+  const load = (micro_num: number, dataWorldSize: number) =>
+    createTrainLoader({ ...data, micro_num }, { dataRank: 0, dataWorldSize }).load(after);
+  load(5, 2); // on as many ranks, another batch is what is asked for
+  assertThrows(
+    () => load(5, 1),
+    RangeError,
+    "has 6 rows (data.micro_num: 3 on 2 data-parallel ranks), and data.micro_num: 5 on 1 makes 5. data.micro_num: 3 " +
+      "would work: the same batches are dealt to the ranks there are, and so would 6; for another batch, resume once on 2",
+  );
 });
 
 Deno.test("createTrainLoader() refuses positions of other data or settings", async () => {

@@ -35,6 +35,6 @@ export const runtimeSchema = z.strictObject({
   encrypt: works(bool().default(false), "Encrypt what ranks send to each other."),
   elastic: works(
     bool().default(false),
-    "Go on with another number of data-parallel ranks than the checkpoint is of: with the same batches, dealt out anew.",
+    "When a host is lost and no other comes, go on with fewer data-parallel ranks: with the same batches, dealt out anew.",
   ),
 }).describe("Where and how the run is carried out (Troupe's own settings)");

@@ -6,6 +6,7 @@
 import { createHash } from "node:crypto";
 import { join } from "node:path";
 import { type Batch, type DataPosition, type MicroBatch, toMicroBatch } from "../batch.ts";
+import { batchSizeFrom } from "../batch_size.ts";
 import { isSkipped, parseSkipBatches } from "../batch_skipper.ts";
 import { datasetTypes, minLengthFor } from "../folder.ts";
 import { mixSeeds } from "../mix_seeds.ts";
@@ -71,8 +72,8 @@ export function createStreamLoader(
   if (data.use_packed_dataset === false) {
     throw new RangeError("data.use_packed_dataset false does not go with data.type streaming; true would work");
   }
-  const packedLength = seqLen * data.micro_bsz, seed = data.seed ?? 1024, batchSize = data.micro_num ?? 1;
-  const ramp = parseRampUp(data.rampup_batch_size, batchSize);
+  const packedLength = seqLen * data.micro_bsz, seed = data.seed ?? 1024, microNum = data.micro_num ?? 1;
+  let batchSize = microNum, ramp = parseRampUp(data.rampup_batch_size, batchSize);
   const spans = parseSkipBatches(data.skip_batches);
   const top = data.subset_name ? join(folder, data.subset_name) : folder;
   const mixed = data.mixture ? parseMixture(data.mixture, [...datasetTypes(top).keys()]) : undefined;
@@ -164,13 +165,8 @@ export function createStreamLoader(
       };
     },
     state,
-    load(from, { elastic = false } = {}) {
-      if (from.data_world_size !== shard.dataWorldSize && !elastic) {
-        throw new RangeError(
-          `The position was taken with ${from.data_world_size} data-parallel ranks, and there are ` +
-            `${shard.dataWorldSize}. The same number, or an elastic run, would work`,
-        );
-      }
+    load(from) {
+      const size = batchSizeFrom(from, { microNum, dataWorldSize: shard.dataWorldSize });
       const { cursor } = from;
       if (!cursor) {
         throw new RangeError(
@@ -196,7 +192,8 @@ export function createStreamLoader(
         const { files: _files, text: _text, ...place } = cursor;
         openAt([place]);
       }
-      world = from.data_world_size;
+      ({ batchSize, referenceWorldSize: world } = size);
+      ramp = parseRampUp(data.rampup_batch_size, batchSize);
       batchCount = from.batch_count;
       position = from.global_position;
       consumedInEpoch = Math.round(from.num_consumed_samples_in_epoch * world);

@@ -24,13 +24,22 @@ export const plan: Verb = {
         help: "Memory of the device, such as 80GiB: says whether the run fits, or what would",
       })
       .addArgument("--binding", { help: "Largest buffer that a kernel of the device can bind, such as 2GiB" })
-      .addArgument("--world", { type: "int", help: "Predict a run on so many GPUs: memory, traffic, bubble, speed" })
-      .addArgument("--device", { default: "h200", help: `GPU of --world: ${Object.keys(devices).join(", ")}` })
+      .addArgument("--world", { type: "int", help: "Predict a run of so many ranks: memory, traffic, bubble, speed" })
+      .addArgument("--device", {
+        default: "h200",
+        help: `GPU of --world: ${
+          Object.keys(devices).join(", ")
+        }, or a file of measured figures as troupe bench device prints it`,
+      })
       .addArgument("--link", {
         default: "100GbE",
         help: `Network of --world between machines: ${Object.keys(links).join(", ")}`,
       })
       .addArgument("--per_host", { type: "int", default: 8, help: "GPUs of --world on one machine" })
+      .addArgument("--per_device", {
+        type: "int",
+        help: "Ranks of --world that share a GPU; 1 unless --nproc puts more ranks on a machine than it has GPUs",
+      })
       .addArgument("--search", { type: "flag", help: "Rank the layouts of --world that fit, instead of the record's" })
       .addArgument("--draw", {
         choices: ["svg", "trace"],
@@ -46,7 +55,7 @@ export const plan: Verb = {
     const world = parsed.world as number | undefined, draw = parsed.draw as WorldArguments["draw"];
     if (world !== undefined || parsed.search) {
       const options = { ...parsed, world: world ?? 1, draw } as unknown as WorldArguments;
-      return planWorld(written, options, (record, worldSize) => resolveWritten(record, { worldSize }));
+      return await planWorld(written, options, (record, worldSize) => resolveWritten(record, { worldSize }));
     }
     if (draw) {
       const worldSize = leastWorld(written);

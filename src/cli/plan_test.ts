@@ -1,4 +1,4 @@
-import { assert, assertEquals, assertThrows } from "@std/assert";
+import { assertEquals, assertRejects } from "@std/assert";
 import { applyChanges, loadConfig } from "../config/mod.ts";
 import { devices } from "../train/hardware.ts";
 import { ArgumentError } from "./parser.ts";
@@ -32,11 +32,19 @@ Deno.test("plan names layouts in words", async () => {
   assertEquals(layoutName(await example(interleaved), 4), "4 stages x 1 replica, interleaved of 2 chunks");
 });
 
-Deno.test("plan --world says which devices and links it knows", () => {
+Deno.test("plan --world says which devices and links it knows, and who shares a device", async () => {
   const args = { world: 8, device: "H200", link: "100gbe", per_host: 8, search: false, draw: undefined, json: false };
-  assertEquals(machinesOf(args).device, devices.h200);
-  assertThrows(() => machinesOf({ ...args, device: "b300" }), ArgumentError, 'nothing is known of "b300"; h200');
-  assertThrows(() => machinesOf({ ...args, link: "pigeon" }), ArgumentError, "100GbE");
-  assertThrows(() => machinesOf({ ...args, world: 0 }), ArgumentError, "1 or more would work");
-  assert(machinesOf(args).perHost === 8);
+  const { device, perHost, perDevice } = await machinesOf(args);
+  assertEquals([device, perHost, perDevice], [devices.h200, 8, 1]);
+  assertEquals((await machinesOf({ ...args, per_host: 2 }, 8)).perDevice, 4, "8 ranks on a machine with 2 devices");
+  assertEquals((await machinesOf({ ...args, per_device: 3 }, 8)).perDevice, 3);
+  const refused: [Partial<typeof args> & { per_device?: number }, string][] = [
+    [{ device: "b300" }, 'nothing is known of "b300"; h200'],
+    [{ link: "pigeon" }, "100GbE"],
+    [{ world: 0 }, "1 or more would work"],
+    [{ per_device: 0 }, "--per_device: 0 is too small"],
+  ];
+  for (const [change, message] of refused) {
+    await assertRejects(() => machinesOf({ ...args, ...change }), ArgumentError, message);
+  }
 });

@@ -3,6 +3,7 @@ import { applyChanges, parallelSizes, type ResolvedConfig } from "../config/mod.
 import { formatBytes, formatCount } from "../observe/format.ts";
 import { drawTimeline, traceTimeline } from "../pipeline/draw.ts";
 import type { Machines } from "../train/charge.ts";
+import { isDeviceFile, readDeviceFile } from "../train/device_file.ts";
 import { devices, links } from "../train/hardware.ts";
 import { predict, type Prediction, type StagePrediction } from "../train/predict.ts";
 import { layoutsOf, search } from "../train/search.ts";
@@ -14,24 +15,41 @@ export interface WorldArguments {
   readonly device: string;
   readonly link: string;
   readonly per_host: number;
+  readonly per_device?: number | undefined;
   readonly search: boolean;
   readonly draw: "svg" | "trace" | undefined;
   readonly json: boolean;
 }
 
-/** @throws {ArgumentError} for a name that is in no table, or a number of ranks that none can be */
-export function machinesOf({ world, device, link, per_host: perHost }: WorldArguments): Machines {
-  const find = <T>(table: Readonly<Record<string, T>>, name: string, what: string): T => {
+/**
+ * @param nproc ranks that the record puts on each machine
+ * @throws {ArgumentError} for a name that is in no table, or a number of ranks that none can be
+ */
+export async function machinesOf(
+  { world, device, link, per_host: perHost, per_device }: WorldArguments,
+  nproc = 1,
+): Promise<Machines> {
+  const find = <T>(table: Readonly<Record<string, T>>, name: string, what: string, also = ""): T => {
     const found = Object.entries(table).find(([key]) => key.toLowerCase() === name.toLowerCase());
     if (!found) {
-      throw new ArgumentError(`--${what}: nothing is known of "${name}"; ${Object.keys(table).join(", ")} would work`);
+      const known = Object.keys(table).join(", ");
+      throw new ArgumentError(`--${what}: nothing is known of "${name}"; ${known}${also} would work`);
     }
     return found[1];
   };
-  for (const [name, value] of Object.entries({ world, per_host: perHost })) {
+  const perDevice = per_device ?? Math.max(1, Math.ceil(nproc / Math.max(1, perHost)));
+  for (const [name, value] of Object.entries({ world, per_host: perHost, per_device: perDevice })) {
     if (value < 1) throw new ArgumentError(`--${name}: ${value} is too small; 1 or more would work`);
   }
-  return { world, perHost, device: find(devices, device, "device"), link: find(links, link, "link") };
+  return {
+    world,
+    perHost,
+    perDevice,
+    device: isDeviceFile(device)
+      ? await readDeviceFile(device)
+      : find(devices, device, "device", ", or a file that troupe bench device prints,"),
+    link: find(links, link, "link"),
+  };
 }
 
 const percent = (share: number) => `${(100 * share).toFixed(share < 0.1 ? 1 : 0)} %`;
@@ -68,8 +86,8 @@ const layersOf = ({ layers }: StagePrediction) =>
   layers.map(({ first, end }) => end - first === 1 ? `${first}` : `${first}-${end - 1}`).join(", ");
 
 function describe(config: ResolvedConfig, machines: Machines, prediction: Prediction): string[] {
-  const { stages, traffic, bubble, step, parts, memory, fits, tflops, utilisation } = prediction,
-    { device, link } = machines;
+  const { stages, traffic, bubble, step, parts, memory, deviceMemory, fits, tflops, utilisation } = prediction,
+    { device, link, world, perHost = 8, perDevice = 1 } = machines;
   const { data } = config, { dp } = parallelSizes(config, machines.world);
   const rows = [["stage", "layers", "parameters", "in flight", "memory", "forward", "backward"]];
   const shown = stages.length <= 10 ? [...stages.keys()] : [0, 1, 2, -1, stages.length - 2, stages.length - 1];
@@ -90,10 +108,12 @@ function describe(config: ResolvedConfig, machines: Machines, prediction: Predic
     );
   }
   const sent = Object.entries(traffic).map(([axis, bytes]) => `${axis} ${formatBytes(bytes)}`).join(", ");
-  const { perHost = 8 } = machines, hosts = Math.ceil(machines.world / perHost);
+  const gpus = Math.ceil(world / perDevice), hosts = Math.ceil(gpus / perHost);
   return [
     `${config.JOB_NAME}: ${config.model_type}, ${formatCount(prediction.parameters)} parameters`,
-    `  ${machines.world} x ${device.description} on ${hosts} machine${hosts === 1 ? "" : "s"}${
+    `  ${
+      perDevice > 1 ? `${world} ranks, ${perDevice} on each of ` : ""
+    }${gpus} x ${device.description} on ${hosts} machine${hosts === 1 ? "" : "s"}${
       hosts === 1 ? "" : `, ${link.description} between them`
     }`,
     `  ${layoutName(config, machines.world)}`,
@@ -104,7 +124,9 @@ function describe(config: ResolvedConfig, machines: Machines, prediction: Predic
     "",
     ...table(rows),
     "",
-    `  memory   ${formatBytes(memory)} of ${formatBytes(device.memory)}${fits ? "" : ": DOES NOT FIT"}`,
+    `  memory   ${
+      perDevice > 1 ? `${formatBytes(memory)} a rank, ${formatBytes(deviceMemory)}` : formatBytes(memory)
+    } of ${formatBytes(device.memory)}${fits ? "" : ": DOES NOT FIT"}`,
     `  sent     ${sent === "" ? "nothing" : `${sent} by a rank in a step`}`,
     `  step     ${seconds(step)}: ${seconds(parts.pipeline)} of passes${
       stages.length > 1 ? ` (${percent(bubble)} of it idle)` : ""
@@ -126,13 +148,13 @@ function summary(config: ResolvedConfig, world: number, set: readonly string[], 
  * @param resolve completes and checks a record
  * @returns the exit code
  */
-export function planWorld(
+export async function planWorld(
   written: Record<string, unknown>,
   args: WorldArguments,
   resolve: (written: unknown, worldSize: number) => ResolvedConfig,
-): number {
-  const machines = machinesOf(args), { world } = machines;
-  const config = resolve(written, world);
+): Promise<number> {
+  const config = resolve(written, args.world);
+  const machines = await machinesOf(args, config.runtime.nproc), { world } = machines;
   if (args.search) return searchWorld(written, config, machines, args, resolve);
   const prediction = predict(config, machines);
   if (args.draw === "svg") {

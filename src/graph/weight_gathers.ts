@@ -22,7 +22,9 @@ interface Flight {
   readonly arrived: Promise<void>;
 }
 
-export const isWeightGather = ({ instruction: { operator, source, into } }: CollectiveRanges): boolean =>
+export const isWeightGather = (
+  { instruction: { operator, source, into } }: Pick<CollectiveRanges, "instruction">,
+): boolean =>
   operator === "all-gather" && (source.space === "parameter" || source.space === "model") && into!.outer === 1;
 
 export class WeightGathers {

@@ -1,18 +1,23 @@
 /** What the instructions of a plan take on a device and over links, in seconds and in bytes on the wire. */
 import type { Kernel } from "../../kernels/kernel.ts";
 import type { ResolvedConfig } from "../config/mod.ts";
-import type { CollectiveInstruction, Segment } from "../graph/plan.ts";
+import type { CollectiveInstruction, Instruction, Segment } from "../graph/plan.ts";
+import { beginnings, isWeightGather, type Prefetch } from "../graph/weight_gathers.ts";
 import type { Mesh, Mode } from "../parallel/mesh.ts";
-import { connectionBandwidth, type DeviceModel, type LinkModel, links } from "./hardware.ts";
+import { connectionBandwidth, type DeviceModel, type LinkModel, loopbackLatency } from "./hardware.ts";
+import { RankClock } from "./rank_clock.ts";
 
 /** What a layout would run on. */
 export interface Machines {
+  /** Ranks in all. */
   readonly world: number;
   readonly device: DeviceModel;
   /** Between machines; its rate is shared by the ranks of one. */
   readonly link: LinkModel;
-  /** Ranks on one machine. @default {8} */
+  /** Devices of one machine. @default {8} */
   readonly perHost?: number;
+  /** Ranks that share a device, neighbours by number. @default {1} */
+  readonly perDevice?: number;
 }
 
 type Operator = CollectiveInstruction["operator"];
@@ -24,76 +29,175 @@ type Operator = CollectiveInstruction["operator"];
 export const wireBytes = (operator: Operator, size: number, bytes: number): number =>
   (operator === "all-reduce" ? 2 : 1) * bytes * (size - 1) / size;
 
-/** Seconds and bytes of one exchange. */
-export interface Charge {
-  readonly seconds: number;
-  readonly sent: number;
-}
+/** Ranks of each machine. */
+export const ranksPerHost = ({ perHost = 8, perDevice = 1 }: Pick<Machines, "perHost" | "perDevice">): number =>
+  perHost * perDevice;
 
 export interface Charges {
   /** Multiplications and additions a second that matrix products reach with the record's types. */
   readonly matmulRate: number;
-  kernel(kernel: Kernel): number;
-  /** Between device and host memory. */
-  host(bytes: number): number;
+  /** Seconds on a device that this rank has to itself. @param load share of a grouped product's rows that are there */
+  kernel(kernel: Kernel, load?: number): number;
+  /** How many times longer device work takes beside the ranks that share the device. */
+  readonly turns: number;
+  /** A read-back of so many bytes, and an upload. */
+  read(bytes: number): number;
+  upload(bytes: number): number;
+  /** Over host memory that is used again. */
+  copy(bytes: number): number;
   link(mode: Mode): LinkModel;
-  /** `bytes`: of the whole tensor; `from` and `into` what is read back and uploaded. */
-  collective(operator: Operator, mode: Mode, bytes: { whole: number; from: number; into: number }): Charge;
-  /** One run of a segment; `sent` by axis. */
-  segment(segment: Segment): { readonly seconds: number; readonly sent: ReadonlyMap<Mode, number> };
+  /**
+   * Seconds of one collective between communicators.
+   *
+   * @param counts bytes of each rank's part, where they are not even: a ring takes as long as its largest part
+   */
+  collective(operator: Operator, mode: Mode, whole: number, counts?: readonly number[]): number;
+  /** One run of a segment. */
+  segment(segment: Segment, options?: { readonly prefetch?: Prefetch | undefined }): SegmentCharge;
 }
 
+export interface SegmentCharge {
+  /** From its start until thread and device are done with it. */
+  readonly seconds: number;
+  /** Of them, on a device that this rank has to itself. */
+  readonly device: number;
+  /** Bytes sent, by axis. */
+  readonly sent: ReadonlyMap<Mode, number>;
+  /** Bytes of weights that the host keeps a copy of, read back once a step, by their places. */
+  readonly mirrored: ReadonlyMap<string, number>;
+}
+
+/** A piece of a segment as the program cuts it: device work that goes in one list, or a collective. */
+type Piece = { readonly seconds: number } | { readonly instruction: CollectiveInstruction };
+
 /** @param mesh the rank's place, which decides what its groups talk over */
-export function chargesOf(config: ResolvedConfig, machines: Machines, mesh: Mesh): Charges {
-  const { device, perHost = 8, world } = machines, { data, model, runtime } = config;
+export function chargesOf(
+  config: ResolvedConfig,
+  machines: Machines,
+  mesh: Mesh,
+  /** Ranks of the same stage that share this rank's device: they compute at the same time. */
+  sharing = 1,
+): Charges {
+  const { device: { dispatch, bandwidth, ...device } } = machines, { host } = device, { data, model, runtime } = config;
   const rates = model.dtype !== "float32" && runtime.webgpu === "dawn" ? device.units[model.dtype] : device;
-  const matmulRate = rates.matmul;
+  const matmulRate = rates.matmul, turns = sharing * ((machines.perDevice ?? 1) > 1 ? 1 + device.switching : 1);
   /** Attention states its work for one segment as long as the micro-batch. */
   const segmentShare = Math.min(1, data.seq_len / data.packed_length);
 
-  const kernel = ({ name, cost }: Kernel): number => {
+  const kernel = ({ name, cost }: Kernel, load = 1): number => {
     const attends = name.startsWith("attention");
-    const work = attends ? cost.flops * segmentShare / rates.attention : cost.flops / matmulRate;
-    return device.dispatch + Math.max(work, cost.bytes / device.bandwidth);
+    const work = attends ? cost.flops * segmentShare / rates.attention : load * cost.flops / matmulRate;
+    return dispatch + Math.max(work, cost.bytes / bandwidth);
   };
-  const host = (bytes: number) => bytes === 0 ? 0 : device.host.latency + bytes / device.host.bandwidth;
+  const read = (bytes: number) => bytes === 0 ? 0 : host.latency + bytes / host.readBack;
+  const upload = (bytes: number) => bytes / host.upload, copy = (bytes: number) => bytes / host.copy;
+  const onHost = ranksPerHost(machines), hostOf = (rank: number) => Math.floor(rank / onHost);
+  const known = new Map<Mode, LinkModel>();
   const link = (mode: Mode): LinkModel => {
-    const hosts = new Set(mesh.group(mode).ranks.map((rank) => Math.floor(rank / perHost)));
-    if (hosts.size === 1) return links.loopback!;
-    // All ranks of a machine use its connection at the same time.
-    const share = machines.link.bandwidth / Math.min(perHost, world);
-    return { ...machines.link, bandwidth: Math.min(connectionBandwidth, share) };
+    const found = known.get(mode);
+    if (found) return found;
+    const { ranks } = mesh.group(mode), own = hostOf(mesh.rank);
+    let slowest: LinkModel = { description: "one machine", bandwidth: host.hop, latency: loopbackLatency };
+    if (ranks.some((rank) => hostOf(rank) !== own)) {
+      // Of every group that leaves this machine one hop of the ring goes out, at the same time as those of the others.
+      const leaving = mesh.groups(mode).reduce(
+        (count, group) =>
+          count +
+          group.filter((rank, i) => hostOf(rank) === own && hostOf(group[(i + 1) % group.length]!) !== own).length,
+        0,
+      );
+      const bandwidth = Math.min(connectionBandwidth, host.hop, machines.link.bandwidth / Math.max(1, leaving));
+      slowest = { ...machines.link, bandwidth };
+    }
+    known.set(mode, slowest);
+    return slowest;
   };
-  const collective: Charges["collective"] = (operator, mode, { whole, from, into }) => {
-    const size = mesh.size(mode), sent = wireBytes(operator, size, whole), { latency, bandwidth } = link(mode);
+  const collective: Charges["collective"] = (operator, mode, whole, counts) => {
+    const size = mesh.size(mode), { latency, bandwidth } = link(mode);
     const rounds = (operator === "all-reduce" ? 2 : 1) * (size - 1);
-    return { seconds: host(from) + rounds * latency + sent / bandwidth + host(into), sent };
+    // The largest part passes over every hop but one, and each hop waits for the one before.
+    const carried = counts ? rounds * Math.max(...counts) : wireBytes(operator, size, whole);
+    return rounds * latency + carried / bandwidth;
   };
+
+  /** Bytes of a collective's whole tensor that travel, in the mean where that is data, and those that come to this rank. */
+  const movedBy = ({ operator, source, target }: CollectiveInstruction) => {
+    // As many rows come to a rank's experts as its tokens send, if experts are chosen evenly; there is room for more.
+    if (operator === "exchange") {
+      const even = Math.min(source.bytes, target.bytes);
+      return { whole: even, into: even };
+    }
+    return { whole: Math.max(source.bytes, target.bytes), into: target.bytes };
+  };
+  /** Expected share of the rows for which an expert's products have room. */
+  const loadsOf = (instructions: readonly Instruction[]) =>
+    new Map(instructions.flatMap((instruction) => {
+      if (instruction.kind !== "collective" || instruction.operator !== "exchange") return [];
+      const { source, target, exchange } = instruction,
+        [fewer, more] = [source.bytes, target.bytes].sort((a, b) => a - b);
+      return [[exchange!.room, fewer! / more!] as const];
+    }));
+
   return {
     matmulRate,
+    turns,
     kernel,
-    host,
+    read,
+    upload,
+    copy,
     link,
     collective,
-    segment({ instructions }) {
-      const sent = new Map<Mode, number>();
-      let seconds = 0;
+    segment({ instructions }, { prefetch } = {}) {
+      const sent = new Map<Mode, number>(), loads = loadsOf(instructions), pieces: Piece[] = [];
+      let queued = 0, device = 0;
+      const close = () => {
+        if (queued > 0) pieces.push({ seconds: queued });
+        device += queued;
+        queued = 0;
+      };
       for (const instruction of instructions) {
-        if (instruction.kind === "dispatch") seconds += kernel(instruction.kernel);
-        else if (instruction.kind === "copy") {
-          seconds += device.dispatch + 2 * instruction.source.bytes / device.bandwidth;
+        if (instruction.kind === "dispatch") {
+          const { kernel: each } = instruction;
+          const rows = each.name.startsWith("grouped") ? Number(each.shape!.split(" ")[0]) : 0;
+          queued += kernel(each, loads.get(rows));
+        } else if (instruction.kind === "copy") {
+          queued += dispatch + 2 * instruction.source.bytes / bandwidth;
         } else {
-          const { operator, source, target } = instruction, axis = instruction.axis as Mode;
-          // The host knows a rank's own weights: gathering them reads nothing back.
-          const known = operator === "all-gather" && (source.space === "parameter" || source.space === "model");
-          const from = known ? 0 : source.bytes, into = target.bytes;
-          const bytes = { whole: Math.max(source.bytes, target.bytes), from, into };
-          const charge = collective(operator, axis, bytes);
-          seconds += charge.seconds;
-          sent.set(axis, (sent.get(axis) ?? 0) + charge.sent);
+          close();
+          pieces.push({ instruction });
         }
       }
-      return { seconds, sent };
+      close();
+
+      const gathers = pieces.flatMap((piece, index) =>
+        "instruction" in piece && isWeightGather(piece) ? [{ piece: index, layer: piece.instruction.layer }] : []
+      );
+      const begun = beginnings(gathers, prefetch), arrivals = new Map<number, number>(), clock = new RankClock();
+      const mirrored = new Map<string, number>();
+      for (const [index, piece] of pieces.entries()) {
+        for (const ahead of begun.get(index) ?? []) {
+          const { instruction } = pieces[ahead] as Extract<Piece, { instruction: unknown }>;
+          const { axis, operator, source, target } = instruction, mode = axis as Mode;
+          clock.work(copy(source.bytes));
+          arrivals.set(ahead, clock.collective(collective(operator, mode, target.bytes)));
+          mirrored.set(`${source.space} ${source.slot} ${source.offset}`, source.bytes);
+        }
+        if ("seconds" in piece) {
+          clock.queue(turns * piece.seconds);
+          continue;
+        }
+        const { instruction } = piece, { operator, source, target } = instruction, mode = instruction.axis as Mode;
+        const { whole, into } = movedBy(instruction), wire = wireBytes(operator, mesh.size(mode), whole);
+        sent.set(mode, (sent.get(mode) ?? 0) + wire);
+        const arrival = arrivals.get(index);
+        if (arrival === undefined) {
+          clock.readBack(read(source.bytes));
+          clock.work(copy(source.bytes));
+          clock.wait(clock.collective(collective(operator, mode, whole)));
+        } else clock.wait(arrival);
+        clock.work(upload(operator === "exchange" ? into : target.bytes));
+      }
+      return { seconds: clock.now, device, sent, mirrored };
     },
   };
 }

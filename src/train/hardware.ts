@@ -1,8 +1,22 @@
 /**
- * What devices and links do, as measured with Troupe's own kernels and connections: the numbers behind `troupe plan --world`.
- * A figure that was not measured is not in here.
+ * What devices, their machines and links do, as measured with Troupe's own kernels and connections: the numbers behind
+ * `troupe plan --world`. `troupe bench device` measures a machine and prints a file that `--device` takes (`device_file.ts`).
  */
 import type { DeviceTraits } from "../../kernels/kernel.ts";
+
+/** How bytes get from one rank's device to another's within one machine: each column is one thing that the host does. */
+export interface HostModel {
+  /** Seconds that any read-back takes. */
+  readonly latency: number;
+  /** Bytes a second from device memory into an array: off the device, mapped, copied out. */
+  readonly readBack: number;
+  /** Bytes a second from one array to another that is used again and again. */
+  readonly copy: number;
+  /** Bytes a second from an array to device memory. */
+  readonly upload: number;
+  /** Bytes a second that one hop between two processes of the machine carries, framed, checked and summed. */
+  readonly hop: number;
+}
 
 export interface DeviceModel {
   readonly description: string;
@@ -18,8 +32,11 @@ export interface DeviceModel {
   readonly bandwidth: number;
   /** Seconds that a dispatch takes whatever it does. */
   readonly dispatch: number;
-  /** Between device and host memory: seconds for any transfer, and bytes a second. */
-  readonly host: { readonly latency: number; readonly bandwidth: number };
+  /** How much longer work takes where processes take turns on the device, beside what the others do: 0.1 for a tenth. */
+  readonly switching: number;
+  readonly host: HostModel;
+  /** Where these numbers come from, for people. */
+  readonly source: string;
 }
 
 const GB = 1e9, TB = 1e12, TFLOPS = 1e12, GiB = 2 ** 30, ms = 1e-3, us = 1e-6;
@@ -38,8 +55,13 @@ export const devices: Readonly<Record<string, DeviceModel>> = {
     },
     bandwidth: 4.26 * TB,
     dispatch: 2.7 * us,
-    // 1 MiB comes back in 0.16 to 0.6 ms.
-    host: { latency: 0.1 * ms, bandwidth: 5 * GB },
+    // Four ranks on one device: what a micro-batch more costs, by steps of 8k and of 524k tokens, against one rank alone.
+    switching: 0.12,
+    // 1 MiB comes back in 0.16 to 0.6 ms. The rest was not measured by itself: `readBack` and `hop` follow from two steps
+    // of several ranks on one device (2 ranks at 262k tokens, 4 at 8k), `upload` from its proportion to reading on
+    // another machine (130 ms against 211 for 256 MiB), `copy` is that machine's.
+    host: { latency: 0.1 * ms, readBack: 0.75 * GB, copy: 21 * GB, upload: 1.2 * GB, hop: 1.6 * GB },
+    source: "measured; its host's rates from runs of 2 and 4 ranks",
   },
 };
 
@@ -54,9 +76,12 @@ export interface LinkModel {
 /** What one connection carries at most, whatever the network: how fast Deno moves bytes to and from a socket. */
 export const connectionBandwidth = 3.6 * GB;
 
-/** Line rates less what Ethernet, IP and TCP take; `loopback` is the rate of a ring between processes of one machine. */
+/** Seconds from one process to another of the same machine. */
+export const loopbackLatency = 25 * us;
+
+/** Line rates less what Ethernet, IP and TCP take; `loopback`: everything is on one machine, at its device's `host.hop`. */
 export const links: Readonly<Record<string, LinkModel>> = {
-  loopback: { description: "one machine", bandwidth: 2.4 * GB, latency: 25 * us },
+  loopback: { description: "one machine", bandwidth: Infinity, latency: loopbackLatency },
   "1GbE": { description: "1 Gbit/s Ethernet", bandwidth: 0.118 * GB, latency: 50 * us },
   "10GbE": { description: "10 Gbit/s Ethernet", bandwidth: 1.18 * GB, latency: 50 * us },
   "25GbE": { description: "25 Gbit/s Ethernet", bandwidth: 2.95 * GB, latency: 50 * us },

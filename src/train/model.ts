@@ -188,7 +188,8 @@ function requireType({ model: { dtype } }: ResolvedConfig, { name, traits }: Bac
 /** How many weights of a layer are gathered before those of the next begin, by the part that begins them. */
 const gatheredBefore = { wqkv: 1, attn: 3, wo: 4, w1: 5 } as const;
 
-function prefetchOf({ parallel: { weight, zero1 } }: ResolvedConfig): Pick<ProgramOptions, "prefetch"> {
+/** How far ahead of need weights are gathered, where the record asks for it. */
+export function prefetchOf({ parallel: { weight, zero1 } }: ResolvedConfig): Pick<ProgramOptions, "prefetch"> {
   if (!weight.overlap && !zero1.fsdp) return {};
   return { prefetch: { per: weight.forward_overlap_per, after: gatheredBefore[weight.launch_allgather_before] } };
 }

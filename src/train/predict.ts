@@ -13,7 +13,8 @@ import { adamwBytes } from "../optimizer/adamw.ts";
 import { runMesh } from "../parallel/run_mesh.ts";
 import { simulate, type Timeline } from "../pipeline/simulate.ts";
 import { chargesOf, type Machines } from "./charge.ts";
-import { planModel } from "./model.ts";
+import { chargeSync } from "./charge_sync.ts";
+import { planModel, prefetchOf } from "./model.ts";
 import { stageSchedule } from "./stage.ts";
 
 export interface StagePrediction {
@@ -45,8 +46,10 @@ export interface Prediction {
   /** TFLOP/s of the model's own work on each device, and its share of what matrix products reach there. */
   readonly tflops: number;
   readonly utilisation: number;
-  /** The most that any rank holds, and whether the device has it. */
+  /** The most that any rank holds. */
   readonly memory: number;
+  /** The most that the ranks of any device hold together, and whether it has that. */
+  readonly deviceMemory: number;
   readonly fits: boolean;
   readonly timeline: Timeline;
 }
@@ -56,52 +59,46 @@ const passedBytes = ({ passed }: Segment) => sum([...passed.values()].map(({ byt
 const handedBytes = ({ inputs }: Segment) =>
   sum([...inputs].map(([input, { bytes }]) => input.startsWith("stage_") ? bytes : 0));
 
+/** Ranks that share the device of `rank`: all of them, and those of the same stage. */
+function companions(config: ResolvedConfig, { world, perDevice = 1 }: Machines, rank: number) {
+  const first = rank - rank % perDevice, perStage = world / parallelSizes(config, world).pp;
+  const all = Array.from({ length: Math.min(perDevice, world - first) }, (_, i) => first + i);
+  const stageOf = (each: number) => Math.floor(each / perStage);
+  return { all: all.map(stageOf), ofStage: all.filter((each) => stageOf(each) === stageOf(rank)).length };
+}
+
 /** One rank of a stage: what a pass takes, and what it sends in a step. */
 function chargeStage(config: ResolvedConfig, machines: Machines, stage: number) {
-  const { world } = machines, { data } = config;
-  const mesh = runMesh(config, { rank: stage * world / parallelSizes(config, world).pp, world });
-  const charges = chargesOf(config, machines, mesh), { device } = machines;
-  const { plan, zero, stage: { shared }, shapes } = planModel(config, device, mesh);
+  const { world, device } = machines, { data } = config, rank = stage * world / parallelSizes(config, world).pp;
+  const mesh = runMesh(config, { rank, world });
+  const { ofStage } = companions(config, machines, rank), charges = chargesOf(config, machines, mesh, ofStage);
+  const { plan, zero, overlap, stage: { shared }, shapes } = planModel(config, device, mesh);
   const traffic: Record<string, number> = {};
   const send = (axis: string, bytes: number) => {
     if (bytes > 0) traffic[axis] = (traffic[axis] ?? 0) + bytes;
   };
 
   const seconds = new Map<SegmentName, number>(), messages = new Map<SegmentName, number>();
+  const mirrored = new Map<string, number>(), { prefetch } = prefetchOf(config);
+  let busy = 0;
   for (const [name, segment] of Object.entries(plan.segments) as [SegmentName, Segment][]) {
     if (name.startsWith("evaluate")) continue;
-    const charge = charges.segment(segment), passed = passedBytes(segment), handed = handedBytes(segment);
+    const charge = charges.segment(segment, { prefetch }), passed = passedBytes(segment), handed = handedBytes(segment);
     for (const [axis, bytes] of charge.sent) send(axis, bytes * data.micro_num);
+    for (const [place, bytes] of charge.mirrored) mirrored.set(place, bytes);
     send("pipeline", passed * data.micro_num);
     messages.set(name, passed);
-    seconds.set(name, charge.seconds + charges.host(passed) + charges.host(handed));
+    seconds.set(name, charge.seconds + charges.read(passed) + charges.copy(passed) + charges.upload(handed));
+    busy += charges.turns * charge.device * data.micro_num;
   }
 
-  // Gradients over the ranks with other data, to all or to those that update them; then what those have updated.
-  let gradients = 0;
-  for (const { reduce, partition, buckets, gathers } of zero) {
-    const size = mesh.size(reduce), owners = mesh.size(partition), toOwners = owners === size;
-    for (const { elements } of size > 1 ? buckets : []) {
-      const whole = 4 * elements, into = toOwners ? whole / owners : whole;
-      const charge = charges.collective(toOwners ? "reduce-scatter" : "all-reduce", reduce, {
-        whole,
-        from: whole,
-        into,
-      });
-      gradients += charge.seconds;
-      send("data", charge.sent);
-    }
-    for (const { elements } of owners > 1 ? gathers : []) {
-      const whole = 4 * elements;
-      const charge = charges.collective("all-gather", partition, { whole, from: whole / owners, into: whole });
-      gradients += charge.seconds;
-      send("data", charge.sent);
-    }
-  }
+  const sync = chargeSync({ plan, zero, overlap, mesh, charges });
+  send("data", sync.sent);
+  let gradients = sync.gradients + sync.parameters + charges.read(sum(mirrored.values()));
   for (const { name } of shared) {
     const { bytes } = plan.parameters.find((parameter) => parameter.name === name)!;
     const { latency, bandwidth } = charges.link("pipeline");
-    gradients += 2 * charges.host(bytes) + latency + bytes / bandwidth;
+    gradients += charges.read(bytes) + charges.upload(bytes) + latency + bytes / bandwidth;
     send("pipeline", bytes);
   }
   const update = sum(plan.arenas) / device.bandwidth +
@@ -110,7 +107,7 @@ function chargeStage(config: ResolvedConfig, machines: Machines, stage: number) 
         charges.kernel(squaredNorm({ length: bytes / 4 })) + charges.kernel(adamw({ length: bytes / 4 }))
       ),
     );
-  return { plan, seconds, messages, traffic, gradients, update, shapes, charges };
+  return { plan, seconds, busy, messages, traffic, gradients, update: charges.turns * update, shapes, charges };
 }
 
 /** Plans of stages that differ only in their place, kept for the next layout that has the same. */
@@ -132,7 +129,17 @@ export function predict(
     // In the middle of a pipeline, stages with as many layers are alike.
     const ends = [stage === 0, stage === sizes.pp - 1];
     const widths = own.map(({ first, end }) => [end - first, first === 0, end === model.num_layers]);
-    const key = JSON.stringify([sizes, config.parallel.tensor, model.checkpoint, data.micro_num, split, ends, widths]);
+    const { ofStage } = companions(config, machines, mesh.rank);
+    const key = JSON.stringify([
+      sizes,
+      config.parallel.tensor,
+      model.checkpoint,
+      data.micro_num,
+      split,
+      ends,
+      widths,
+      ofStage,
+    ]);
     const charged = cache.get(key) ?? chargeStage(config, machines, stage);
     cache.set(key, charged);
     const memory = estimateMemory(charged.plan, {
@@ -160,13 +167,18 @@ export function predict(
   for (const stage of all) {
     for (const [axis, bytes] of Object.entries(stage.traffic)) traffic[axis] = Math.max(traffic[axis] ?? 0, bytes);
   }
+  // Stages that share a device wait for it, whoever waits for whom.
+  const perStage = world / sizes.pp;
+  const together = all.map((_, stage) => [...new Set(companions(config, machines, stage * perStage).all)]);
+  const worked = Math.max(...together.map((stages) => sum(stages.map((stage) => all[stage]!.busy))));
   const parts = {
-    pipeline: timeline.seconds,
+    pipeline: Math.max(timeline.seconds, worked),
     gradients: Math.max(...all.map(({ gradients }) => gradients)),
     update: Math.max(...all.map(({ update }) => update)),
   };
   const step = parts.pipeline + parts.gradients + parts.update;
   const tokens = sizes.dp * data.micro_num * data.packed_length, tokensPerSecond = tokens / step;
+  const deviceCount = Math.ceil(world / (machines.perDevice ?? 1));
   const tflops = getMegatronFlops({
     secondsPerStep: step,
     seqLen: data.seq_len,
@@ -174,11 +186,16 @@ export function predict(
     numLayers: model.num_layers,
     vocabSize: model.vocab_size,
     globalBatchSize: tokens / data.seq_len,
-    worldSize: world,
+    worldSize: deviceCount,
     mlpRatio: model.mlp_ratio,
     useSwiglu: model.use_swiglu,
   });
   const memory = Math.max(...all.map(({ memory }) => memory.total));
+  const deviceMemory = Math.max(
+    ...all.map((_, stage) =>
+      sum(companions(config, machines, stage * perStage).all.map((other) => all[other]!.memory.total))
+    ),
+  );
   const passes = (seconds: ReadonlyMap<SegmentName, number>, kind: string) =>
     sum([...seconds].map(([name, each]) => name.startsWith(kind) ? each : 0));
   return {
@@ -196,11 +213,12 @@ export function predict(
     step,
     parts,
     tokensPerSecond,
-    tokensPerSecondPerGpu: tokensPerSecond / world,
+    tokensPerSecondPerGpu: tokensPerSecond / deviceCount,
     tflops,
     utilisation: tflops * 1e12 / all[0]!.charges.matmulRate,
     memory,
-    fits: memory <= device.memory,
+    deviceMemory,
+    fits: deviceMemory <= device.memory,
     timeline,
   };
 }

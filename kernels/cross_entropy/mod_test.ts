@@ -142,6 +142,23 @@ for (const software of [true, false]) {
   });
 }
 
+for (const type of floatTypes) {
+  Deno.test(`crossEntropyStatistics() of ${type} logits joins those of the columns before, odd parts`, async () => {
+    const rows = 5, columns = 301;
+    const logits = randomNormal(rows * columns, 3).map((value) => 4 * value), labels = drawLabels(rows, columns);
+    let statistics: number[] = [], next = 0;
+    for (const count of [96, 192, 13]) {
+      const kernel = crossEntropyStatistics({ rows, columns: count, firstColumn: next, joins: next > 0, type });
+      const part = { logits: cut(logits, rows, columns, next, count), labels, ...(next > 0 && { statistics }) };
+      statistics = [...(await checkKernel(kernel, part)).outputs.statistics];
+      next += count;
+    }
+    const whole = crossEntropyStatistics({ rows, columns, firstColumn: 0, type });
+    const { expected } = await checkKernel(whole, { logits, labels });
+    assertEquals(compare("statistics", statistics, expected.statistics, 1e-5).fault, undefined);
+  });
+}
+
 Deno.test("crossEntropyMerge() counts the first of equal maxima, across ranks too", async () => {
   const statistics = [5, 1, 2, 8, 5, /* */ 5, 2, 1, 7, 0]; // two parts of two columns, one row; both have a 5
   for (const [label, correct] of [[1, 1], [2, 0]]) {

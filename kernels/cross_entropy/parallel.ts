@@ -20,18 +20,20 @@ export interface StatisticsSizes extends Stored {
   readonly columns: number;
   /** Place in the vocabulary of the first of them. */
   readonly firstColumn: number;
+  /** Joins what `statistics` holds already, of columns before these. @default {false} */
+  readonly joins?: boolean;
 }
 
 /**
  * Of each row: its largest logit, the place in the vocabulary of the first such, the sum of exponentials of differences to
  * it, the sum of the logits, and the label's logit, 0 where the label is not here.
  *
- * Operands: logits `[rows, columns]`, labels i32 `[rows]` → statistics `f32` `[rows, 5]`.
+ * Operands: logits `[rows, columns]`, labels i32 `[rows]` → statistics `f32` `[rows, 5]`, updated where it joins.
  *
  * @throws {RangeError} when a size is not a positive whole number, or places pass 2²⁴
  */
 export function crossEntropyStatistics(sizes: StatisticsSizes): Kernel {
-  const { rows, columns, firstColumn, type = "f32" } = sizes;
+  const { rows, columns, firstColumn, joins = false, type = "f32" } = sizes;
   requireSizes("crossEntropy.statistics", { rows, columns });
   if (firstColumn + columns > largestVocabulary) {
     throw new RangeError(`Cannot make crossEntropy.statistics: column ${firstColumn + columns} is past 2^24`);
@@ -39,7 +41,7 @@ export function crossEntropyStatistics(sizes: StatisticsSizes): Kernel {
   const operands: readonly Operand[] = [
     { name: "logits", type, length: rows * columns, access: "read" },
     { name: "labels", type: "i32", length: rows, access: "read" },
-    { name: "statistics", type: "f32", length: rows * statisticsPerRow, access: "write" },
+    { name: "statistics", type: "f32", length: rows * statisticsPerRow, access: joins ? "update" : "write" },
   ];
   return {
     name: "crossEntropy.statistics",
@@ -57,17 +59,24 @@ ${reduction(layout, { name: "joinAll", type: "Online", merge: "joined(a, b)" })}
 ${open}
   var mine = Online(-3.4028234e38f, 0xffffffffu, 0f, 0f);
   ${first(takeIn(width, true))}
-  let all = joinAll(mine, lane);
+  var all = joinAll(mine, lane);
   if (lane == 0u) {
+    let at = row * ${statisticsPerRow}u;
+    all.at += ${firstColumn}u;
     let label = labels[row] - ${firstColumn};
     var wanted = 0f;
     if (label >= 0 && label < ${columns}) {
       let l = u32(label);
       wanted = ${load("logits", `base + l / ${width}u`)}${width === 4 ? "[l % 4u]" : ""};
     }
-    let at = row * ${statisticsPerRow}u;
+    ${
+        joins
+          ? `all = joined(Online(statistics[at], u32(statistics[at + 1u]), statistics[at + 2u], statistics[at + 3u]), all);
+    wanted += statistics[at + 4u];`
+          : ""
+      }
     statistics[at] = all.most;
-    statistics[at + 1u] = f32(all.at + ${firstColumn}u);
+    statistics[at + 1u] = f32(all.at);
     statistics[at + 2u] = all.exponentials;
     statistics[at + 3u] = all.sum;
     statistics[at + 4u] = wanted;

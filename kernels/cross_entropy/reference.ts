@@ -52,7 +52,12 @@ export function crossEntropyBackward(
 
 /** logits, labels → most, its place, exponentials, sum and the label's logit of each row. */
 export function crossEntropyStatistics(
-  { rows, columns, firstColumn }: { rows: number; columns: number; firstColumn: number },
+  { rows, columns, firstColumn, joins = false }: {
+    rows: number;
+    columns: number;
+    firstColumn: number;
+    joins?: boolean;
+  },
   [logits, labels, statistics]: readonly HostArray[],
 ): void {
   for (let row = 0; row < rows; row++) {
@@ -64,8 +69,16 @@ export function crossEntropyStatistics(
     }
     for (let c = 0; c < columns; c++) exponentials += Math.exp(logits[base + c] - logits[base + best]);
     const wanted = label >= 0 && label < columns ? logits[base + label] : 0;
-    [logits[base + best], firstColumn + best, exponentials, sum, wanted]
-      .forEach((value, i) => statistics[row * 5 + i] = value);
+    const own = [logits[base + best], firstColumn + best, exponentials, sum, wanted];
+    if (joins) {
+      const before = Array.from(statistics.subarray(row * 5, row * 5 + 5)), most = Math.max(before[0], own[0]);
+      own[2] = before[2] * Math.exp(before[0] - most) + own[2] * Math.exp(own[0] - most);
+      if (before[0] >= own[0]) own[1] = before[1];
+      own[0] = most;
+      own[3] += before[3];
+      own[4] += before[4];
+    }
+    own.forEach((value, i) => statistics[row * 5 + i] = value);
   }
 }
 

@@ -65,7 +65,7 @@ const keyOf = ({ name, operands }: Kernel) =>
 
 /** Each kernel once, with the number of its calls. */
 export function kernelsOf(config: ResolvedConfig, traits: Pick<Backend["traits"], "limits">): Found[] {
-  const { plan: { segments, arenas } } = planModel(config, traits, singleRank);
+  const { plan: { segments, state } } = planModel(config, traits, singleRank);
   const found = new Map<string, Found>();
   const add = (kernel: Kernel) => {
     const known = found.get(keyOf(kernel));
@@ -75,7 +75,7 @@ export function kernelsOf(config: ResolvedConfig, traits: Pick<Backend["traits"]
   for (const instruction of [...segments["forward 0"].instructions, ...segments["backward 0"].instructions]) {
     if (instruction.kind === "dispatch") add(instruction.kernel);
   }
-  for (const bytes of arenas) [squaredNorm({ length: bytes / 4 }), adamw({ length: bytes / 4 })].forEach(add);
+  for (const { bytes } of state.runs) [squaredNorm({ length: bytes / 4 }), adamw({ length: bytes / 4 })].forEach(add);
   return [...found.values()];
 }
 

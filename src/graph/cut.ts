@@ -4,7 +4,7 @@
  * them: it leaves a piece as a passed output and enters the next as an input, in one order on both sides.
  */
 import { differentiate } from "./differentiate.ts";
-import { Graph, type Node, type Tensor } from "./graph.ts";
+import { copyLeaf, Graph, type Node, type Tensor } from "./graph.ts";
 import type { ChunkGraph, Outputs } from "./plan.ts";
 
 /** Layers `first` up to, not including, `end`. */
@@ -150,20 +150,6 @@ export function chunkOf(
     split,
     evaluation: { graph: evaluation.piece.graph, outputs: evaluationOutputs, passed: leaving(evaluation.piece) },
   };
-}
-
-/** The same parameter, input or constant in another graph. */
-function copyLeaf(into: Graph, { graph, kind, name, ...tensor }: Tensor): Tensor {
-  switch (kind) {
-    case "parameter":
-      return into.parameter(name, tensor.shape, graph.parameters.get(name)!.initialization, tensor.type);
-    case "input":
-      return into.inputs.get(name) ?? into.input(name, tensor);
-    case "constant":
-      return into.constant(name, tensor.shape, graph.constants.get(name)!.data);
-    default:
-      throw new TypeError(`Cannot cut: a ${kind} [${tensor.shape}] is read before it is made`);
-  }
 }
 
 /** Values through which a gradient flows from a root to a parameter. */

@@ -94,7 +94,9 @@ export function differentiate(
       const gradient = inputGradients[index];
       if (!gradient) return;
       if (input.kind === "parameter") {
-        graph.inLayer(node.layer, () => graph.apply(accumulateInto, [gradients.get(input.name)!, gradient], {}));
+        const whole = gradients.get(input.name)!, { firstRow, shape } = input;
+        const sum = firstRow === undefined ? whole : graph.rows(whole, firstRow, shape[0]!);
+        graph.inLayer(node.layer, () => graph.apply(accumulateInto, [sum, gradient], {}));
       } else if (needsGradient.has(input)) {
         const known = gradientOf.get(input);
         gradientOf.set(input, known ? graph.inLayer(node.layer, () => addInto(known, gradient)) : gradient);
@@ -108,9 +110,12 @@ export function differentiate(
     return [input, gradient];
   }));
   const backward = fuseAccumulators(withoutDeadNodes(graph.nodes.splice(0), new Set(wantedGradients.values())));
-  const reached = new Set(backward.flatMap((node) => [...node.inputs, ...node.outputs]));
-  for (const [name, gradient] of gradients) {
-    if (!reached.has(gradient)) throw new TypeError(`Cannot differentiate: no gradient reaches parameter ${name}`);
+  const reached = new Set(
+    backward.flatMap((node) => [...node.inputs, ...node.outputs])
+      .flatMap(({ kind, name }) => kind === "gradient" ? [name] : []),
+  );
+  for (const name of gradients.keys()) {
+    if (!reached.has(name)) throw new TypeError(`Cannot differentiate: no gradient reaches parameter ${name}`);
   }
   return {
     graph,

@@ -1,8 +1,24 @@
 /** When the backward pass is done with each gradient: what can be reduced while the rest is computed. */
-import type { Instruction, Place, Plan, SegmentName } from "./plan.ts";
+import type { Instruction, ParameterPlace, Place, Plan, SegmentName } from "./plan.ts";
 
 const placesOf = (instruction: Instruction): readonly Place[] =>
   instruction.kind === "dispatch" ? instruction.places : [instruction.source, instruction.target];
+
+/** Notes that instruction `index` touches gradients, of a whole parameter or of some of its rows. */
+function touch(
+  last: Map<string, number>,
+  parameters: readonly ParameterPlace[],
+  instruction: Instruction,
+  index: number,
+): void {
+  for (const { space, slot, offset } of placesOf(instruction)) {
+    if (space !== "gradient") continue;
+    const touched = parameters.find((place) =>
+      place.arena === slot && place.offset <= offset && offset < place.offset + place.bytes
+    );
+    if (touched) last.set(touched.name, index);
+  }
+}
 
 /** Of each parameter, the number of the segment's last instruction that touches its gradient. */
 export function lastTouches(
@@ -10,15 +26,8 @@ export function lastTouches(
   segment: SegmentName,
 ): Map<string, number> {
   const last = new Map<string, number>();
-  segments[segment].instructions.forEach((instruction, index) => {
-    for (const { space, slot, offset } of placesOf(instruction)) {
-      if (space === "gradient") last.set(`${slot} ${offset}`, index);
-    }
-  });
-  return new Map(parameters.flatMap(({ name, arena, offset }) => {
-    const index = last.get(`${arena} ${offset}`);
-    return index === undefined ? [] : [[name, index] as const];
-  }));
+  segments[segment].instructions.forEach((instruction, index) => touch(last, parameters, instruction, index));
+  return last;
 }
 
 /** Parameters in the order in which the backward pass touches their gradients for the last time. */
@@ -27,13 +36,8 @@ export function gradientOrder({ segments, parameters }: Pick<Plan, "segments" | 
   let index = 0;
   for (const [name, { instructions }] of Object.entries(segments)) {
     if (!name.startsWith("backward")) continue;
-    for (const instruction of instructions) {
-      for (const { space, slot, offset } of placesOf(instruction)) {
-        if (space === "gradient") last.set(`${slot} ${offset}`, index);
-      }
-      index++;
-    }
+    for (const instruction of instructions) touch(last, parameters, instruction, index++);
   }
-  const done = ({ arena, offset }: Plan["parameters"][number]) => last.get(`${arena} ${offset}`) ?? -1;
+  const done = ({ name }: ParameterPlace) => last.get(name) ?? -1;
   return [...parameters].sort((a, b) => done(a) - done(b)).map(({ name }) => name);
 }

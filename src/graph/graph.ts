@@ -50,6 +50,8 @@ export interface Tensor extends TensorType {
   readonly kind: TensorKind;
   /** Canonical name of a parameter, its gradient, an input or a constant; empty for values. */
   readonly name: string;
+  /** Of some rows of a parameter or of its gradient: the first of them, in the whole. */
+  readonly firstRow?: number;
 }
 
 export interface Node {
@@ -144,6 +146,7 @@ export class Graph {
   readonly parameters = new Map<string, { tensor: Tensor; initialization: Initialization }>();
   readonly inputs = new Map<string, Tensor>();
   readonly constants = new Map<string, { tensor: Tensor; data: Float32Array<ArrayBuffer> }>();
+  readonly #rows = new Map<string, Tensor>();
   #layer: number | undefined;
   #nextId = 0;
 
@@ -175,6 +178,19 @@ export class Graph {
     }
     const tensor = this.tensor({ shape, type }, "parameter", name);
     this.parameters.set(name, { tensor, initialization });
+    return tensor;
+  }
+
+  /**
+   * Some rows of a parameter or of its gradient, in their place: what reads them reads the parameter, and what is added to
+   * them is added to its gradient. Asking twice gives the same tensor.
+   */
+  rows(whole: Tensor, firstRow: number, count: number): Tensor {
+    const { kind, name, type, shape: [, ...inner] } = whole, key = `${kind} ${name} ${firstRow} ${count}`;
+    const known = this.#rows.get(key);
+    if (known) return known;
+    const tensor = { ...this.tensor({ shape: [count, ...inner], type }, kind, name), firstRow };
+    this.#rows.set(key, tensor);
     return tensor;
   }
 
@@ -218,5 +234,22 @@ export class Graph {
     } finally {
       this.#layer = outer;
     }
+  }
+}
+
+/** The same parameter, rows of one, input or constant in another graph. */
+export function copyLeaf(into: Graph, { graph, kind, name, firstRow, ...tensor }: Tensor): Tensor {
+  switch (kind) {
+    case "parameter": {
+      const { tensor: { shape, type }, initialization } = graph.parameters.get(name)!;
+      const whole = into.parameter(name, shape, initialization, type);
+      return firstRow === undefined ? whole : into.rows(whole, firstRow, tensor.shape[0]!);
+    }
+    case "input":
+      return into.inputs.get(name) ?? into.input(name, tensor);
+    case "constant":
+      return into.constant(name, tensor.shape, graph.constants.get(name)!.data);
+    default:
+      throw new TypeError(`Cannot copy a graph: a ${kind} [${tensor.shape}] is read before it is made`);
   }
 }

@@ -65,7 +65,7 @@ const matmul: Operator<MatmulAttributes> = {
   },
 };
 
-interface LinearAttributes {
+export interface LinearAttributes {
   readonly bias: boolean;
   readonly residual: boolean;
   /** The weight's gradient is multiplied by it, the value is not. */
@@ -453,7 +453,7 @@ export const attention = (
 
 // ------------------------------------------------------------------------------------------------ vocabulary and loss
 
-interface EmbeddingAttributes {
+export interface EmbeddingAttributes {
   /** `embed_grad_scale`: the table's gradient is multiplied by it, the value is not. */
   readonly gradientScale: number;
   /** What is looked up is stored as. @default the table's type */
@@ -465,7 +465,7 @@ const embeddingSizes = (ids: TensorType, table: TensorType, firstRow = 0) => {
   const [vocabulary, columns] = table.shape as [number, number];
   return { tokens: elementCount(ids.shape), vocabulary, columns, firstRow };
 };
-const embeddingOperator: Operator<EmbeddingAttributes> = {
+export const embeddingOperator: Operator<EmbeddingAttributes> = {
   name: "embedding",
   infer: ([ids, table], { type = storedAs(table!) }) => [typed(type, elementCount(ids!.shape), table!.shape[1]!)],
   gradient(node, [dY]) {
@@ -518,7 +518,7 @@ const fillOperator: Operator<{ shape: readonly number[]; value: number }> = {
 export const embedding = (ids: Tensor, table: Tensor, attributes: EmbeddingAttributes): Tensor =>
   ids.graph.apply(embeddingOperator, [ids, table], attributes)[0]!;
 
-interface CrossEntropyAttributes {
+export interface CrossEntropyAttributes {
   readonly labelSmoothing: number;
   /** Of logits that are some columns of a larger vocabulary: see `VocabularyPart`. */
   readonly firstColumn?: number;
@@ -542,7 +542,7 @@ const crossEntropyOperator: Operator<CrossEntropyAttributes> = {
     return bind(kernel, [logits, labels, ...node.outputs]);
   },
 };
-const crossEntropyGradient: Operator<CrossEntropyAttributes> = {
+export const crossEntropyGradient: Operator<CrossEntropyAttributes> = {
   name: "crossEntropyGradient",
   inPlace: 0,
   infer: ([logits]) => [like(logits!)],
@@ -583,7 +583,7 @@ const statisticsOperator: Operator<{ firstColumn: number }> = {
   },
 };
 
-interface VocabularyCrossEntropyAttributes extends Required<CrossEntropyAttributes> {
+export interface VocabularyCrossEntropyAttributes extends Required<CrossEntropyAttributes> {
   readonly parts: number;
 }
 /** The loss from the statistics of all ranks; its gradient is that of this rank's logits. */

@@ -28,7 +28,7 @@ export interface StatePlace extends ParameterPart {
   readonly bytes: number;
 }
 
-/** Parts that lie one after another both as parameters and as state: updated by one dispatch. In bytes. */
+/** Parts that lie one after another both as parameters and as state, no more than a binding: updated by one dispatch. In bytes. */
 export interface StateRun {
   readonly parameter: { readonly arena: number; readonly offset: number };
   readonly state: { readonly arena: number; readonly offset: number };
@@ -53,8 +53,11 @@ export const wholeParts = (parameters: readonly ParameterPlace[]): ParameterPart
  */
 export function placeState(
   parameters: readonly ParameterPlace[],
-  { largest, alignment = alignBytes, parts = wholeParts(parameters), counted = () => true }: {
+  { largest, largestBuffer = largest, alignment = alignBytes, parts = wholeParts(parameters), counted = () => true }: {
+    /** Of a binding, and of an arena that holds more than one part. */
     largest: number;
+    /** Of an arena that holds one part. @default `largest` */
+    largestBuffer?: number;
     /** That of the parameters in their arenas, so that what is neighbours there is so here. */
     alignment?: number;
     parts?: readonly ParameterPart[];
@@ -77,24 +80,32 @@ export function placeState(
         `Cannot place elements ${part.begin} to ${part.end} of ${part.name}: parts begin at multiples of ${partElements}`,
       );
     }
+    if (size > largestBuffer) {
+      throw new RangeError(
+        `Cannot place the state of ${part.name}: it takes ${size} bytes, one buffer holds at most ${largestBuffer}`,
+      );
+    }
     let arena = arenas.length - 1;
     if (arena < 0 || arenas[arena]! + size > largest) arena = arenas.push(0) - 1;
     const offset = arenas[arena]!;
     places.push({ ...part, arena, offset, bytes });
     arenas[arena]! += size;
-    const run: StateRun = {
-      parameter: { arena: place.arena, offset: place.offset + 4 * part.begin },
-      state: { arena, offset },
-      bytes: size,
-      counted: counted(part.name),
-    };
-    const last = runs.at(-1);
-    const goesOn = last && last.counted === run.counted &&
-      (["parameter", "state"] as const).every((kind) =>
-        last[kind].arena === run[kind].arena && last[kind].offset + last.bytes === run[kind].offset
-      );
-    if (goesOn) runs[runs.length - 1] = { ...last, bytes: last.bytes + size };
-    else runs.push(run);
+    const most = Math.floor(largest / alignment) * alignment;
+    for (let done = 0; done < size; done += most) {
+      const run: StateRun = {
+        parameter: { arena: place.arena, offset: place.offset + 4 * part.begin + done },
+        state: { arena, offset: offset + done },
+        bytes: Math.min(size - done, most),
+        counted: counted(part.name),
+      };
+      const last = runs.at(-1);
+      const goesOn = last && last.counted === run.counted && last.bytes + run.bytes <= largest &&
+        (["parameter", "state"] as const).every((kind) =>
+          last[kind].arena === run[kind].arena && last[kind].offset + last.bytes === run[kind].offset
+        );
+      if (goesOn) runs[runs.length - 1] = { ...last, bytes: last.bytes + run.bytes };
+      else runs.push(run);
+    }
   }
   return { places, arenas, runs };
 }

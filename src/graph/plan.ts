@@ -7,8 +7,9 @@
  * Places are named by *space*:
  *
  * - `parameter`, `gradient`: arenas, all parameters in one order, so that the optimizer's kernels bind a whole arena.
- *   Moments have arenas of their own (`optimizer_state.ts`). An arena is no larger than one binding, and no tensor
- *   straddles two.
+ *   Moments have arenas of their own (`optimizer_state.ts`). No tensor straddles two, and an arena is no larger than one
+ *   binding, except that of a single parameter that is larger itself: kernels bind rows of it (`large_tables.ts`), and the
+ *   optimizer one part after another.
  * - `frame`: what one micro-batch in flight keeps from its forward to its backward pass: inputs and the saved set. Each
  *   chunk has frames of its own.
  * - `workspace`: what lives within one pass; shared by all.
@@ -50,6 +51,8 @@ export interface Place {
   readonly bytes: number;
   /** Of what the host reads: what it is stored as. */
   readonly type?: ElementType;
+  /** Of the same: how many there are. Half types may leave half a word over. */
+  readonly elements?: number;
 }
 
 export type Instruction =
@@ -164,21 +167,28 @@ interface PlanOptions {
   readonly limits: Pick<DeviceTraits["limits"], "maxBufferSize" | "maxStorageBufferBindingSize">;
 }
 
+/** Bytes that one binding of a device can have. */
+export const largestBinding = (
+  { maxBufferSize, maxStorageBufferBindingSize }: PlanOptions["limits"],
+): number => Math.min(maxBufferSize, maxStorageBufferBindingSize);
+
 /** @throws {RangeError} when one tensor is larger than the device can bind, naming it and both sizes. */
 export function plan({ chunks, limits }: PlanOptions): Plan {
-  const largest = Math.min(limits.maxBufferSize, limits.maxStorageBufferBindingSize);
+  const largest = largestBinding(limits);
   const graphs = chunks.map(({ training }) => training.graph), modelType = halfTypeOf(graphs);
   const alignment = modelType ? 2 * ALIGNMENT : ALIGNMENT;
-  const { parameters, arenas } = placeParameters(graphs, { largest, alignment });
+  const { parameters, arenas } = placeParameters(graphs, { largest, alignment, largestBuffer: limits.maxBufferSize });
   const byName = new Map(parameters.map((place) => [place.name, place]));
   const constants: Float32Array<ArrayBuffer>[] = [], constantSlots = new Map<string, number>();
   const workspace = new SlotPool("workspace");
 
   const fixedPlace = (tensor: Tensor): Place | undefined => {
     if (tensor.kind === "parameter" || tensor.kind === "gradient") {
-      const { arena, offset, bytes } = byName.get(tensor.name)!;
-      if (isHalf(tensor.type)) return { space: "model", slot: arena, offset: offset / 2, bytes: tensorBytes(tensor) };
-      return { space: tensor.kind, slot: arena, offset, bytes };
+      const { arena, offset } = byName.get(tensor.name)!, bytes = tensorBytes(tensor);
+      if (bytes > largest) throw unbindable(tensor, bytes, largest);
+      const { firstRow = 0, shape: [, ...inner] } = tensor, before = firstRow * elementCount(inner);
+      if (isHalf(tensor.type)) return { space: "model", slot: arena, offset: offset / 2 + 2 * before, bytes };
+      return { space: tensor.kind, slot: arena, offset: offset + 4 * before, bytes };
     }
     if (tensor.kind !== "constant") return undefined;
     let slot = constantSlots.get(tensor.name);
@@ -300,7 +310,12 @@ export function plan({ chunks, limits }: PlanOptions): Plan {
   const byInputName = (places: ReadonlyMap<Tensor, Place>) =>
     new Map([...places].map(([{ name }, place]) => [name, place]));
   const byOutputName = (outputs: Outputs, places: ReadonlyMap<Tensor, Place>) =>
-    new Map(Object.entries(outputs).map(([name, tensor]) => [name, { ...places.get(tensor)!, type: tensor.type }]));
+    new Map(
+      Object.entries(outputs).map(([name, tensor]) => {
+        const { type, shape } = tensor;
+        return [name, { ...places.get(tensor)!, type, elements: elementCount(shape) }];
+      }),
+    );
 
   const frames: SlotPool[] = [], segments: Record<SegmentName, Segment> = {};
   for (const [chunk, { training, trainingOutputs, passed = {}, split = false, evaluation }] of chunks.entries()) {
@@ -403,7 +418,7 @@ export function plan({ chunks, limits }: PlanOptions): Plan {
     arenas,
     modelType,
     alignment,
-    state: placeState(parameters, { largest, alignment }),
+    state: placeState(parameters, { largest, largestBuffer: limits.maxBufferSize, alignment }),
     constants,
     frames: frames.map(({ sizes }) => sizes),
     workspace: workspace.sizes,
@@ -438,21 +453,35 @@ function halfTypeOf(graphs: readonly Graph[]): HalfType | undefined {
   return [...types][0];
 }
 
-/** Parameters in order of declaration, packed into as few arenas as one binding's size allows. */
+const unbindable = ({ name, shape }: Pick<Tensor, "name" | "shape">, bytes: number, largest: number) =>
+  new RangeError(
+    `Cannot place parameter ${name} [${shape}]: it takes ${bytes} bytes, one binding of this device ` +
+      `holds at most ${largest}; a smaller one (model.vocab_size, model.hidden_size) would fit, or parts of it on ` +
+      `${Math.ceil(bytes / largest)} ranks or more (parallel.tensor)`,
+  );
+
+/**
+ * Parameters in order of declaration, packed into as few arenas as one binding's size allows; one that is larger has an
+ * arena of its own.
+ */
 function placeParameters(
   graphs: readonly Graph[],
-  { largest, alignment }: { readonly largest: number; readonly alignment: number },
+  { largest, largestBuffer, alignment }: {
+    readonly largest: number;
+    readonly largestBuffer: number;
+    readonly alignment: number;
+  },
 ) {
   const parameters: ParameterPlace[] = [], arenas: number[] = [];
   // One that several chunks share exists once.
   const all = new Map(graphs.flatMap((graph) => [...graph.parameters]));
   for (const [name, { tensor, initialization }] of all) {
     const bytes = 4 * elementCount(tensor.shape), size = align(bytes, alignment);
-    if (bytes > largest) {
+    if (size > largestBuffer) {
       throw new RangeError(
-        `Cannot place parameter ${name} [${tensor.shape}]: it takes ${bytes} bytes, one binding of this device ` +
-          `holds at most ${largest}; a smaller table (model.vocab_size, model.hidden_size) would fit, or parts of it on ` +
-          `${Math.ceil(bytes / largest)} ranks or more (parallel.tensor)`,
+        `Cannot place parameter ${name} [${tensor.shape}]: it takes ${bytes} bytes, one buffer of this device ` +
+          `holds at most ${largestBuffer}; a smaller table (model.vocab_size, model.hidden_size) would fit, or parts ` +
+          `of it on ${Math.ceil(bytes / largestBuffer)} ranks or more (parallel.tensor)`,
       );
     }
     let arena = arenas.length - 1;

@@ -5,7 +5,14 @@ import type { Backend } from "../backend/backend.ts";
 import { ConfigError, type ResolvedConfig } from "../config/mod.ts";
 import { elementCount, Graph } from "../graph/graph.ts";
 import { crossEntropy } from "../graph/operators.ts";
-import { estimateMemory, type MemoryEstimate, type Outputs, plan as planProgram } from "../graph/plan.ts";
+import { cutLargeTables } from "../graph/large_tables.ts";
+import {
+  estimateMemory,
+  largestBinding,
+  type MemoryEstimate,
+  type Outputs,
+  plan as planProgram,
+} from "../graph/plan.ts";
 import { Program, type ProgramOptions } from "../graph/program.ts";
 import type { ModelFamily } from "../models/family.ts";
 import { getModule, hasModule, moduleNames } from "../models/registry.ts";
@@ -107,10 +114,11 @@ export function planModel(
   };
   const everywhere = shard(training.graph, options), evaluated = shard(evaluation.graph, options);
   const { layouts, mode, inputs } = everywhere;
-  const ofThisRank = ({ graph, part }: Sharded, outputs: Outputs): TracedPass => ({
-    graph,
-    outputs: Object.fromEntries(Object.entries(outputs).map(([name, tensor]) => [name, part(tensor).tensor])),
-  });
+  const ofThisRank = ({ graph, part }: Sharded, outputs: Outputs): TracedPass =>
+    cutLargeTables({
+      graph,
+      outputs: Object.fromEntries(Object.entries(outputs).map(([name, tensor]) => [name, part(tensor).tensor])),
+    }, largestBinding(limits));
   const passes = {
     training: ofThisRank(everywhere, training.outputs),
     evaluation: ofThisRank(evaluated, evaluation.outputs),
@@ -129,7 +137,8 @@ export function planModel(
   };
   const zero = planZero({ parameters: whole.parameters, order: gradientOrder(whole), config, mesh, expert });
   const state = placeState(whole.parameters, {
-    largest: Math.min(limits.maxBufferSize, limits.maxStorageBufferBindingSize),
+    largest: largestBinding(limits),
+    largestBuffer: limits.maxBufferSize,
     alignment: whole.alignment,
     parts: zero.flatMap(({ division, partition }) => division.filter(({ owner }) => owner === mesh.index(partition))),
     counted: countedOnce(zero, (name) => isFirstHolder(mode, layouts.get(name)!, mesh), mesh, stage.shared),

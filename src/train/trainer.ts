@@ -8,7 +8,8 @@
  * generator that yields at every wait, so that a whole world of ranks can run in one thread.
  */
 import { decode, isHalf } from "../../kernels/host.ts";
-import type { ElementType } from "../../kernels/kernel.ts";
+import { elementBytes, type ElementType } from "../../kernels/kernel.ts";
+import type { Place } from "../graph/plan.ts";
 import { drive, type Wait } from "../graph/program.ts";
 import type { Batch, MicroBatch } from "../data/mod.ts";
 import type { AdamW } from "../optimizer/adamw.ts";
@@ -23,6 +24,7 @@ import { Executor, type Traffic } from "./execute.ts";
 import type { Mesh } from "../parallel/mesh.ts";
 import { countLabels, feed, silentMicroBatch } from "./feed.ts";
 import type { Model } from "./model.ts";
+import { partsOf } from "../graph/large_tables.ts";
 import { sumSharedGradients } from "./shared_gradients.ts";
 import { putTogether } from "./whole.ts";
 
@@ -222,17 +224,29 @@ export class Trainer implements Disposable {
     await this.gather();
     const results: (MicroBatchResult & { logits?: Float32Array })[] = [];
     const names = logits ? [...outputNames, "logits"] : outputNames, wholeResults = this.#wholeResults.bind(this);
+    const rows = this.model.results.get("logits")!.shape[0]!;
     await drive(this.#executor.run(stage.schedule(microBatches.length, { forwardOnly: true }), {
       program,
       pipeline: world.group("pipeline"),
       evaluating: true,
       feed: (name, { microBatch }) => feed(this.model, name, microBatches[microBatch]!, { lossWeight: 0, step: 0 }),
       *done(name, { microBatch }) {
-        if (segments[name].outputs.size === 0) return;
-        const ticket = program.backend.read(names.map((output) => program.resultRange(name, output)));
+        const { outputs } = segments[name];
+        if (outputs.size === 0) return;
+        // Logits larger than a binding are made in parts of their columns.
+        const parts = partsOf(outputs.keys(), "logits"), made = parts.length > 0 ? parts : ["logits"];
+        const ranges = [...outputNames, ...(logits ? made : [])].map((output) => program.resultRange(name, output));
+        const ticket = program.backend.read(ranges);
         yield ticket;
-        const read = yield* awaited(wholeResults(names, ticket.take()));
-        const result = toResult(microBatches[microBatch]!, read), type = segments[name].outputs.get("logits")?.type;
+        const taken = ticket.take();
+        if (logits) {
+          const bytesOf = ({ type, elements }: Place) => elementBytes[type!] * elements!;
+          const exact = taken.splice(outputNames.length)
+            .map((bytes, part) => bytes.subarray(0, bytesOf(outputs.get(made[part]!)!)));
+          taken.push(joinColumns(exact, rows));
+        }
+        const read = yield* awaited(wholeResults(names, taken));
+        const result = toResult(microBatches[microBatch]!, read), type = outputs.get(made[0]!)?.type;
         results.push({ ...result, ...(logits ? { logits: numbers(read[outputNames.length]!, type) } : {}) });
       },
     }));
@@ -327,6 +341,18 @@ const outputNames = ["loss", "nll", "correct"] as const;
 
 const floats = (bytes: Uint8Array<ArrayBuffer>) =>
   new Float32Array(bytes.buffer, bytes.byteOffset, bytes.byteLength / 4);
+/** Rows side by side, from parts of their columns. */
+function joinColumns(parts: readonly Uint8Array<ArrayBuffer>[], rows: number): Uint8Array<ArrayBuffer> {
+  if (parts.length === 1) return parts[0]!;
+  const width = parts.reduce((sum, { length }) => sum + length, 0) / rows, whole = new Uint8Array(width * rows);
+  let before = 0;
+  for (const part of parts) {
+    const own = part.length / rows;
+    for (let row = 0; row < rows; row++) whole.set(part.subarray(row * own, (row + 1) * own), row * width + before);
+    before += own;
+  }
+  return whole;
+}
 /** Floats as they were read, whatever they are stored as. */
 const numbers = (bytes: Uint8Array<ArrayBuffer>, type: ElementType = "f32") =>
   isHalf(type) ? decode(type, new Uint16Array(bytes.buffer, bytes.byteOffset, bytes.byteLength / 2)) : floats(bytes);

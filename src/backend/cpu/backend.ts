@@ -29,9 +29,14 @@ export const hostTraits: DeviceTraits = {
   },
 };
 
-/** Opens the CPU backend. It holds memory only; disposing drops it. */
-export function openCpuBackend(): Backend {
-  const ledger = new Ledger<CpuBuffer>("cpu", hostTraits);
+/**
+ * Opens the CPU backend. It holds memory only; disposing drops it.
+ *
+ * @param limits lower ones than its own, which it then keeps to
+ */
+export function openCpuBackend(limits: Partial<DeviceTraits["limits"]> = {}): Backend {
+  const traits: DeviceTraits = { ...hostTraits, limits: { ...hostTraits.limits, ...limits } };
+  const ledger = new Ledger<CpuBuffer>("cpu", traits);
 
   function execute(command: Command): void {
     ledger.checkCommand(command); // again at submission: a buffer may have been released since
@@ -54,7 +59,7 @@ export function openCpuBackend(): Backend {
 
   return {
     name: "cpu",
-    traits: hostTraits,
+    traits,
     get allocatedBytes() {
       return ledger.allocatedBytes;
     },

@@ -5,7 +5,7 @@
  * The device reports faults later than the call that caused them. They are kept, and thrown by the next call: a device
  * that has failed once computes nothing that can be trusted, so every later call throws too.
  */
-import type { Kernel, Pass } from "../../../kernels/kernel.ts";
+import type { DeviceTraits, Kernel, Pass } from "../../../kernels/kernel.ts";
 import type { Backend, Command, CommandList, DeviceBuffer, Range } from "../backend.ts";
 import { Ledger, operandBytes } from "../ledger.ts";
 import { createPipelineCache } from "./pipelines.ts";
@@ -34,9 +34,16 @@ interface ReadyList extends CommandList {
   readonly ready: readonly ReadyCommand[];
 }
 
-/** @throws {Error} when there is no adapter, or the device refuses to open. */
-export async function openWebGpuBackend(provider: Provider): Promise<Backend> {
-  const { device, traits } = await openDevice(provider);
+/**
+ * @param limits lower ones than the device's, which plans and dispatches then keep to
+ * @throws {Error} when there is no adapter, or the device refuses to open.
+ */
+export async function openWebGpuBackend(
+  provider: Provider,
+  limits: Partial<DeviceTraits["limits"]> = {},
+): Promise<Backend> {
+  const { device, traits: whole } = await openDevice(provider);
+  const traits: DeviceTraits = { ...whole, limits: { ...whole.limits, ...limits } };
   const ledger = new Ledger<GpuBuffer>("webgpu", traits);
   const pipelines = createPipelineCache(device);
   const pipelineIds = new Map<GPUComputePipeline, number>();

@@ -32,14 +32,14 @@ export interface CommandList {
  * A read-back under way (see `webgpu/readback.ts`). Await `ready` before `take`, which may be called once: where the
  * provider allows it, `take` alone blocks until the bytes are there; elsewhere it throws.
  */
-export interface ReadTicket {
+export interface ReadTicket<Taken = Uint8Array<ArrayBuffer>[]> {
   /**
    * Blocks until the bytes are mapped, without copying them out: work submitted between `wait` and `take` keeps the
    * device busy while the host copies. Optional, since `take` waits too.
    */
   wait(): void;
-  /** One array per range, in order; owned by the caller. */
-  take(): Uint8Array<ArrayBuffer>[];
+  /** One array per range, in order; owned by the caller. Nothing, where the reader named the places. */
+  take(): Taken;
   /** Resolves when `take` would not block for long. */
   ready(): Promise<void>;
 }
@@ -65,6 +65,11 @@ export interface Backend extends Disposable {
   submit(list: CommandList): void;
   /** Starts reading ranges as they are after all work submitted so far. */
   read(ranges: readonly Range[]): ReadTicket;
+  /**
+   * The same into memory of the caller's, shared or not, one place as long as its range for each: without fresh arrays,
+   * whose pages cost several times what copying the bytes does. What is there is undefined until `take`.
+   */
+  readInto(ranges: readonly Range[], places: readonly Uint8Array[]): ReadTicket<void>;
   /** Waits for all submitted work. */
   finish(): Promise<void>;
   /**

@@ -109,6 +109,31 @@ for (const name of backendNames) {
 }
 
 for (const name of backendNames.filter((name) => name !== "null")) {
+  Deno.test(`${name}: readInto() fills places in shared memory, beyond any piece that a device moves at once`, async () => {
+    using backend = await openBackend(name);
+    const count = 330_001, values = Float32Array.from({ length: count }, (_, i) => i);
+    const buffer = backend.allocate(4 * count, "many");
+    backend.upload(whole(buffer), values);
+    const memory = new Float32Array(new SharedArrayBuffer(4 * count + 8));
+    const place = (begin: number, length: number) => new Uint8Array(memory.buffer, 4 * begin, 4 * length);
+    const range = (begin: number, length: number): Range => ({ buffer, offset: 4 * begin, bytes: 4 * length });
+    for (let round = 0; round < 2; round++) { // the second time through larger memory
+      memory.fill(-1);
+      const ticket = backend.readInto(
+        [range(1, 3), range(5, 100_000), range(100_005, count - 100_005)],
+        [place(count - 1, 3), place(1, 100_000), place(100_001, count - 100_005)],
+      );
+      await ticket.ready();
+      ticket.take();
+      const expected = Float32Array.from({ length: count + 2 }, (_, i) => i === 0 ? -1 : i + 4);
+      expected.set([-1, -1, -1], count - 4);
+      expected.set([1, 2, 3], count - 1);
+      assertEquals(new Float32Array(memory), expected);
+      await backend.finish();
+    }
+    assertThrows(() => backend.readInto([range(0, 2)], [place(0, 1)]), RangeError, "8 bytes asked into a place of 4");
+  });
+
   for (const type of ["f16", "bf16"] as const) {
     Deno.test(`${name}: computes on ${type}, and leaves the padding of an odd length as it was`, async () => {
       using backend = await openBackend(name);

@@ -93,8 +93,15 @@ export class Ledger<Buffer extends DeviceBuffer> {
     return buffer;
   }
 
-  checkRead(ranges: readonly Range[]): void {
-    for (const range of ranges) this.checkRange(range, `read buffer "${range.buffer.label}"`);
+  checkRead(ranges: readonly Range[], places?: readonly Uint8Array[]): void {
+    for (const [index, range] of ranges.entries()) {
+      const action = `read buffer "${range.buffer.label}"`;
+      this.checkRange(range, action);
+      const length = places ? places[index]?.length ?? 0 : range.bytes;
+      if (length !== range.bytes) {
+        throw new RangeError(`Cannot ${action}: ${range.bytes} bytes asked into a place of ${length}`);
+      }
+    }
   }
 
   checkCommand(command: Command): void {

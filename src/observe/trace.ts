@@ -20,6 +20,9 @@ export interface SpanOptions {
   readonly args?: Readonly<Record<string, unknown>>;
 }
 
+/** Takes a span that is over: {@linkcode TraceWriter.complete}, or another. */
+export type SpanSink = (name: string, begin: number, end: number, options?: SpanOptions) => void;
+
 /** A span that is going on; `end()` or the end of its `using` block closes it. */
 export interface Span extends Disposable {
   end(): void;

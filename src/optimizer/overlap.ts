@@ -6,8 +6,7 @@
 import { lastTouches } from "../graph/gradient_order.ts";
 import type { Plan, SegmentName } from "../graph/plan.ts";
 import type { Wait } from "../graph/program.ts";
-import type { ReadTicket } from "../backend/backend.ts";
-import type { Synchronizer } from "./synchronize.ts";
+import type { Reading, Synchronizer } from "./synchronize.ts";
 import type { Parcel, ZeroPlan } from "./zero.ts";
 
 export interface OverlapPlan {
@@ -33,26 +32,31 @@ export function planOverlap(plan: Pick<Plan, "segments" | "parameters">, zero: r
 
 /** The reductions of one step's last backward pass. */
 export class OverlappedReduction {
-  #read: { readonly synchronizer: Synchronizer; readonly bucket: Parcel; readonly ticket: ReadTicket } | undefined;
+  #read: { readonly synchronizer: Synchronizer; readonly reading: Reading } | undefined;
 
   constructor(readonly plan: OverlapPlan, readonly synchronizers: readonly Synchronizer[]) {}
 
   /** At cut number `index`: the piece before it is submitted. */
   *at(index: number): Generator<Wait, void> {
     const { group, bucket } = this.plan.buckets[index]!, synchronizer = this.synchronizers[group]!;
-    this.#send(); // the device has work meanwhile: the piece that was submitted after the cut before
-    const ticket = synchronizer.read(bucket);
-    yield ticket;
-    this.#read = { synchronizer, bucket, ticket };
+    yield* this.#send(); // the device has work meanwhile: the piece that was submitted after the cut before
+    const reading = synchronizer.read(bucket);
+    yield reading;
+    this.#read = { synchronizer, reading };
   }
 
   /** After the pass: the last bucket leaves too. What is under way is the synchronizers' to finish. */
-  end(): void {
-    this.#send();
+  *end(): Generator<Wait, void> {
+    yield* this.#send();
   }
 
-  #send(): void {
-    if (this.#read) this.#read.synchronizer.start(this.#read.bucket, this.#read.ticket);
+  *#send(): Generator<Wait, void> {
+    if (!this.#read) return;
+    this.#read.synchronizer.start(this.#read.reading);
     this.#read = undefined;
+    yield turn;
   }
 }
+
+/** A turn of the event loop, in which messages to and from other threads leave and come: the next wait may block them. */
+const turn: Wait = { ready: () => new Promise((resolve) => setImmediate(resolve)) };

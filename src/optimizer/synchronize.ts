@@ -1,15 +1,16 @@
 /**
  * What data-parallel ranks do for each other: gradients are summed bucket by bucket, to all ranks or, where the optimizer's
  * state is divided, to those that update them; updated parameters are handed round. Bytes go through host memory: read
- * back, one collective, upload. Reading one bucket goes on while the one before it travels.
+ * back, one collective, upload. While one parcel travels, the one after it is read back, and the one before it uploaded.
  */
-import type { Range, ReadTicket } from "../backend/backend.ts";
+import type { Backend, Range, ReadTicket } from "../backend/backend.ts";
 import type { Group } from "../comm/collectives/communicator.ts";
 import type { ArenaKind, Program, Wait } from "../graph/program.ts";
+import type { SpanSink } from "../observe/trace.ts";
 import type { OwnedPart, Parcel } from "./zero.ts";
 
 export interface SynchronizeOptions {
-  readonly program: Program;
+  readonly program: Pick<Program, "partRange" | "writePart"> & { readonly backend: Pick<Backend, "readInto"> };
   /** Ranks with the same parameters and other data. */
   readonly data: Group;
   /** Ranks among them that divide the optimizer's state. */
@@ -19,7 +20,11 @@ export interface SynchronizeOptions {
 }
 
 /** A parcel's parts as few ranges of an arena: neighbours are one. */
-function rangesOf(program: Program, kind: ArenaKind, parts: readonly OwnedPart[]): Range[] {
+function rangesOf(
+  program: SynchronizeOptions["program"],
+  kind: ArenaKind,
+  parts: readonly OwnedPart[],
+): Range[] {
   const ranges: Range[] = [];
   for (const part of parts) {
     const range = program.partRange(kind, part), last = ranges.at(-1);
@@ -30,27 +35,47 @@ function rangesOf(program: Program, kind: ArenaKind, parts: readonly OwnedPart[]
   return ranges;
 }
 
-/** Copies what was read to `into`, from `at` on. */
-function fill(into: Float32Array, at: number, read: readonly Uint8Array<ArrayBuffer>[]): void {
-  for (const bytes of read) {
-    into.set(new Float32Array(bytes.buffer, bytes.byteOffset, bytes.byteLength / 4), at);
-    at += bytes.byteLength / 4;
+/** Host memory for what travels, shared, so that a communicator in a worker can use it. What is back serves again. */
+class Rooms {
+  readonly #free: Float32Array[] = [];
+
+  /** The smallest that fits, cut to measure by the caller. */
+  take(elements: number): Float32Array {
+    const fitting = this.#free.filter(({ length }) => length >= elements).sort((a, b) => a.length - b.length)[0];
+    if (!fitting) return new Float32Array(new SharedArrayBuffer(4 * elements));
+    return this.#free.splice(this.#free.indexOf(fitting), 1)[0]!;
   }
+  give(room: Float32Array): void {
+    this.#free.push(room);
+  }
+}
+
+/** A parcel being read back. */
+export interface Reading extends Wait {
+  readonly parcel: Parcel;
+  readonly room: Float32Array;
+  readonly ticket: ReadTicket<void>;
 }
 
 interface Travelling {
   readonly parcel: Parcel;
-  readonly data: Float32Array;
+  readonly room: Float32Array;
   readonly arrived: Promise<unknown>;
 }
 
+/** Parcels under way at a time, where none must wait for the device: more would only take memory. */
+const mostTravelling = 3;
+
 export class Synchronizer {
+  /** Told of each phase: reading back, waiting for other ranks, uploading. */
+  onSpan: SpanSink | undefined;
   readonly #options: SynchronizeOptions;
-  /** Host memory of each parcel, from step to step; shared, so that a communicator in a worker can use it. */
-  readonly #memory = new Map<Parcel, Float32Array>();
-  /** Gradients under way. */
+  readonly #rooms = new Rooms();
+  /** Gradients under way, in the order in which they left. */
   readonly #reducing: Travelling[] = [];
-  /** Whether parameters were updated here that others have not got yet. */
+  /** Parameters under way. */
+  readonly #gathering: Travelling[] = [];
+  /** Whether parameters were updated here that others have not been sent yet. */
   #stale = false;
 
   constructor(options: SynchronizeOptions) {
@@ -70,37 +95,38 @@ export class Synchronizer {
   *reduce(): Generator<Wait, void> {
     if (!this.reduces) return;
     for (const bucket of this.buckets) {
-      const ticket = this.read(bucket);
-      yield ticket;
-      this.start(bucket, ticket);
+      const reading = this.read(bucket);
+      yield reading;
+      this.start(reading);
+      if (this.#reducing.length >= mostTravelling) yield* this.#finishReduction();
     }
     yield* this.finish();
   }
 
   /** Starts reading a bucket's gradients as they are after all that was submitted. */
-  read(bucket: Parcel): ReadTicket {
-    const { program } = this.#options;
-    return program.backend.read(rangesOf(program, "gradient", bucket.parts));
+  read(bucket: Parcel): Reading {
+    return this.#read("gradient", bucket, bucket.parts, 0);
   }
 
   /** Starts the sum of a bucket that was read. */
-  start(bucket: Parcel, ticket: ReadTicket): void {
-    const { data: group, zero } = this.#options;
-    const data = this.#room(bucket);
-    fill(data, 0, ticket.take());
+  start({ parcel, room, ticket }: Reading): void {
+    const { data: group, zero } = this.#options, data = room.subarray(0, parcel.elements);
+    this.#timed("take", parcel.elements, () => ticket.take());
     const toOwners = zero.ranks.length === group.ranks.length;
-    const arrived = toOwners ? group.reduceScatter(data, bucket.counts) : group.allReduce(data);
+    const arrived = toOwners ? group.reduceScatter(data, parcel.counts) : group.allReduce(data);
     arrived.catch(() => {}); // told to whoever waits
-    this.#reducing.push({ parcel: bucket, data, arrived });
+    this.#reducing.push({ parcel, room, arrived });
   }
 
   /** Waits for the sums under way and puts those that this rank needs back in their places. */
   *finish(): Generator<Wait, void> {
-    const { zero } = this.#options;
-    for (const { parcel, data, arrived } of this.#reducing.splice(0)) {
-      yield { ready: () => arrived };
-      this.#put("gradient", parcel, data, (owner) => owner === zero.index);
-    }
+    while (this.#reducing.length > 0) yield* this.#finishReduction();
+  }
+
+  *#finishReduction(): Generator<Wait, void> {
+    const { zero } = this.#options, travelling = this.#reducing.shift()!;
+    yield* this.#arrive("reduce", travelling);
+    this.#put("gradient", travelling, (owner) => owner === zero.index);
   }
 
   /** Parameters were updated: those of the other ranks are to be fetched before they are used. */
@@ -110,40 +136,77 @@ export class Synchronizer {
 
   /** Fetches what other ranks have updated, and hands round what this one has. */
   *gather(): Generator<Wait, void> {
+    yield* this.#startGathers(mostTravelling);
+    while (this.#gathering.length > 0) yield* this.finishGather();
+  }
+
+  /** Sends what this rank has updated; what comes is not waited for. Nothing where nothing was updated. */
+  *startGathers(): Generator<Wait, void> {
+    yield* this.#startGathers(Infinity);
+  }
+
+  *#startGathers(most: number): Generator<Wait, void> {
     if (!this.#stale) return;
     this.#stale = false;
-    const { program, zero, gathers } = this.#options;
-    const travelling: Travelling[] = [];
+    const { zero, gathers } = this.#options;
     for (const parcel of gathers) {
       const own = parcel.parts.filter(({ owner }) => owner === zero.index);
-      const ticket = program.backend.read(rangesOf(program, "parameter", own));
-      yield ticket;
-      const data = this.#room(parcel);
-      fill(data, parcel.counts.slice(0, zero.index).reduce((sum, count) => sum + count, 0), ticket.take());
-      const arrived = zero.allGather(data, parcel.counts);
+      const begin = parcel.counts.slice(0, zero.index).reduce((sum, count) => sum + count, 0);
+      const reading = this.#read("parameter", parcel, own, begin), { room, ticket } = reading;
+      yield reading;
+      this.#timed("take", parcel.counts[zero.index]!, () => ticket.take());
+      const arrived = zero.allGather(room.subarray(0, parcel.elements), parcel.counts);
       arrived.catch(() => {});
-      travelling.push({ parcel, data, arrived });
-    }
-    for (const { parcel, data, arrived } of travelling) {
-      yield { ready: () => arrived };
-      this.#put("parameter", parcel, data, (owner) => owner !== zero.index);
+      this.#gathering.push({ parcel, room, arrived });
+      if (this.#gathering.length >= most) yield* this.finishGather();
     }
   }
 
-  #room(parcel: Parcel): Float32Array {
-    let room = this.#memory.get(parcel);
-    if (!room) this.#memory.set(parcel, room = new Float32Array(new SharedArrayBuffer(4 * parcel.elements)));
-    return room;
+  /** Waits for the first of the gathers under way, if there is one, and puts what came in its places. */
+  *finishGather(): Generator<Wait, void> {
+    const { zero } = this.#options, travelling = this.#gathering.shift();
+    if (!travelling) return;
+    yield* this.#arrive("gather", travelling);
+    this.#put("parameter", travelling, (owner) => owner !== zero.index);
   }
 
-  /** Uploads the parts of those owners. */
-  #put(kind: ArenaKind, { parts }: Parcel, data: Float32Array, wanted: (owner: number) => boolean): void {
-    const { program } = this.#options;
-    let at = 0;
-    for (const part of parts) {
-      const length = part.end - part.begin;
-      if (wanted(part.owner)) program.writePart(kind, part, data.subarray(at, at + length));
-      at += length;
-    }
+  /** Starts reading parts of a parcel, which lie one after the other from element `begin` of it on. */
+  #read(kind: ArenaKind, parcel: Parcel, parts: readonly OwnedPart[], begin: number): Reading {
+    const { program } = this.#options, room = this.#rooms.take(parcel.elements), began = performance.now();
+    const ranges = rangesOf(program, kind, parts);
+    let at = 4 * begin;
+    const places = ranges.map(({ bytes }) => new Uint8Array(room.buffer, (at += bytes) - bytes, bytes));
+    const ticket = program.backend.readInto(ranges, places);
+    const ready = async () => {
+      await ticket.ready();
+      this.onSpan?.("read-back", began, performance.now(), { args: { bytes: at - 4 * begin } });
+    };
+    return { parcel, room, ticket, ready };
+  }
+
+  *#arrive(what: "reduce" | "gather", { parcel, arrived }: Travelling): Generator<Wait, void> {
+    const began = performance.now();
+    yield { ready: () => arrived };
+    this.onSpan?.(`wait for ${what}`, began, performance.now(), { args: { bytes: 4 * parcel.elements } });
+  }
+
+  /** Uploads the parts of those owners, and gives the room back. */
+  #put(kind: ArenaKind, { parcel, room }: Travelling, wanted: (owner: number) => boolean): void {
+    const { program } = this.#options, parts = parcel.parts.filter(({ owner }) => wanted(owner));
+    this.#timed("upload", parts.reduce((sum, { begin, end }) => sum + end - begin, 0), () => {
+      let at = 0;
+      for (const part of parcel.parts) {
+        const length = part.end - part.begin;
+        if (wanted(part.owner)) program.writePart(kind, part, room.subarray(at, at + length));
+        at += length;
+      }
+    });
+    this.#rooms.give(room);
+  }
+
+  #timed(name: string, elements: number, work: () => void): void {
+    const began = performance.now();
+    work();
+    this.onSpan?.(name, began, performance.now(), { args: { bytes: 4 * elements } });
   }
 }

@@ -164,7 +164,7 @@ export class Trainer implements Disposable {
     yield* sumSharedGradients(stage.shared, { program, pipeline });
     if (overlapped) {
       if (passes === 0) { for (const cut of overlapped.plan.cuts.keys()) yield* overlapped.at(cut); }
-      overlapped.end();
+      yield* overlapped.end();
       for (const synchronizer of synchronizers) yield* synchronizer.finish();
     } else for (const synchronizer of synchronizers) yield* synchronizer.reduce();
     this.onInstruction(`step ${this.stepCount + 1}: norm`);

@@ -6,12 +6,18 @@
  * that has failed once computes nothing that can be trusted, so every later call throws too.
  */
 import type { DeviceTraits, Kernel, Pass } from "../../../kernels/kernel.ts";
-import type { Backend, Command, CommandList, DeviceBuffer, Range } from "../backend.ts";
+import type { Backend, Command, CommandList, DeviceBuffer, Range, ReadTicket } from "../backend.ts";
 import { Ledger, operandBytes } from "../ledger.ts";
 import { createPipelineCache } from "./pipelines.ts";
 import { openDevice, type Provider } from "./provider.ts";
 import { openReadback } from "./readback.ts";
 import { createTimer, type Timer } from "./timer.ts";
+
+/**
+ * An upload goes in pieces, and a long one is submitted as it goes: the device's copy of a piece is memory that served
+ * before, where one of the whole would be fresh from the system, which costs several times the copying.
+ */
+const uploadBytes = 1 << 20, mostUnsubmitted = 16 << 20;
 
 interface GpuBuffer extends DeviceBuffer {
   readonly id: number;
@@ -70,6 +76,23 @@ export async function openWebGpuBackend(
   }
 
   const readback = await openReadback(device, provider);
+  const gpuRange = (range: Range) => ({ buffer: gpuBuffer(range), offset: range.offset, bytes: range.bytes });
+  const checked = <Taken>(ticket: ReadTicket<Taken>): ReadTicket<Taken> => ({
+    wait() {
+      check();
+      ticket.wait();
+    },
+    take() {
+      check();
+      return ticket.take();
+    },
+    async ready() {
+      check();
+      await ticket.ready();
+    },
+  });
+  /** Bytes uploaded since the last submission, which alone lets the device free its copies of them. */
+  let unsubmitted = 0;
 
   function gpuBuffer({ buffer }: Range): GPUBuffer {
     return (buffer as GpuBuffer).gpu;
@@ -168,7 +191,14 @@ export async function openWebGpuBackend(
         padded.set(bytes);
         bytes = padded;
       }
-      device.queue.writeBuffer(gpu, target.offset, bytes);
+      for (let begin = 0; begin < bytes.length; begin += uploadBytes) {
+        const size = Math.min(uploadBytes, bytes.length - begin);
+        device.queue.writeBuffer(gpu, target.offset + begin, bytes, begin, size);
+        unsubmitted += size;
+        if (unsubmitted < mostUnsubmitted) continue;
+        device.queue.submit([]);
+        unsubmitted = 0;
+      }
     },
     async prepare(commands): Promise<ReadyList> {
       check();
@@ -224,27 +254,17 @@ export async function openWebGpuBackend(
       endPass();
       timer?.resolve(encoder);
       device.queue.submit([encoder.finish()]);
+      unsubmitted = 0;
     },
     read(ranges) {
       check();
       ledger.checkRead(ranges);
-      const ticket = readback.read(
-        ranges.map((range) => ({ buffer: gpuBuffer(range), offset: range.offset, bytes: range.bytes })),
-      );
-      return {
-        wait() {
-          check();
-          ticket.wait();
-        },
-        take() {
-          check();
-          return ticket.take();
-        },
-        async ready() {
-          check();
-          await ticket.ready();
-        },
-      };
+      return checked(readback.read(ranges.map(gpuRange)));
+    },
+    readInto(ranges, places) {
+      check();
+      ledger.checkRead(ranges, places);
+      return checked(readback.readInto(ranges.map(gpuRange), places));
     },
     async finish() {
       check();

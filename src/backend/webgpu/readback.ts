@@ -13,7 +13,11 @@
  * Where the range is not there after the call (a provider that polls elsewhere), `take` says so, and `ready` awaits.
  *
  * A read larger than the largest warmed buffer is made at once, in pieces through a warmed one, and a larger buffer is
- * warmed in the background for the next time (up to `largestStaging`: mapping costs host memory of the same size).
+ * warmed in the background for the next time (up to `largestStaging`).
+ *
+ * Deno's `getMappedRange` copies into memory fresh from the system, and the first touch of a page costs several times the
+ * copying of it. So bytes leave in windows of `windowBytes`, each freed before the next is asked for: it is the same
+ * memory then, in the processor's cache.
  */
 import type { Range, ReadTicket } from "../backend.ts";
 import { beginWait, endWait } from "./dawn.ts";
@@ -27,10 +31,13 @@ export interface ReadRange extends Pick<Range, "offset" | "bytes"> {
 const ringSize = 3;
 const firstStaging = 1 << 20;
 const largestStaging = 64 << 20;
+const windowBytes = 256 << 10;
 
 export interface Readback {
   /** Queues the copies of these ranges as they are after all work submitted so far. */
   read(ranges: readonly ReadRange[]): ReadTicket;
+  /** The same into these places, one for each range and as long. */
+  readInto(ranges: readonly ReadRange[], places: readonly Uint8Array[]): ReadTicket<void>;
   /** Bytes of the largest warmed staging buffer. */
   readonly largestBytes: number;
   /** Waits for mapping promises and warming still under way, so that nothing outlives the caller. */
@@ -50,16 +57,36 @@ interface Piece {
   readonly bytes: number;
 }
 
-/** A read in a staging buffer, until its bytes are in host arrays. */
+/** A read in a staging buffer, until its bytes are in their places. */
 interface Flight {
   readonly staging: Staging;
   readonly pieces: readonly Piece[];
   readonly bytes: number;
-  readonly arrays: Uint8Array<ArrayBuffer>[];
+  readonly places: readonly Uint8Array[];
   mapping?: Promise<void>;
+  /** The first window, once the device has answered. */
   mapped?: ArrayBuffer;
   landed: boolean;
 }
+
+/** `read` in terms of `readInto`. */
+function intoFresh(
+  readInto: Readback["readInto"],
+): Readback["read"] {
+  return (ranges) => {
+    const arrays = ranges.map(({ bytes }) => new Uint8Array(bytes)), ticket = readInto(ranges, arrays);
+    return {
+      wait: () => ticket.wait(),
+      ready: () => ticket.ready(),
+      take() {
+        ticket.take();
+        return arrays;
+      },
+    };
+  };
+}
+
+const takenTwice = () => new Error("Cannot take a read-back twice: keep the arrays of the first call");
 
 /** Opens the form that suits the provider: on Dawn a read-back is simply awaited. */
 export async function openReadback(device: GPUDevice, provider: Provider = "deno"): Promise<Readback> {
@@ -89,46 +116,46 @@ function openAwaitedReadback(device: GPUDevice): Readback {
     for (const { buffer } of free.splice(ringSize)) buffer.destroy();
   }
 
+  const readInto: Readback["readInto"] = (ranges, places) => {
+    beginWait();
+    const flights = pack(ranges, largest).map((pieces): Flight => {
+      const bytes = pieces.reduce((sum, piece) => sum + piece.bytes, 0);
+      const staging = acquire(bytes);
+      submitCopies(device, ranges, pieces, staging);
+      const mapping = staging.buffer.mapAsync(GPUMapMode.READ, 0, bytes);
+      const settled = mapping.catch(() => {}).finally(() => pending.delete(settled));
+      pending.add(settled);
+      return { staging, pieces, bytes, places, mapping, landed: false };
+    });
+    let taken = false;
+    return {
+      wait() {}, // nothing can be waited for without giving up the thread
+      take() {
+        if (taken) throw takenTwice();
+        for (const { staging, pieces, bytes, places } of flights) {
+          const { buffer } = staging;
+          if (buffer.mapState !== "mapped") {
+            throw new Error("Cannot read back: the device has not answered yet; await ready() before take()");
+          }
+          copyOut(new Uint8Array(buffer.getMappedRange(0, bytes)), 0, pieces, places);
+          buffer.unmap();
+          giveBack(staging);
+        }
+        taken = true;
+      },
+      async ready() {
+        if (taken) return;
+        for (const { mapping } of flights) await mapping;
+        endWait();
+      },
+    };
+  };
   return {
     get largestBytes() {
       return largest;
     },
-    read(ranges) {
-      const arrays = ranges.map(({ bytes }) => new Uint8Array(bytes));
-      beginWait();
-      const flights = pack(ranges, largest).map((pieces): Flight => {
-        const bytes = pieces.reduce((sum, piece) => sum + piece.bytes, 0);
-        const staging = acquire(bytes);
-        submitCopies(device, ranges, pieces, staging);
-        const mapping = staging.buffer.mapAsync(GPUMapMode.READ, 0, bytes);
-        const settled = mapping.catch(() => {}).finally(() => pending.delete(settled));
-        pending.add(settled);
-        return { staging, pieces, bytes, arrays, mapping, landed: false };
-      });
-      let taken = false;
-      return {
-        wait() {}, // nothing can be waited for without giving up the thread
-        take() {
-          if (taken) throw new Error("Cannot take a read-back twice: keep the arrays of the first call");
-          for (const flight of flights) {
-            const { buffer } = flight.staging;
-            if (buffer.mapState !== "mapped") {
-              throw new Error("Cannot read back: the device has not answered yet; await ready() before take()");
-            }
-            copyOut(flight, buffer.getMappedRange(0, flight.bytes));
-            buffer.unmap();
-            giveBack(flight.staging);
-          }
-          taken = true;
-          return arrays;
-        },
-        async ready() {
-          if (taken) return;
-          for (const { mapping } of flights) await mapping;
-          endWait();
-        },
-      };
-    },
+    read: intoFresh(readInto),
+    readInto,
     async settle() {
       while (pending.size > 0) await Promise.all(pending);
     },
@@ -149,9 +176,12 @@ function submitCopies(
   device.queue.submit([encoder.finish()]);
 }
 
-function copyOut({ pieces, arrays }: Flight, mapped: ArrayBuffer): void {
+/** Copies what of the pieces lies in a window of the staging buffer, which begins at `begin`, to its places. */
+function copyOut(window: Uint8Array, begin: number, pieces: readonly Piece[], places: readonly Uint8Array[]): void {
+  const end = begin + window.length;
   for (const { range, rangeOffset, stagingOffset, bytes } of pieces) {
-    arrays[range].set(new Uint8Array(mapped, stagingOffset, bytes), rangeOffset);
+    const from = Math.max(begin, stagingOffset), to = Math.min(end, stagingOffset + bytes);
+    if (from < to) places[range].set(window.subarray(from - begin, to - begin), rangeOffset + from - stagingOffset);
   }
 }
 
@@ -195,14 +225,17 @@ async function openPolledReadback(device: GPUDevice): Promise<Readback> {
     );
   }
 
-  function launch(ranges: readonly ReadRange[], pieces: readonly Piece[], arrays: Uint8Array<ArrayBuffer>[]): Flight {
+  function launch(ranges: readonly ReadRange[], pieces: readonly Piece[], places: readonly Uint8Array[]): Flight {
     const bytes = pieces.reduce((sum, piece) => sum + piece.bytes, 0);
     const staging = acquire(bytes);
     submitCopies(device, ranges, pieces, staging);
-    const flight: Flight = { staging, pieces, bytes, arrays, landed: false };
+    const flight: Flight = { staging, pieces, bytes, places, landed: false };
     flights.push(flight);
     return flight;
   }
+
+  const windowAt = ({ staging, bytes }: Flight, begin: number): ArrayBuffer =>
+    staging.buffer.getMappedRange(begin, Math.min(windowBytes, bytes - begin));
 
   /** Maps without awaiting. Returns whether the bytes are there. */
   function tryMap(flight: Flight): boolean {
@@ -212,7 +245,7 @@ async function openPolledReadback(device: GPUDevice): Promise<Readback> {
       track(flight.mapping);
     }
     try {
-      flight.mapped = flight.staging.buffer.getMappedRange(0, flight.bytes);
+      flight.mapped = windowAt(flight, 0);
       return true;
     } catch {
       return false; // still pending, or the device is lost: `ready` tells
@@ -224,7 +257,11 @@ async function openPolledReadback(device: GPUDevice): Promise<Readback> {
     if (!tryMap(flight)) {
       throw new Error("Cannot read back without waiting: the device has not answered yet; await ready() before take()");
     }
-    copyOut(flight, flight.mapped!);
+    for (let begin = 0; begin < flight.bytes; begin += windowBytes) {
+      const window = begin === 0 ? flight.mapped! : windowAt(flight, begin);
+      copyOut(new Uint8Array(window), begin, flight.pieces, flight.places);
+      window.transfer(0); // frees it now
+    }
     flight.staging.buffer.unmap();
     delete flight.mapped;
     flight.landed = true;
@@ -232,38 +269,38 @@ async function openPolledReadback(device: GPUDevice): Promise<Readback> {
     free.push(flight.staging);
   }
 
+  const readInto: Readback["readInto"] = (ranges, places) => {
+    const total = ranges.reduce((sum, { bytes }) => sum + bytes, 0);
+    const room = largestWarmed();
+    const loads = pack(ranges, room);
+    // All but the last load land here and now, so that later work cannot change what is read.
+    for (const pieces of loads.slice(0, -1)) land(launch(ranges, pieces, places));
+    let flight = loads.length > 0 ? launch(ranges, loads[loads.length - 1], places) : undefined;
+    if (total > room) grow(total);
+    let taken = false;
+    return {
+      wait() {
+        if (flight !== undefined) tryMap(flight);
+      },
+      take() {
+        if (taken) throw takenTwice();
+        if (flight !== undefined) land(flight);
+        taken = true;
+        flight = undefined;
+      },
+      async ready() {
+        if (flight === undefined || tryMap(flight)) return;
+        await flight.mapping;
+        if (!tryMap(flight)) throw new Error("Cannot read back: the staging buffer was not mapped");
+      },
+    };
+  };
   return {
     get largestBytes() {
       return largestWarmed();
     },
-    read(ranges) {
-      const arrays = ranges.map(({ bytes }) => new Uint8Array(bytes));
-      const total = ranges.reduce((sum, { bytes }) => sum + bytes, 0);
-      const room = largestWarmed();
-      const loads = pack(ranges, room);
-      // All but the last load land here and now, so that later work cannot change what is read.
-      for (const pieces of loads.slice(0, -1)) land(launch(ranges, pieces, arrays));
-      let flight = loads.length > 0 ? launch(ranges, loads[loads.length - 1], arrays) : undefined;
-      if (total > room) grow(total);
-      let taken = false;
-      return {
-        wait() {
-          if (flight !== undefined) tryMap(flight);
-        },
-        take() {
-          if (taken) throw new Error("Cannot take a read-back twice: keep the arrays of the first call");
-          if (flight !== undefined) land(flight);
-          taken = true;
-          flight = undefined;
-          return arrays;
-        },
-        async ready() {
-          if (flight === undefined || tryMap(flight)) return;
-          await flight.mapping;
-          if (!tryMap(flight)) throw new Error("Cannot read back: the staging buffer was not mapped");
-        },
-      };
-    },
+    read: intoFresh(readInto),
+    readInto,
     async settle() {
       while (pending.size > 0) await Promise.all(pending);
     },

@@ -134,7 +134,11 @@ export function drawEvenly(config: ResolvedConfig, world: number, draw: "svg" | 
   });
   const timeline = simulate(schedules, { run: (segment) => (segment === "backward" ? 2 : 1) / chunks });
   if (draw === "trace") return JSON.stringify(traceTimeline(timeline));
-  const { schedule } = config.parallel.pipeline, name = `${schedule}${chunks > 1 ? ` of ${chunks} chunks` : ""}`;
-  const title = `${name}, ${stages} stages, ${config.data.micro_num} micro-batches`;
-  return drawTimeline(timeline, { title }).trimEnd();
+  return drawTimeline(timeline, { title: scheduleTitle(config) }).trimEnd();
+}
+
+/** `interleaved of 2 chunks, 4 stages, 8 micro-batches`. */
+export function scheduleTitle({ parallel: { pipeline }, model, data }: ResolvedConfig): string {
+  const chunks = pipeline.size > 1 && model.num_chunks > 1 ? ` of ${model.num_chunks} chunks` : "";
+  return `${pipeline.schedule}${chunks}, ${pipeline.size} stages, ${data.micro_num} micro-batches`;
 }

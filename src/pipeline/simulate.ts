@@ -140,11 +140,21 @@ export function simulate(schedules: readonly (readonly ScheduleStep[])[], costs:
   });
   if (stuck.length > 0) throw new DeadlockError(`Cannot play these schedules to their end: ${stuck.join("; ")}`);
 
-  const seconds = Math.max(0, ...clocks);
-  const idle = schedules.map((_, stage) =>
-    runs.reduce((left, run) => run.stage === stage ? left - (run.end - run.start) : left, seconds)
+  return timelineOf(schedules.length, { seconds: Math.max(0, ...clocks), runs, messages });
+}
+
+/** A timeline of what so many stages did; the order in which it is told does not matter. */
+export function timelineOf(
+  stages: number,
+  { seconds, ...told }: Pick<Timeline, "seconds" | "runs" | "messages">,
+): Timeline {
+  const inOrder = <T extends { readonly start: number; readonly stage: number }>(all: readonly T[]) =>
+    all.toSorted((a, b) => a.start - b.start || a.stage - b.stage);
+  const runs = inOrder(told.runs), messages = inOrder(told.messages);
+  const idle = Array.from(
+    { length: stages },
+    (_, stage) => runs.reduce((left, run) => run.stage === stage ? left - (run.end - run.start) : left, seconds),
   );
-  const bubble = seconds === 0 ? 0 : idle.reduce((sum, each) => sum + each, 0) / (seconds * schedules.length);
-  runs.sort((a, b) => a.start - b.start || a.stage - b.stage);
-  return { stages: schedules.length, seconds, runs, messages, idle, bubble };
+  const bubble = seconds === 0 ? 0 : idle.reduce((sum, each) => sum + each, 0) / (seconds * stages);
+  return { stages, seconds, runs, messages, idle, bubble };
 }

@@ -7,6 +7,7 @@ import type { Group } from "../comm/collectives/communicator.ts";
 import type { SegmentName } from "../graph/plan.ts";
 import type { Program, Wait } from "../graph/program.ts";
 import type { Message, Run, ScheduleStep } from "../pipeline/schedule.ts";
+import type { StageObserver } from "../pipeline/stage_clock.ts";
 
 export interface ExecuteOptions {
   readonly program: Program;
@@ -22,6 +23,7 @@ export interface ExecuteOptions {
   atCuts?(name: SegmentName, run: Run): ((cut: number) => Generator<Wait, void>) | undefined;
   /** After a forward pass, before anything else is queued. */
   done?(name: SegmentName, run: Run): Generator<Wait, void>;
+  readonly observer?: StageObserver | undefined;
 }
 
 /** What a stage sent in a schedule, for comparison with what it should. */
@@ -52,7 +54,7 @@ export class Executor {
   readonly #staging = new Staging();
 
   *run(steps: readonly ScheduleStep[], options: ExecuteOptions): Generator<Wait, Traffic> {
-    const { program, pipeline, evaluating = false } = options, { segments } = program.plan;
+    const { program, pipeline, evaluating = false, observer } = options, { segments } = program.plan;
     const staging = this.#staging, frames = new Map<string, number>();
     const arrived = new Map<string, Uint8Array<SharedArrayBuffer>>();
     const coming = new Map<string, Promise<void>>(), going: Promise<void>[] = [];
@@ -88,6 +90,7 @@ export class Executor {
       for (const message of messages.filter(({ direction }) => direction === "receive")) {
         const { carries, chunk, peer } = message;
         const target = carries === "gradient" ? backwardOf(chunk) : nameOf({ segment: "forward", chunk });
+        observer?.receiving(message);
         const memory = staging.take(sizeOf(target)), received = pipeline.receive(peer, memory);
         received.catch(() => {}); // told to whoever waits
         arrived.set(keyOf(message), memory);
@@ -113,6 +116,7 @@ export class Executor {
         }
         sentMessages++;
         sentBytes += memory.length;
+        observer?.sending(message);
         const gone = pipeline.send(message.peer, memory).then(() => staging.give(memory));
         gone.catch(() => {});
         going.push(gone);
@@ -123,6 +127,7 @@ export class Executor {
         const key = keyOf(message), received = coming.get(key)!;
         coming.delete(key);
         yield { ready: () => received };
+        observer?.waited(message);
       }
     };
 
@@ -140,6 +145,7 @@ export class Executor {
       } else if (segment !== "backward weight") deliver(name, { carries: "gradient", chunk, microBatch }, frame);
       options.began?.(name, step);
       yield* program.run(name, evaluating ? 0 : frame, options.atCuts?.(name, step));
+      observer?.ran(step);
       if (segment === "forward" && options.done) yield* options.done(name, step);
     }
     for (const gone of going) yield { ready: () => gone };

@@ -18,6 +18,7 @@ import type { Beta2Scheduler, Beta2State } from "../optimizer/beta2.ts";
 import type { DynamicGradScaler, GradScalerState } from "../optimizer/grad_scaler.ts";
 import type { FineTuneCosineAnnealingWarmupLR, LearningRateState } from "../optimizer/learning_rate.ts";
 import { OverlappedReduction } from "../optimizer/overlap.ts";
+import type { StageObserver } from "../pipeline/stage_clock.ts";
 import type { Synchronizer } from "../optimizer/synchronize.ts";
 import { agree } from "./agree.ts";
 import { Executor, type Traffic } from "./execute.ts";
@@ -109,6 +110,8 @@ export class Trainer implements Disposable {
   sent: Traffic = { messages: 0, bytes: 0 };
   /** Told of every pass and update when it is queued. */
   onInstruction: (text: string) => void = () => {};
+  /** Told of every pass of a step and of messages between stages. */
+  observer: StageObserver | undefined;
   readonly #executor = new Executor();
   #squaredNorm: number | undefined;
 
@@ -142,6 +145,7 @@ export class Trainer implements Disposable {
     this.sent = yield* this.#executor.run(stage.schedule(passes), {
       program,
       pipeline,
+      observer: this.observer,
       feed: (name, { microBatch: index, frame }) => {
         const microBatch = microBatches[index] ?? silentMicroBatch(this.model.config.data.packed_length);
         const count = countLabels(microBatch.labels), lossWeight = count === 0 ? 0 : scale / (count * all);

@@ -33,7 +33,7 @@ const cases: [string, number, string, string[]][] = [
     `${zero}.overlap_sync_grad=true`,
     `${zero}.overlap_sync_param=true`,
   ]],
-  ["qwen2", 3, "a rank too many, and a tied head", []],
+  ["gemma", 3, "a rank too many, and a tied head", []],
 ];
 for (const [name, ranks, way, set] of cases) {
   Deno.test(`${ranks} data-parallel ranks follow hf/${name}: ${way}`, async () => {

@@ -256,8 +256,7 @@ Deno.test("resolveConfig() checks the rules between fields", () => {
   broken({ data: { seq_len: 9, micro_bsz: 1 }, parallel: { tensor: { size: 2, mode: "msp" } } }, "data.packed_length");
   broken({ data: { gradient_accumulation: 2 } }, "data.gradient_accumulation");
   broken({ loss: { op_type: "torch_naive" } }, "loss.op_type");
-  broken({ parallel: { zero1: { fsdp: true }, pipeline: 2 } }, "parallel.zero1.fsdp");
-  broken({ parallel: { zero1: { fsdp: true }, tensor: 2 } }, "parallel.zero1.fsdp");
+  broken({ parallel: { zero1: { fsdp: true }, tensor: { size: 2, mode: "isp" } } }, "parallel.zero1.fsdp");
   broken({ parallel: { weight: 2 } }, "parallel.weight.size");
   broken({ parallel: { expert: 2 } }, "parallel.expert.size");
   broken({ parallel: { tensor: 3 } }, "parallel.tensor.size");

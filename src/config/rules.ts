@@ -317,17 +317,12 @@ export const rules: readonly Rule[] = [
   },
 
   // Parallel
-  function fsdpStandsAlone({ model, parallel }, fail) {
-    if (!parallel.zero1.fsdp) return;
-    const obstacles = [
-      parallel.pipeline.size > 1 && `parallel.pipeline.size ${parallel.pipeline.size}`,
-      parallel.tensor.mode === "isp" && "parallel.tensor.mode isp",
-      parallel.tensor.size > 1 && `parallel.tensor.size ${parallel.tensor.size}`,
-      model.num_experts > 1 && `model.num_experts ${model.num_experts}`,
-    ].filter(Boolean);
-    if (obstacles.length > 0) {
-      fail("parallel.zero1.fsdp", `true cannot be with ${obstacles.join(", ")}; false would work`);
-    }
+  function weightsAreShardedOnce({ parallel }, fail) {
+    if (!parallel.zero1.fsdp || parallel.tensor.mode !== "isp") return;
+    fail(
+      "parallel.zero1.fsdp",
+      "true cannot be with parallel.tensor.mode isp, whose parallel.weight.size divides weights; false would work",
+    );
   },
   function weightsSplitInIsp({ parallel }, fail) {
     if (parallel.weight.size === 1 || parallel.tensor.mode === "isp") return;

@@ -157,7 +157,13 @@ function pack(from: Uint8Array, into: Uint8Array, size: number, width: number, {
 }
 
 /** From parts one after the other back; returns where it is: parts by the first dimension are in order already. */
-function unpack(from: Uint8Array, into: Uint8Array, size: number, width: number, { outer, inner }: Strips): Uint8Array {
+export function unpack(
+  from: Uint8Array,
+  into: Uint8Array,
+  size: number,
+  width: number,
+  { outer, inner }: Strips,
+): Uint8Array {
   if (outer === 1) return from;
   const run = inner * width;
   for (let part = 0, at = 0; part < size; part++) {

@@ -10,7 +10,7 @@ import { encode } from "../../kernels/host.ts";
 import type { Backend, Command, CommandList, DeviceBuffer, Range, ReadTicket } from "../backend/backend.ts";
 import { type CollectiveRanges, Collector, type GroupOf, type Traffic } from "./collect.ts";
 import type { ParameterPart, StatePlace } from "./optimizer_state.ts";
-import { beginnings, isWeightGather, type Prefetch, WeightGathers } from "./weight_gathers.ts";
+import { beginnings, isWeightGather, type Prefetches, WeightGathers } from "./weight_gathers.ts";
 import {
   type CollectiveInstruction,
   framesOf,
@@ -40,7 +40,7 @@ export interface ProgramOptions {
   /** The ranks along an axis; needed where the plan has collectives. */
   readonly groups?: GroupOf;
   /** Begin to gather weights ahead of need. @default no */
-  readonly prefetch?: Prefetch;
+  readonly prefetch?: Prefetches;
 }
 
 /** A piece of a segment: commands that run on the device in one go, a cut by its number, or a collective. */
@@ -66,12 +66,12 @@ export class Program implements Disposable {
   readonly #begun = new Map<string, ReadonlyMap<number, readonly number[]>>();
   readonly #collector: Collector;
   readonly #weights: WeightGathers;
-  readonly #prefetch: Prefetch | undefined;
+  readonly #prefetch: Prefetches;
 
   private constructor(
     readonly backend: Backend,
     readonly plan: Plan,
-    { frames = 1, microBatches, groups, prefetch }: ProgramOptions,
+    { frames = 1, microBatches, groups, prefetch = {} }: ProgramOptions,
   ) {
     const allocate = (bytes: number, label: string) => {
       const buffer = backend.allocate(bytes, label);
@@ -168,7 +168,7 @@ export class Program implements Disposable {
     const gathers = pieces.flatMap((piece, index) => {
       if ("commands" in piece || "cut" in piece || !isWeightGather(piece)) return [];
       this.#weights.add(piece);
-      return [{ piece: index, layer: piece.instruction.layer }];
+      return [{ piece: index, layer: piece.instruction.layer, axis: piece.instruction.axis }];
     });
     this.#begun.set(`${name} ${frame}`, beginnings(gathers, this.#prefetch));
   }

@@ -7,7 +7,8 @@
  * again and again.
  */
 import type { Backend, Range } from "../backend/backend.ts";
-import type { CollectiveRanges, GroupOf } from "./collect.ts";
+import { elementBytes } from "../../kernels/kernel.ts";
+import { type CollectiveRanges, type GroupOf, unpack } from "./collect.ts";
 import type { Wait } from "./program.ts";
 
 export interface Prefetch {
@@ -23,9 +24,8 @@ interface Flight {
 }
 
 export const isWeightGather = (
-  { instruction: { operator, source, into } }: Pick<CollectiveRanges, "instruction">,
-): boolean =>
-  operator === "all-gather" && (source.space === "parameter" || source.space === "model") && into!.outer === 1;
+  { instruction: { operator, source } }: Pick<CollectiveRanges, "instruction">,
+): boolean => operator === "all-gather" && (source.space === "parameter" || source.space === "model");
 
 export class WeightGathers {
   readonly #mirror = new Map<string, { readonly source: Range; readonly bytes: Uint8Array }>();
@@ -60,7 +60,7 @@ export class WeightGathers {
   begin(gather: CollectiveRanges): void {
     if (this.#flights.has(gather)) return;
     const { source, target, instruction: { axis } } = gather, group = this.groups!(axis);
-    const area = this.#free.get(target.bytes)?.pop() ?? new Uint8Array(new SharedArrayBuffer(target.bytes));
+    const area = this.#take(target.bytes);
     area.set(this.#mirror.get(keyOf(source))!.bytes, source.bytes * group.index);
     const arrived = group.allGather(area);
     arrived.catch(() => {}); // told to whoever waits
@@ -72,38 +72,47 @@ export class WeightGathers {
     const { area, arrived } = this.#flights.get(gather)!;
     yield { ready: () => arrived };
     this.#flights.delete(gather);
-    this.backend.upload(gather.target, area);
-    const free = this.#free.get(area.length);
-    if (free) free.push(area);
-    else this.#free.set(area.length, [area]);
+    const { type, size, into } = gather.instruction, ordered = into!.outer === 1 ? area : this.#take(area.length);
+    this.backend.upload(gather.target, unpack(area, ordered, size, elementBytes[type], into!));
+    for (const done of new Set([area, ordered])) this.#free.get(done.length)!.push(done);
+  }
+
+  #take(bytes: number): Uint8Array {
+    if (!this.#free.has(bytes)) this.#free.set(bytes, []);
+    return this.#free.get(bytes)!.pop() ?? new Uint8Array(new SharedArrayBuffer(bytes));
   }
 }
 
 const keyOf = ({ buffer, offset }: Range) => `${buffer.label} ${offset}`;
 
+/** How far ahead weights are gathered, by the axis that divides them; those of other axes are gathered where they are needed. */
+export type Prefetches = Readonly<Record<string, Prefetch>>;
+
 /**
- * Which gathers begin where: before each piece of a segment, by its index. Without `prefetch`, each where it is needed.
+ * Which gathers begin where: before each piece of a segment, by its index.
  *
- * @param gathers indices of the pieces that are gathers, ascending, with the layers they belong to
+ * @param gathers indices of the pieces that are gathers, ascending, with their axes and the layers they belong to
  */
 export function beginnings(
-  gathers: readonly { readonly piece: number; readonly layer: number | undefined }[],
-  prefetch: Prefetch | undefined,
+  gathers: readonly { readonly piece: number; readonly layer: number | undefined; readonly axis: string }[],
+  prefetches: Prefetches,
 ): ReadonlyMap<number, readonly number[]> {
   const begin = new Map<number, number[]>();
   const put = (at: number, piece: number) => begin.set(at, [...begin.get(at) ?? [], piece]);
-  const groups: number[][] = [];
-  let last: number | undefined | null = null;
-  for (const { piece, layer } of gathers) {
-    if (prefetch?.per === "layer" && layer === last) groups.at(-1)!.push(piece);
-    else groups.push([piece]);
-    last = layer;
+  for (const [axis, along] of Map.groupBy(gathers, ({ axis }) => axis)) {
+    const prefetch = prefetches[axis], groups: number[][] = [];
+    let last: number | undefined | null = null;
+    for (const { piece, layer } of along) {
+      if (prefetch?.per === "layer" && layer === last) groups.at(-1)!.push(piece);
+      else groups.push([piece]);
+      last = layer;
+    }
+    groups.forEach((group, index) => {
+      const before = groups[index - 1];
+      if (!prefetch) put(group[0]!, group[0]!);
+      else if (!before) group.forEach((piece) => put(group[0]!, piece));
+      else group.forEach((piece) => put(before[Math.min(prefetch.after, before.length) - 1]!, piece));
+    });
   }
-  groups.forEach((group, index) => {
-    const before = groups[index - 1];
-    if (!prefetch) put(group[0]!, group[0]!);
-    else if (!before) group.forEach((piece) => put(group[0]!, piece));
-    else group.forEach((piece) => put(before[Math.min(prefetch.after, before.length) - 1]!, piece));
-  });
   return begin;
 }

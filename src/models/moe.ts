@@ -80,13 +80,13 @@ function dropless(choices: number, kwargs: unknown): Kind {
   };
 }
 
-/** Experts over the expert axis; the router is everywhere. */
+/** Experts over the expert axis, each by its width over a tensor group; the router is everywhere. */
 export const moeSharding: ShardingPlan = {
   ...denseSharding,
   "layers.*.ffn.router.weight": replicated(),
-  "layers.*.ffn.experts.gate.weight": split(0, "expert"),
-  "layers.*.ffn.experts.up.weight": split(0, "expert"),
-  "layers.*.ffn.experts.down.weight": split(0, "expert"),
+  "layers.*.ffn.experts.gate.weight": split(0, "expert", split(1, "expert_tensor")),
+  "layers.*.ffn.experts.up.weight": split(0, "expert", split(1, "expert_tensor")),
+  "layers.*.ffn.experts.down.weight": split(0, "expert", split(2, "expert_tensor")),
   "layers.*.ffn.shared_gate.*": replicated(),
   "layers.*.ffn.shared.gate.weight": split(0, "tensor"),
   "layers.*.ffn.shared.up.weight": split(0, "tensor"),

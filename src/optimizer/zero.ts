@@ -8,7 +8,6 @@ import type { ParameterPart } from "../graph/optimizer_state.ts";
 import { partElements } from "../graph/optimizer_state.ts";
 import type { ParameterPlace } from "../graph/plan.ts";
 import type { Mesh, Mode } from "../parallel/mesh.ts";
-import { tensorModeOf } from "../parallel/modes.ts";
 import { parameterGroups } from "./parameter_groups.ts";
 import { partitionByBlocks, partitionBySize, planReductions } from "./zero_partition.ts";
 
@@ -141,21 +140,27 @@ export function planTerms(
 /**
  * @param order parameters in the order in which the backward pass is done with their gradients
  * @param expert whether a parameter belongs to an expert: its ranks are others
+ * @param sharded whether a parameter is kept in parts by a weight group, which sums its gradient: under `fsdp` some are whole
  */
 export function planZero(
-  { parameters, order, config, mesh, expert = () => false }: {
+  { parameters, order, config, mesh, expert = () => false, sharded = () => false }: {
     parameters: readonly ParameterPlace[];
     order: readonly string[];
     config: Pick<ResolvedConfig, "hybrid_zero_optimizer" | "parallel" | "model" | "adam">;
     mesh: Pick<Mesh, "size">;
     expert?: (name: string) => boolean;
+    sharded?: (name: string) => boolean;
   },
 ): ZeroPlan[] {
   const { hybrid_zero_optimizer: zero } = config;
   const groups = parameterGroups(parameters.map((place) => ({ name: place.name, place, expert: expert(place.name) })), {
     weightDecay: config.adam.weight_decay,
-    tensorMode: tensorModeOf(config),
+    tensorMode: config.parallel.tensor.mode,
     numExperts: config.model.num_experts,
+  }).flatMap((group) => {
+    if (!config.parallel.zero1.fsdp || group.reduce !== "data") return [group];
+    const { true: parts = [], false: whole = [] } = Object.groupBy(group.parameters, ({ name }) => `${sharded(name)}`);
+    return [{ ...group, parameters: whole }, { ...group, reduce: "weight_data" as const, parameters: parts }];
   });
   return groups.filter((group) => group.parameters.length > 0).map(({ reduce, partition, parameters }) => {
     const mode: Mode = partition === "zero1" ? "zero" : partition, ranks = mesh.size(mode);

@@ -2,8 +2,8 @@
  * How work passes to experts that are divided over ranks: rows of tokens go to the ranks of their experts and come back.
  * Without a capacity as many go as chose each expert: counts are exchanged first. With one, all ranks exchange evenly.
  *
- * Ranks of a tensor group do the same experts' work, each in an expert group of its own. Where the tensor group is part of
- * the expert group (`parallel.expert.no_tp`, isp), each of its ranks takes its share of the tokens instead, and finds their
+ * Ranks of a tensor group divide each expert by its width, and send the same tokens, each in an expert group of its own: their
+ * results are terms of a sum, which is made of tokens rather than of rows. Where the tensor group is part of the expert group (`parallel.expert.no_tp`, isp), each of its ranks takes its share of the tokens instead, and finds their
  * places, their experts' room and the balance by itself.
  */
 import { allReduce, allToAll } from "../graph/collectives.ts";
@@ -12,7 +12,7 @@ import { scale } from "../graph/operators.ts";
 import { type BoundaryAttributes, exchange, exchangeCounts, tableOffsets } from "../graph/moe_operators.ts";
 import { replicated } from "./layout.ts";
 import type { Rule } from "./rules.ts";
-import type { Sharder } from "./shard.ts";
+import type { Sharder, Use } from "./shard.ts";
 
 /** Tables of what comes to a rank's experts, by sharding pass and counts: the exchanges of a layer share one. */
 const tables = new WeakMap<Sharder, Map<Tensor, Tensor>>();
@@ -65,10 +65,10 @@ export const expertOffsets = boundary((offset, count, { apart }, sharder) =>
   apart ? offset : tableOffsets(tableOf(sharder, count))
 );
 
-/** Weights are here as they lie: whole, or this rank's experts. */
+/** Weights are here as they lie, this rank's experts or its share of their width, or are gathered. */
 export const expertLinear: Rule = (node, sharder) => {
   const held = sharder.expertTokens, [x, weight, offset] = node.inputs as [Tensor, Tensor, Tensor];
-  const inputs = [sharder.as(x, held), sharder.part(weight).tensor, sharder.as(offset, held)];
+  const inputs = [sharder.as(x, held), sharder.gathered(sharder.part(weight)), sharder.as(offset, held)];
   return sharder.apply(node, inputs).map((tensor) => ({ tensor, held }));
 };
 
@@ -78,9 +78,24 @@ export const byToken: Rule = (node, sharder) => {
   return sharder.apply(node, node.inputs.map((input) => sharder.as(input, held))).map((tensor) => ({ tensor, held }));
 };
 
-/** Tokens with what their experts made of them, as they travel between blocks. */
-export const fromRows: Rule = (node, sharder) =>
-  byToken(node, sharder).map(({ tensor, held }) => sharder.toStream(tensor, held));
+/** Tokens for their experts. Where each rank has some of their width, it has a term of the tokens' gradient. */
+export const toRows: Rule = (node, sharder) => {
+  const held = sharder.expertTokens, [x, ...places] = node.inputs as [Tensor, ...Tensor[]];
+  const inputs = [sharder.as(x, held, useOf(sharder)), ...places.map((place) => sharder.as(place, held))];
+  return sharder.apply(node, inputs).map((tensor) => ({ tensor, held }));
+};
+const useOf = ({ expertsByWidth }: Sharder): Use => expertsByWidth ? "apart" : "alike";
+
+/** Tokens with what their experts made of them, as they travel between blocks; a term of it, where they are divided by width. */
+export const fromRows: Rule = (node, sharder) => {
+  const held = sharder.expertTokens, [rows, row, slot, weight] = node.inputs as [Tensor, Tensor, Tensor, Tensor];
+  const inputs = [
+    ...[rows, row, slot].map((input) => sharder.as(input, held)),
+    sharder.as(weight, held, useOf(sharder)),
+  ];
+  const made = sharder.expertsByWidth ? { kind: "term" } as const : held;
+  return sharder.apply(node, inputs).map((tensor) => sharder.toStream(tensor, made));
+};
 
 /** The mean over the ranks that have other tokens. */
 export const balance: Rule = (node, sharder) => {

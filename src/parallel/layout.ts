@@ -4,13 +4,31 @@
  */
 import type { Axis, Mesh } from "./mesh.ts";
 
-export type Layout =
-  | { readonly kind: "replicated" }
-  /** Dimension `dimension` is divided evenly over `axis`. */
-  | { readonly kind: "split"; readonly dimension: number; readonly axis: Axis };
+export type Layout = { readonly kind: "replicated" } | Split;
+
+/** Dimension `dimension` is divided evenly over `axis`. */
+export interface Split {
+  readonly kind: "split";
+  readonly dimension: number;
+  readonly axis: Axis;
+  /** How a part is divided further, over another axis; parameters alone are. */
+  readonly then?: Split;
+}
 
 export const replicated = (): Layout => ({ kind: "replicated" });
-export const split = (dimension: number, axis: Axis): Layout => ({ kind: "split", dimension, axis });
+export const split = (dimension: number, axis: Axis, then?: Split): Split => (
+  { kind: "split", dimension, axis, ...(then && { then }) }
+);
+
+/** The divisions of a layout, from the whole tensor on. */
+export const divisions = (layout: Layout): Split[] =>
+  layout.kind === "replicated" ? [] : [layout, ...(layout.then ? divisions(layout.then) : [])];
+
+/** The layout of these divisions alone. */
+export const without = (layout: Layout, left: (division: Split) => boolean): Layout =>
+  divisions(layout).filter((division) => !left(division))
+    .reduceRight<Split | undefined>((then, { dimension, axis }) => split(dimension, axis, then), undefined) ??
+    replicated();
 
 /** Layout of each parameter, by pattern of canonical names; `*` stands for one or more parts of a name. */
 export type ShardingPlan = Readonly<Record<string, Layout>>;
@@ -40,15 +58,15 @@ export function layoutOf(name: string, plan: ShardingPlan): Layout {
 /** What this rank holds of a tensor of global shape `shape`. */
 export function boxOf(shape: readonly number[], layout: Layout, mesh: Mesh): Box {
   const offset = shape.map(() => 0), extent = [...shape];
-  if (layout.kind === "split") {
-    const parts = mesh.size(layout.axis), whole = shape[layout.dimension]!;
+  for (const { dimension, axis } of divisions(layout)) {
+    const parts = mesh.size(axis), whole = extent[dimension]!;
     if (whole % parts !== 0) {
       throw new RangeError(
-        `Cannot split dimension ${layout.dimension} of [${shape}] over ${layout.axis}: ${whole} is no multiple of ${parts}`,
+        `Cannot split dimension ${dimension} of [${shape}] over ${axis}: ${whole} is no multiple of ${parts}`,
       );
     }
-    extent[layout.dimension] = whole / parts;
-    offset[layout.dimension] = mesh.index(layout.axis) * extent[layout.dimension]!;
+    extent[dimension] = whole / parts;
+    offset[dimension]! += mesh.index(axis) * extent[dimension]!;
   }
   return { shape, offset, extent };
 }

@@ -2,7 +2,7 @@
 import type { ParallelSizes } from "../config/parallel_sizes.ts";
 
 /** Axes that a tensor can be laid out over, and those that only divide data or layers. */
-export type Axis = "data" | "tensor" | "weight" | "pipeline" | "expert" | "zero";
+export type Axis = "data" | "tensor" | "weight" | "pipeline" | "expert" | "expert_tensor" | "expert_weight" | "zero";
 
 /** Process groups: InternEvo's parallel modes by their names in small letters; `zero` is its ZERO1. */
 export const modes = [
@@ -61,7 +61,7 @@ export interface MeshOptions {
   readonly tensorMode?: "mtp" | "msp" | "fsp" | "isp";
   /** 1: no experts, hence no expert groups. @default {1} */
   readonly numExperts?: number;
-  /** Parameters are sharded too: adds the groups `zero3_dp`. @default {false} */
+  /** Parameters are sharded too: adds the groups `zero3_dp`, and lays weight groups out inside data groups. @default {false} */
   readonly fsdp?: boolean;
   /** Attention over a grid of heads × context inside each tensor group. */
   readonly sequence2D?: { readonly headSize: number; readonly contextSize: number; readonly headFirst: boolean };
@@ -75,7 +75,7 @@ const nettestBlock = 32;
  *
  * ```text
  * tensor        × data        × pipeline
- * weight        × weight_data × pipeline
+ * weight        × weight_data × pipeline               (fsdp: inside data)
  * expert_tensor × expert × expert_data × pipeline      (isp: expert_weight first)
  * head          × context  inside tensor               (or context first)
  * zero          × zero3_dp inside data                 (isp: inside weight_data)
@@ -112,7 +112,9 @@ export function createMesh(options: MeshOptions): Mesh {
   };
   layOut(world, 1, [["global", world]]);
   layOut(world, 1, [["tensor", tp], ["data", dp], ["pipeline", pp]]);
-  layOut(world, 1, [["weight", wp], ["weight_data", wdp], ["pipeline", pp]]);
+  const data = spans.get("data")!;
+  if (fsdp && wp > 1) layOut(data.size, data.stride, [["weight", wp], ["weight_data", wdp]]);
+  else layOut(world, 1, [["weight", wp], ["weight_data", wdp], ["pipeline", pp]]);
   if (numExperts > 1) {
     const inner: readonly [Mode, number] = isp ? ["expert_weight", ewp] : ["expert_tensor", etp];
     layOut(world, 1, [inner, ["expert", ep], ["expert_data", edp], ["pipeline", pp]]);
@@ -122,7 +124,7 @@ export function createMesh(options: MeshOptions): Mesh {
     const grid: (readonly [Mode, number])[] = [["head", headSize], ["context", contextSize]];
     layOut(tp, 1, headFirst ? grid : grid.reverse());
   }
-  const parent = spans.get(isp ? "weight_data" : "data")!;
+  const parent = isp ? spans.get("weight_data")! : data;
   layOut(parent.size, parent.stride, [["zero", zero1], ["zero3_dp", parent.size / zero1]]);
   if (!fsdp) spans.delete("zero3_dp");
 

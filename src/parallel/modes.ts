@@ -7,24 +7,14 @@
  * | `msp` (Korthikanti et al. 2022, with split sequences) | split as declared | split by tokens | kept for the backward pass |
  * | `fsp` (flash sequence parallel) | split as declared | split by tokens | gathered again in the backward pass |
  * | `isp` (Chen et al. 2024, InternEvo) | split by rows over `weight`, gathered for use | split by tokens | – |
+ *
+ * Fully sharded data parallelism (Zhao et al. 2023, "PyTorch FSDP") goes with the first three: what a rank has by them of a
+ * parameter is split by rows over `weight`, ranks with other data, and gathered for use.
  */
 import { type Layout, replicated, split } from "./layout.ts";
 import type { Axis, Mesh } from "./mesh.ts";
 
 export type TensorModeName = "mtp" | "msp" | "fsp" | "isp";
-
-/**
- * The mode that a record asks for. Fully sharded data parallelism (`zero1.fsdp`; Zhao et al. 2023, "PyTorch FSDP") is `isp`
- * on whole sequences, with the ranks that divide optimizer state as the weight group.
- */
-export const tensorModeOf = (
-  { parallel: { tensor, zero1 } }: {
-    readonly parallel: {
-      readonly tensor: { readonly mode: TensorModeName };
-      readonly zero1: { readonly fsdp: boolean };
-    };
-  },
-): TensorModeName => zero1.fsdp ? "isp" : tensor.mode;
 
 export interface TensorMode {
   readonly name: TensorModeName;
@@ -38,13 +28,18 @@ export interface TensorMode {
   readonly sumsOver: Axis;
 }
 
-export function tensorMode(name: TensorModeName): TensorMode {
+/** @param fsdp whether parameters are sharded over data-parallel ranks too */
+export function tensorMode(name: TensorModeName, { fsdp = false } = {}): TensorMode {
   const isp = name === "isp";
   return {
     name,
-    // Rows of any parameter: they lie one after another, whatever use makes of them.
-    parameter: (declared) =>
-      isp && declared.kind === "split" && declared.axis !== "expert" ? split(0, "weight") : declared,
+    // Rows of any parameter: they lie one after another, whatever use makes of them. Those of experts are of each expert.
+    parameter(declared) {
+      if (declared.kind === "replicated") return declared;
+      if (declared.axis === "expert") return isp ? split(0, "expert", split(1, "expert_weight")) : declared;
+      if (isp) return split(0, "weight");
+      return fsdp ? split(declared.dimension, declared.axis, split(0, "weight")) : declared;
+    },
     stream: name === "mtp" ? replicated() : split(0, "tensor"),
     gathersAgain: name === "fsp",
     sumsOver: isp ? "weight" : "tensor",
@@ -52,8 +47,5 @@ export function tensorMode(name: TensorModeName): TensorMode {
 }
 
 /** Whether this rank is the first of those that hold the same part of a parameter, data-parallel ones aside. */
-export const isFirstHolder = ({ sumsOver }: TensorMode, layout: Layout, mesh: Pick<Mesh, "index">): boolean => {
-  if (layout.kind === "replicated") return mesh.index(sumsOver) === 0;
-  // Experts are whole on the ranks of a tensor group, unless these are expert ranks themselves.
-  return layout.axis !== "expert" || mesh.index("expert_tensor") === 0;
-};
+export const isFirstHolder = ({ sumsOver }: TensorMode, layout: Layout, mesh: Pick<Mesh, "index">): boolean =>
+  layout.kind === "split" || mesh.index(sumsOver) === 0;

@@ -5,7 +5,16 @@
 import { add, columns, linear, scale, vocabularyCrossEntropy } from "../graph/operators.ts";
 import type { FloatType } from "../../kernels/host.ts";
 import { elementCount, type Node, type Tensor } from "../graph/graph.ts";
-import { balance, byToken, expertLinear, expertOffsets, fromExperts, fromRows, toExperts } from "./expert_rules.ts";
+import {
+  balance,
+  byToken,
+  expertLinear,
+  expertOffsets,
+  fromExperts,
+  fromRows,
+  toExperts,
+  toRows,
+} from "./expert_rules.ts";
 import { type Layout, replicated, split } from "./layout.ts";
 import type { Part, Sharder, Use } from "./shard.ts";
 
@@ -162,7 +171,7 @@ const rules: Readonly<Record<string, Rule>> = {
   choose: byToken,
   dispatch: byToken,
   weigh: byToken,
-  toRows: byToken,
+  toRows,
   fromRows,
   balance,
 };

@@ -1,17 +1,16 @@
 /** The mesh that a run record describes, from the place of one rank. */
 import { parallelSizes, type ResolvedConfig } from "../config/mod.ts";
 import { createMesh, type Mesh } from "./mesh.ts";
-import { tensorModeOf } from "./modes.ts";
 
 /** @throws {RangeError} when the parallel sizes do not fit the number of ranks */
 export function runMesh(config: ResolvedConfig, { rank, world }: { rank: number; world: number }): Mesh {
   const { parallel: { zero1, sequence_2D: grid }, model } = config, sizes = parallelSizes(config, world);
   // Ranks that divide the weights have the state of their parts, and nothing more to divide.
-  const sharded = { ...sizes, wp: sizes.zero1, wdp: sizes.dp / sizes.zero1, zero1: 1 };
+  const wp = sizes.zero1, wdp = (wp > 1 ? sizes.dp : sizes.wdp) / wp;
   return createMesh({
-    sizes: zero1.fsdp ? sharded : sizes,
+    sizes: zero1.fsdp ? { ...sizes, wp, wdp, zero1: 1 } : sizes,
     rank,
-    tensorMode: tensorModeOf(config),
+    tensorMode: config.parallel.tensor.mode,
     numExperts: model.num_experts,
     fsdp: zero1.fsdp,
     ...(grid.enable

@@ -16,7 +16,17 @@ import {
 } from "../graph/collectives.ts";
 import { shareGradient } from "../graph/operators.ts";
 import { Graph, type Node, type Tensor } from "../graph/graph.ts";
-import { type Box, boxOf, type Layout, layoutOf, replicated, type ShardingPlan, split } from "./layout.ts";
+import {
+  type Box,
+  boxOf,
+  divisions,
+  type Layout,
+  layoutOf,
+  replicated,
+  type ShardingPlan,
+  split,
+  without,
+} from "./layout.ts";
 import type { Axis, Mesh } from "./mesh.ts";
 import { type TensorMode, tensorMode, type TensorModeName } from "./modes.ts";
 import { ruleOf } from "./rules.ts";
@@ -61,6 +71,8 @@ export interface ShardOptions {
   readonly mesh: Mesh;
   /** @default {"mtp"} */
   readonly mode?: TensorModeName;
+  /** Shard parameters over data-parallel ranks too, the weight groups. @default {false} */
+  readonly fsdp?: boolean;
   /** Leave logits divided by vocabulary for the loss, instead of gathering them. @default {true} */
   readonly parallelOutput?: boolean;
   /** Room for rows on a rank of experts, as a multiple of an even share; null for all that can come. @default {null} */
@@ -70,20 +82,19 @@ export interface ShardOptions {
 /** @throws {RangeError} for a dimension that its axis does not divide */
 export function shard(
   graph: Graph,
-  { sharding, mesh, mode: name = "mtp", parallelOutput = true, loadBound = null }: ShardOptions,
+  { sharding, mesh, mode: name = "mtp", fsdp = false, parallelOutput = true, loadBound = null }: ShardOptions,
 ): Sharded {
-  const mode = tensorMode(name), layouts = new Map<string, Layout>(), boxes = new Map<string, Box>();
+  const mode = tensorMode(name, { fsdp }), layouts = new Map<string, Layout>(), boxes = new Map<string, Box>();
   for (const [name, { tensor }] of graph.parameters) {
     const layout = mode.parameter(layoutOf(name, sharding));
-    const divided = layout.kind === "split" && (mesh.size(layout.axis) > 1 || layout.axis === "expert");
-    layouts.set(name, divided ? layout : replicated());
+    layouts.set(name, without(layout, ({ axis }) => axis !== "expert" && mesh.size(axis) === 1));
     try {
       boxes.set(name, boxOf(tensor.shape, layout, mesh));
     } catch (error) {
       throw new RangeError(`Parameter ${name}: ${(error as Error).message}`, { cause: error });
     }
   }
-  if ((["tensor", "weight", "expert"] as const).every((axis) => mesh.size(axis) === 1)) {
+  if ((["tensor", "weight", "expert", "expert_weight"] as const).every((axis) => mesh.size(axis) === 1)) {
     const part = (tensor: Tensor): Part => ({ tensor, held: replicated() });
     return { graph, boxes, layouts, part, inputs: new Map(), summed: new Set(), mode };
   }
@@ -171,10 +182,14 @@ export class Sharder {
     return shares ? split(0, "tensor") : replicated();
   }
 
-  /** How a tensor is held for whoever asks for it `as` something; weights that are gathered for use are whole. */
+  /** Whether the ranks of a tensor group divide each expert by its width, and do the same experts' work on the same tokens. */
+  get expertsByWidth(): boolean {
+    return this.#options.mesh.size("expert_tensor") > 1;
+  }
+
+  /** How a tensor is held for whoever asks for it `as` something: weights are gathered for use. */
   held(tensor: Tensor): Layout {
-    const { held } = this.part(tensor);
-    return held.kind === "split" && held.axis === "weight" ? replicated() : held;
+    return without(this.part(tensor).held, ({ axis }) => axis === "weight");
   }
 
   /** A tensor as it is here, for work that takes any part of it. */
@@ -247,13 +262,17 @@ export class Sharder {
     }
   }
 
+  /** What is kept in parts and gathered for use, gathered, for each reader by itself: one whole weight is here at a time. */
+  gathered({ tensor, held }: Part): Tensor {
+    const last = divisions(held).at(-1);
+    if (last?.axis !== "weight" && last?.axis !== "expert_weight") return tensor;
+    return allGather(tensor, { ...this.along(last.axis), dimension: last.dimension }, { transient: true });
+  }
+
   /** Gradients of what is whole on every rank are terms of sums that are made at the step's end, not at every use. */
-  #parameterAs({ tensor, held }: Part, name: string, wanted: Layout, use: Use): Tensor {
-    if (held.kind === "split" && held.axis !== "weight") return this.convert(tensor, held, wanted, use);
-    // Gathered for each reader by itself: one whole weight is here at a time.
-    const whole = held.kind === "split"
-      ? allGather(tensor, { ...this.along("weight"), dimension: held.dimension }, { transient: true })
-      : tensor;
+  #parameterAs(part: Part, name: string, wanted: Layout, use: Use): Tensor {
+    const whole = this.gathered(part), held = without(part.held, ({ axis }) => axis === "weight");
+    if (held.kind === "split") return this.convert(whole, held, wanted, use);
     if (this.ranks === 1) return whole;
     if (wanted.kind === "replicated" && use === "apart") {
       this.apart.add(name);

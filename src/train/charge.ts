@@ -2,7 +2,7 @@
 import type { Kernel } from "../../kernels/kernel.ts";
 import type { ResolvedConfig } from "../config/mod.ts";
 import type { CollectiveInstruction, Instruction, Segment } from "../graph/plan.ts";
-import { beginnings, isWeightGather, type Prefetch } from "../graph/weight_gathers.ts";
+import { beginnings, isWeightGather, type Prefetches } from "../graph/weight_gathers.ts";
 import type { Mesh, Mode } from "../parallel/mesh.ts";
 import { connectionBandwidth, type DeviceModel, type LinkModel, loopbackLatency } from "./hardware.ts";
 import { RankClock } from "./rank_clock.ts";
@@ -53,7 +53,7 @@ export interface Charges {
    */
   collective(operator: Operator, mode: Mode, whole: number, counts?: readonly number[]): number;
   /** One run of a segment. */
-  segment(segment: Segment, options?: { readonly prefetch?: Prefetch | undefined }): SegmentCharge;
+  segment(segment: Segment, options?: { readonly prefetch?: Prefetches }): SegmentCharge;
 }
 
 export interface SegmentCharge {
@@ -147,7 +147,7 @@ export function chargesOf(
     copy,
     link,
     collective,
-    segment({ instructions }, { prefetch } = {}) {
+    segment({ instructions }, { prefetch = {} } = {}) {
       const sent = new Map<Mode, number>(), loads = loadsOf(instructions), pieces: Piece[] = [];
       let queued = 0, device = 0;
       const close = () => {
@@ -170,7 +170,9 @@ export function chargesOf(
       close();
 
       const gathers = pieces.flatMap((piece, index) =>
-        "instruction" in piece && isWeightGather(piece) ? [{ piece: index, layer: piece.instruction.layer }] : []
+        "instruction" in piece && isWeightGather(piece)
+          ? [{ piece: index, layer: piece.instruction.layer, axis: piece.instruction.axis }]
+          : []
       );
       const begun = beginnings(gathers, prefetch), arrivals = new Map<number, number>(), clock = new RankClock();
       const mirrored = new Map<string, number>();

@@ -13,7 +13,8 @@ import {
   type Outputs,
   plan as planProgram,
 } from "../graph/plan.ts";
-import { Program, type ProgramOptions } from "../graph/program.ts";
+import { Program } from "../graph/program.ts";
+import type { Prefetches } from "../graph/weight_gathers.ts";
 import type { ModelFamily } from "../models/family.ts";
 import { getModule, hasModule, moduleNames } from "../models/registry.ts";
 import { declareInputs } from "../nn/inputs.ts";
@@ -23,10 +24,10 @@ import { placeState } from "../graph/optimizer_state.ts";
 import { adamwBytes } from "../optimizer/adamw.ts";
 import { type OverlapPlan, planOverlap } from "../optimizer/overlap.ts";
 import { type Parcel, planTerms, planZero, type ZeroPlan } from "../optimizer/zero.ts";
-import { type Box, type Layout, layoutOf, type ShardingPlan, split } from "../parallel/layout.ts";
+import { type Box, divisions, type Layout, layoutOf, type ShardingPlan, split } from "../parallel/layout.ts";
 import type { Mesh, Mode } from "../parallel/mesh.ts";
 import { planStage, type SharedParameter, type Stage, type TracedPass } from "./stage.ts";
-import { isFirstHolder, type TensorMode, tensorModeOf } from "../parallel/modes.ts";
+import { isFirstHolder, type TensorMode } from "../parallel/modes.ts";
 import { type InputPart, shard, type Sharded } from "../parallel/shard.ts";
 import { solo, type World } from "../parallel/world.ts";
 import { modelTypes } from "./types.ts";
@@ -108,7 +109,8 @@ export function planModel(
   const options = {
     sharding: shardingOf(family.sharding, config.model),
     mesh,
-    mode: tensorModeOf(config),
+    mode: config.parallel.tensor.mode,
+    fsdp: config.parallel.zero1.fsdp,
     parallelOutput: config.model.parallel_output,
     loadBound: config.parallel.expert.load_bound,
   };
@@ -135,7 +137,8 @@ export function planModel(
     const layout = layoutOf(name, options.sharding);
     return layout.kind === "split" && layout.axis === "expert";
   };
-  const zero = planZero({ parameters: whole.parameters, order: gradientOrder(whole), config, mesh, expert });
+  const sharded = (name: string) => divisions(layouts.get(name)!).at(-1)?.axis === "weight";
+  const zero = planZero({ parameters: whole.parameters, order: gradientOrder(whole), config, mesh, expert, sharded });
   const state = placeState(whole.parameters, {
     largest: largestBinding(limits),
     largestBuffer: limits.maxBufferSize,
@@ -197,10 +200,15 @@ function requireType({ model: { dtype } }: ResolvedConfig, { name, traits }: Bac
 /** How many weights of a layer are gathered before those of the next begin, by the part that begins them. */
 const gatheredBefore = { wqkv: 1, attn: 3, wo: 4, w1: 5 } as const;
 
-/** How far ahead of need weights are gathered, where the record asks for it. */
-export function prefetchOf({ parallel: { weight, zero1 } }: ResolvedConfig): Pick<ProgramOptions, "prefetch"> {
-  if (!weight.overlap && !zero1.fsdp) return {};
-  return { prefetch: { per: weight.forward_overlap_per, after: gatheredBefore[weight.launch_allgather_before] } };
+/** By the axis that gathers: how far ahead of need weights are gathered, where the record asks for it. */
+export function prefetchOf(
+  { parallel: { weight, expert_weight, zero1 } }: ResolvedConfig,
+): Prefetches {
+  const after = gatheredBefore[weight.launch_allgather_before];
+  return {
+    ...(weight.overlap || zero1.fsdp ? { weight: { per: weight.forward_overlap_per, after } } : {}),
+    ...(expert_weight.overlap ? { expert_weight: { per: expert_weight.forward_overlap_per, after: 1 } } : {}),
+  };
 }
 
 /** What would make the record fit so many bytes on this rank. */
@@ -236,7 +244,7 @@ export async function initializeModel(
     microBatches,
     groups: (axis) => world.group(axis as Mode),
     ...(planned.overlap ? { cuts: new Map([[planned.overlap.segment, planned.overlap.cuts]]) } : {}),
-    ...prefetchOf(config),
+    prefetch: prefetchOf(config),
   }).catch((error) => {
     if (!/out of memory/.test((error as Error).message)) throw error;
     const advice = adviceHere(config, 0.9 * planned.memory.total, backend, world);

@@ -79,7 +79,7 @@ function chargeStage(config: ResolvedConfig, machines: Machines, stage: number) 
   };
 
   const seconds = new Map<SegmentName, number>(), messages = new Map<SegmentName, number>();
-  const mirrored = new Map<string, number>(), { prefetch } = prefetchOf(config);
+  const mirrored = new Map<string, number>(), prefetch = prefetchOf(config);
   let busy = 0;
   for (const [name, segment] of Object.entries(plan.segments) as [SegmentName, Segment][]) {
     if (name.startsWith("evaluate")) continue;

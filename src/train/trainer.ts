@@ -336,7 +336,8 @@ export class Trainer implements Disposable {
 }
 
 /** Whether ranks with other data meet inside a pass, for weights or for experts. */
-const meet = (mesh: Pick<Mesh, "size">): boolean => mesh.size("weight") > 1 || mesh.size("expert") > 1;
+const meet = (mesh: Pick<Mesh, "size">): boolean =>
+  (["weight", "expert", "expert_weight"] as const).some((axis) => mesh.size(axis) > 1);
 
 /** Outputs that are a loss beside that of the predictions begin so. */
 const auxiliaryName = "auxiliary ";

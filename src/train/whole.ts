@@ -1,14 +1,26 @@
 /** Tensors that ranks hold parts of, whole: cut on their way in, put together on their way out. */
 import { elementCount } from "../graph/graph.ts";
 import type { ArenaKind } from "../graph/program.ts";
-import { boxOf, type Layout } from "../parallel/layout.ts";
+import { boxOf, divisions, type Layout, type Split } from "../parallel/layout.ts";
+import type { Axis } from "../parallel/mesh.ts";
 import type { World } from "../parallel/world.ts";
 import type { Model } from "./model.ts";
 
-type Split = Layout & { readonly kind: "split" };
-
 /** Runs of a part that lie apart in the whole: one for each index of the dimensions before the one that is divided. */
 const runsOf = (shape: readonly number[], { dimension }: Split) => elementCount(shape.slice(0, dimension));
+
+/** Each division that is one, with the shape of what it divides. */
+function steps(
+  world: World,
+  shape: readonly number[],
+  layout: Layout,
+): { shape: readonly number[]; division: Split }[] {
+  return divisions(layout).flatMap(({ dimension, axis }) => {
+    const of = shape, parts = world.mesh.size(axis);
+    shape = shape.with(dimension, shape[dimension]! / parts);
+    return parts === 1 ? [] : [{ shape: of, division: { kind: "split", dimension, axis } as const }];
+  });
+}
 
 /** A tensor of which this rank has a part; `shape` is that of the whole. */
 export interface HeldPart {
@@ -22,25 +34,29 @@ export interface HeldPart {
  * All ranks of the axes must ask for the same.
  */
 export async function putTogether(world: World, held: readonly HeldPart[]): Promise<Uint8Array<ArrayBuffer>[]> {
-  const whole = held.map(({ bytes }) => bytes);
-  const axes = Map.groupBy(held.keys(), (index) => {
-    const { layout } = held[index]!;
-    return layout.kind === "split" && world.mesh.size(layout.axis) > 1 ? layout.axis : undefined;
-  });
-  for (const [axis, indices] of axes) {
-    if (axis === undefined) continue;
+  const whole = held.map(({ bytes }) => bytes), left = held.map(({ shape, layout }) => steps(world, shape, layout));
+  for (;;) { // the last divisions first
+    const axes = Map.groupBy(held.keys(), (index) => left[index]!.at(-1)?.division.axis);
+    axes.delete(undefined);
+    if (axes.size === 0) return whole;
+    for (const [axis, indices] of axes) await join(axis!, indices);
+  }
+
+  async function join(axis: Axis, indices: readonly number[]): Promise<void> {
     const group = world.group(axis), parts = group.ranks.length;
-    const own = indices.reduce((sum, index) => sum + held[index]!.bytes.length, 0), all = new Uint8Array(own * parts);
+    const own = indices.reduce((sum, index) => sum + whole[index]!.length, 0), all = new Uint8Array(own * parts);
     let at = own * group.index;
     for (const index of indices) {
-      all.set(held[index]!.bytes, at);
-      at += held[index]!.bytes.length;
+      all.set(whole[index]!, at);
+      at += whole[index]!.length;
     }
     await group.allGather(all);
     let first = 0;
     for (const index of indices) {
-      const { shape, layout, bytes } = held[index]!, result = new Uint8Array(bytes.length * parts);
-      const outer = runsOf(shape, layout as Split), inner = bytes.length / outer;
+      const { shape, division } = left[index]!.pop()!, bytes = whole[index]!;
+      const result = new Uint8Array(bytes.length * parts),
+        outer = runsOf(shape, division),
+        inner = bytes.length / outer;
       for (let part = 0; part < parts; part++) {
         for (let o = 0; o < outer; o++) {
           const from = part * own + first + o * inner;
@@ -51,19 +67,20 @@ export async function putTogether(world: World, held: readonly HeldPart[]): Prom
       first += bytes.length;
     }
   }
-  return whole;
 }
 
 /** This rank's part of a tensor of `shape`. */
 export function cutPart(values: Float32Array<ArrayBuffer>, shape: readonly number[], layout: Layout, world: World) {
-  if (layout.kind !== "split" || world.mesh.size(layout.axis) === 1) return values;
-  const { extent } = boxOf(shape, layout, world.mesh), parts = world.mesh.size(layout.axis);
-  const own = new Float32Array(elementCount(extent)), outer = runsOf(shape, layout), inner = own.length / outer;
-  for (let o = 0; o < outer; o++) {
-    const from = (o * parts + world.mesh.index(layout.axis)) * inner;
-    own.set(values.subarray(from, from + inner), o * inner);
+  for (const { shape: of, division } of steps(world, shape, layout)) {
+    const { extent } = boxOf(of, division, world.mesh), parts = world.mesh.size(division.axis);
+    const own = new Float32Array(elementCount(extent)), outer = runsOf(of, division), inner = own.length / outer;
+    for (let o = 0; o < outer; o++) {
+      const from = (o * parts + world.mesh.index(division.axis)) * inner;
+      own.set(values.subarray(from, from + inner), o * inner);
+    }
+    values = own;
   }
-  return own;
+  return values;
 }
 
 /** Writes this rank's part of a parameter, or of what mirrors it, from the whole of it. */

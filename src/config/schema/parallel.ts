@@ -3,25 +3,26 @@ import { bool, int, nullableFloat, refused, works } from "../field.ts";
 
 const size = () => int({ min: 1 }).default(1);
 
-function weightFields(group: string, path: string, field: typeof works) {
-  const onlyWith = `${path}.size`, more = field === refused ? { onlyWith } : {};
+/** What is kept in parts and gathered for use: all weights, and those of experts. */
+function weightFields(group: string, before: Parameters<typeof works>[2] = {}) {
   return {
-    size: field(size(), `Ranks over which ${group} are split (mode isp).`),
-    overlap: field(bool().default(false), "Gather ahead of need, forward and backward.", more),
-    launch_allgather_before: field(
+    size: works(size(), `Ranks over which ${group} are split (mode isp).`),
+    overlap: works(bool().default(false), "Gather ahead of need, forward and backward."),
+    launch_allgather_before: works(
       z.enum(["wqkv", "attn", "wo", "w1"]).default("wo"),
       "The part of a block whose start begins the gathering for the next.",
-      more,
+      before,
     ),
-    forward_overlap_per: field(z.enum(["layer", "module"]).default("layer"), "How much is gathered ahead.", more),
-    early_reduce_scatter_release: refused(
+    forward_overlap_per: works(z.enum(["layer", "module"]).default("layer"), "How much is gathered ahead."),
+    early_reduce_scatter_release: works(
       bool().default(true),
       "Finish a layer's reductions at the end of the next block's backward pass.",
-      { onlyWith },
+      { notice: "changes nothing: the sum of a gradient ends where it is made" },
     ),
-    layer_fuse_isp_comm: refused(bool().default(false), "One collective a layer.", { onlyWith }),
-    memory_pool: field(bool().default(false), "Keep gathered weights in a pool of buffers.", {
-      ...more,
+    layer_fuse_isp_comm: works(bool().default(false), "One collective a layer.", {
+      notice: "changes no number and no byte: with overlap the gathers of a layer travel together in any case",
+    }),
+    memory_pool: works(bool().default(false), "Keep gathered weights in a pool of buffers.", {
       notice: "changes nothing: gathered weights always lie in a pool",
     }),
   };
@@ -69,7 +70,7 @@ export const parallelSchema = z.strictObject({
       { derived: "by mode and model.num_chunks", only: ["1f1b", "interleaved", "zbh1"] },
     ),
   }),
-  weight: z.strictObject(weightFields("the weights", "parallel.weight", works)),
+  weight: z.strictObject(weightFields("the weights")),
   expert: z.strictObject({
     size: works(int({ min: -1 }).default(-1), "Ranks over which experts are divided; -1 for as many as fit."),
     load_bound: works(
@@ -82,7 +83,9 @@ export const parallelSchema = z.strictObject({
       "Tensor-parallel ranks divide experts and tokens between them, instead of all doing the same experts' work.",
     ),
   }),
-  expert_weight: z.strictObject(weightFields("the experts' weights", "parallel.expert_weight", refused)),
+  expert_weight: z.strictObject(weightFields("the experts' weights", {
+    notice: "changes nothing: experts' weights of the next layer begin with the first of this one's",
+  })),
   sequence_parallel: works(bool(), "Whether the sequence is split too; always computed.", {
     derived: "true if tensor.mode is not mtp",
   }),

@@ -117,6 +117,8 @@ export interface HostsOptions {
   /** The resolved record as text: the same on all hosts. */
   readonly record: string;
   readonly onNotice: (text: string) => void;
+  /** A rank's process is there, and its number known. */
+  readonly onStarted?: () => void;
   /** A member's scheduler wants it to end. */
   readonly onStop: (host: string) => void;
 }
@@ -205,8 +207,11 @@ export function openHosts(options: HostsOptions): Hosts {
           const message = await hear(stream, fromMember);
           if (message === null) break;
           beat();
-          if (message.kind === "started") member.ranks.get(message.id)!.pid = message.pid;
-          else if (message.kind === "message") member.ranks.get(message.id)?.arrived(decode(message.text));
+          if (message.kind === "started") {
+            const rank = member.ranks.get(message.id);
+            if (rank) rank.pid = message.pid; // or it ended before
+            options.onStarted?.();
+          } else if (message.kind === "message") member.ranks.get(message.id)?.arrived(decode(message.text));
           else if (message.kind === "ended") member.ranks.get(message.id)?.ended(message.reason);
           else if (message.kind === "stop") options.onStop(member.name);
         }
@@ -359,7 +364,7 @@ export async function joinHosts(options: MemberOptions): Promise<{ code: number;
   let address = "", stream: FrameStream;
   for (let told = false;;) {
     try {
-      const timeoutMs = Math.min(5000, Math.max(1, deadline - performance.now()));
+      const timeoutMs = Math.min(10_000, Math.max(1, deadline - performance.now()));
       stream = await dial({ ...root, token, encrypt, timeoutMs, onConnected: (own) => address = own });
       break;
     } catch (error) {
@@ -367,7 +372,7 @@ export async function joinHosts(options: MemberOptions): Promise<{ code: number;
       if ((error as Error).name === "HandshakeError" || performance.now() >= deadline) {
         throw new Error(`Cannot join the root at ${at}: ${(error as Error).message}`, { cause: error });
       }
-      if (!told) onNotice(`Waiting for the root at ${at} ...`);
+      if (!told) onNotice(`Waiting for the root at ${at} (${(error as Error).message}) ...`);
       told = true;
       await new Promise((resolve) => setTimeout(resolve, 250));
     }

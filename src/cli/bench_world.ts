@@ -34,8 +34,6 @@ const hostname = "127.0.0.1", version = "bench";
 const stubbed = "control plane only: ranks are actors that answer and compute nothing, all hosts in one process";
 /** Beats that are sent at once, a rank, to see how many the supervisor handles a second. */
 const burst = 20;
-/** Hosts that connect at a time: both ends of every handshake share this thread. */
-const wave = 32;
 
 export interface BenchWorldOptions {
   /** Hosts of one rank each, beside the root. */
@@ -225,16 +223,15 @@ export async function benchWorld(
     };
 
     let began = performance.now(), seats: Seat[] = [];
-    for (let i = 0; i < count; i += wave) {
-      await Promise.all(leaving.slice(i, i + wave).map((leave, at) => join(`host-${i + at}`, leave)));
-    }
+    // All at one instant, as a scheduler starts them; both ends of every handshake share this thread.
+    await Promise.all(leaving.map((leave, at) => join(`host-${at}`, leave)));
     const patience = { patienceMs: 120_000, timeoutMs: 120_000 };
     await Promise.race([hosts.muster(patience), training.all]);
     line(
       "joining",
       secondsSince(began),
       "s",
-      "from the first connection until the root has admitted all hosts, in waves of 32",
+      "until the root has admitted all hosts, which all dial at one instant",
     );
 
     const living = new Map<number, Host>();

@@ -17,6 +17,7 @@ import { makeRunFolder, type RunFolder, runFolder, runFolderAt } from "../observ
 import { onInterrupt } from "./interrupt.ts";
 import { ArgumentError, type DefaultArguments, getDefaultParser } from "./parser.ts";
 import { detectLaunch, type Launch } from "./launch.ts";
+import { keepProcessNote } from "./process_note.ts";
 import { rankVariables } from "./rank.ts";
 import { sharedTablesFolder } from "../data/mod.ts";
 import { startRankProcess } from "./rank_process.ts";
@@ -168,6 +169,7 @@ async function runCompany(config: ResolvedConfig, run: RunFolder, options: Compa
       version: programVersion,
       record: comparable(config),
       onNotice: (text) => monitorRef.send({ kind: "alert", text }),
+      onStarted: () => processes.changed(),
       onStop() {
         if (asked.here === 0 && !asked.elsewhere) root.send({ kind: "stop" });
         asked.elsewhere = true;
@@ -175,6 +177,10 @@ async function runCompany(config: ResolvedConfig, run: RunFolder, options: Compa
     })
     : undefined;
   const living = new Map<number, { host: Host; attempt: number }>();
+  using processes = keepProcessNote(
+    run,
+    () => [...living].sort(([a], [b]) => a - b).map(([rank, { host, attempt }]) => ({ rank, pid: host.pid!, attempt })),
+  );
   let seats: readonly Seat[] = Array.from({ length: nproc }, (_, localRank) => ({ member: undefined, localRank }));
   const startRank = (attempt: number, rank: number) => {
     const seat = seats[rank]!,
@@ -193,10 +199,7 @@ async function runCompany(config: ResolvedConfig, run: RunFolder, options: Compa
       };
     const host = seat.member ? hosts!.start(seat, start) : startRankProcess({ ...start, token, address, profile });
     living.set(rank, { host, attempt });
-    noteProcesses(
-      run,
-      [...living].sort(([a], [b]) => a - b).map(([rank, { host, attempt }]) => ({ rank, pid: host.pid!, attempt })),
-    );
+    processes.changed();
     return host;
   };
   let meeting: Rendezvous | undefined;
@@ -269,7 +272,6 @@ async function runCompany(config: ResolvedConfig, run: RunFolder, options: Compa
     await people.settled();
     await runtime.stop();
     await hosts?.finish(outcome.outcome === "failed" ? 1 : 0, words);
-    noteProcesses(run, []);
     if (lossPlot) say(`\n${lossPlot}\n`);
     say(outcome.outcome === "failed" ? `troupe train: ${words}` : words);
     if (outcome.step > 0) say(`Records: ${run.metrics}${lossPlot ? `, curve: ${run.lossPlot}` : ""}`);
@@ -364,17 +366,6 @@ const replacementMs = 10_000;
 
 /** Exit code of a run that was told twice to stop: what shells give to one that SIGINT ended. */
 const stoppedAtOnce = 130;
-
-/** Leaves the run's process ids in `ranks.json`, for people and tools that look for them. Whole at every moment. */
-function noteProcesses({ path }: RunFolder, ranks: readonly { rank: number; pid: number; attempt: number }[]): void {
-  const file = `${path}/ranks.json`;
-  try {
-    Deno.writeTextFileSync(`${file}.new`, JSON.stringify({ root: Deno.pid, ranks }) + "\n");
-    Deno.renameSync(`${file}.new`, file);
-  } catch {
-    // A full disk: a note is no reason to end a run.
-  }
-}
 
 function lastWords({ outcome, step, unsaved }: Outcome, folders: readonly string[], resumes: boolean): string {
   const done = `${outcome === "finished" ? "Finished" : "Stopped"} after step ${step}.`;

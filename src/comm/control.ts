@@ -3,6 +3,7 @@
  * handshake on the run's token. Lines are bounded; one that is too long, or is no JSON, closes the connection.
  */
 import { acceptHandshake, type ByteConnection, closeQuietly, offerHandshake } from "./handshake.ts";
+import { knock } from "./knock.ts";
 import { Strangers } from "./strangers.ts";
 
 const longestLine = 64 << 10;
@@ -48,7 +49,7 @@ export function listenControl(
   const serve = async (connection: Deno.TcpConn) => {
     open.add(connection);
     try {
-      await acceptHandshake(connection, { token });
+      await acceptHandshake(connection, { token, onProven: () => strangers.delete(connection) });
     } catch (error) {
       open.delete(connection);
       onRefused?.((error as Error).message);
@@ -101,13 +102,16 @@ export interface ControlConnection extends Disposable {
   readonly closed: Promise<void>;
 }
 
-/** Joins the root. @throws {HandshakeError} when the token is not the root's. */
+/** Joins the root, knocking again where it is turned away in a crowd. @throws {HandshakeError} when the token is not the root's. */
 export async function joinControl(
-  { hostname, port, token, timeoutMs = 10_000 }: { hostname: string; port: number; token: string; timeoutMs?: number },
+  { hostname, port, token, timeoutMs = 15_000 }: { hostname: string; port: number; token: string; timeoutMs?: number },
 ): Promise<ControlConnection> {
-  const connection = await Deno.connect({ hostname, port, signal: AbortSignal.timeout(timeoutMs) });
-  connection.setNoDelay(true);
-  await offerHandshake(connection, { token, timeoutMs });
+  const connection = await knock(timeoutMs, async (leftMs) => {
+    const connection = await Deno.connect({ hostname, port, signal: AbortSignal.timeout(leftMs) });
+    connection.setNoDelay(true);
+    await offerHandshake(connection, { token, timeoutMs: leftMs });
+    return connection;
+  });
   const encoder = new TextEncoder();
   return {
     async send(value) {

@@ -5,11 +5,16 @@
  * ```text
  * server → client   nonceS (32 bytes)
  * client → server   nonceC (32 bytes), HMAC(token, "client" nonceS nonceC)
- * server → client   HMAC(token, "server" nonceS nonceC)
+ * server → client   HMAC(token, "server" nonceS nonceC), or as many zeros where the client's is not right
  * ```
+ *
+ * The zeros tell a client that has mistyped its token from one that was shown out unheard because too many came at once:
+ * the first never gets in, the other does if it knocks again.
  */
 
 const nonceBytes = 32, proofBytes = 32;
+/** In place of a proof: yours is not right. */
+const denial = new Uint8Array(proofBytes);
 
 /** What the handshake needs of a connection; a `Deno.TcpConn` is one. */
 export interface ByteConnection {
@@ -29,6 +34,11 @@ export const closeQuietly = (connection: { close(): void }) => {
 /** Thrown when the other end does not prove that it knows the token, or says nothing in time. */
 export class HandshakeError extends Error {
   override readonly name = "HandshakeError";
+}
+
+/** Thrown where the other end closed the connection or did not answer before anything was decided: to knock again may help. */
+export class TurnedAwayError extends Error {
+  override readonly name = "TurnedAwayError";
 }
 
 async function proof(token: string, role: "client" | "server", nonces: readonly Uint8Array[]) {
@@ -58,9 +68,7 @@ async function readExactly(connection: ByteConnection, length: number): Promise<
   let filled = 0;
   while (filled < length) {
     const count = await connection.read(bytes.subarray(filled));
-    if (count === null) {
-      throw new HandshakeError("Cannot join: the other end closed the connection; is the token the same?");
-    }
+    if (count === null) throw new TurnedAwayError("the other end closed the connection in the middle of the handshake");
     filled += count;
   }
   return bytes;
@@ -70,20 +78,23 @@ async function writeAll(connection: ByteConnection, bytes: Uint8Array): Promise<
   for (let done = 0; done < bytes.length;) done += await connection.write(bytes.subarray(done));
 }
 
-/** Closes the connection when the work fails or takes longer than `timeoutMs`. */
-async function guarded(connection: ByteConnection, timeoutMs: number, work: () => Promise<void>): Promise<void> {
-  let late = false;
+/** Closes the connection when the work fails or takes longer than `timeoutMs`. @param late why, then */
+async function guarded(
+  connection: ByteConnection,
+  timeoutMs: number,
+  late: (cause: unknown) => Error,
+  work: () => Promise<void>,
+): Promise<void> {
+  let over = false;
   const timer = setTimeout(() => {
-    late = true;
-    connection.close();
+    over = true;
+    closeQuietly(connection);
   }, timeoutMs);
   try {
     await work();
   } catch (error) {
-    if (late) {
-      throw new HandshakeError(`Cannot join: no proof of the token came within ${timeoutMs} ms`, { cause: error });
-    }
-    connection.close();
+    if (over) throw late(error);
+    closeQuietly(connection);
     throw error;
   } finally {
     clearTimeout(timer);
@@ -96,35 +107,59 @@ interface HandshakeOptions {
   readonly timeoutMs?: number;
 }
 
-/** The accepting end. On failure the connection is closed. */
+/**
+ * The accepting end. On failure the connection is closed.
+ *
+ * @param onProven called when the other end has proved that it knows the token, before it is told that it is let in
+ */
 export function acceptHandshake(
   connection: ByteConnection,
-  { token, timeoutMs = 5000 }: HandshakeOptions,
+  { token, timeoutMs = 5000, onProven }: HandshakeOptions & { readonly onProven?: () => void },
 ): Promise<void> {
-  return guarded(connection, timeoutMs, async () => {
+  const late = (cause: unknown) =>
+    new HandshakeError(`Cannot accept a connection: no proof of the token came within ${timeoutMs} ms`, { cause });
+  return guarded(connection, timeoutMs, late, async () => {
     const nonceS = crypto.getRandomValues(new Uint8Array(nonceBytes));
     await writeAll(connection, nonceS);
     const answer = await readExactly(connection, nonceBytes + proofBytes);
     const nonceC = answer.subarray(0, nonceBytes);
     if (!equal(answer.subarray(nonceBytes), await proof(token, "client", [nonceS, nonceC]))) {
+      await writeAll(connection, denial).catch(() => {}); // it may be gone
       throw new HandshakeError("Cannot accept a connection: it does not know the run's token");
     }
-    await writeAll(connection, await proof(token, "server", [nonceS, nonceC]));
+    const own = await proof(token, "server", [nonceS, nonceC]);
+    onProven?.();
+    await writeAll(connection, own);
   });
 }
 
-/** The connecting end. On failure the connection is closed. */
+/**
+ * The connecting end. On failure the connection is closed.
+ *
+ * @throws {HandshakeError} when the two ends do not know the same token, which they never will
+ * @throws {TurnedAwayError} when the other end closed the connection or took longer than `timeoutMs`
+ */
 export function offerHandshake(
   connection: ByteConnection,
   { token, timeoutMs = 5000 }: HandshakeOptions,
 ): Promise<void> {
-  return guarded(connection, timeoutMs, async () => {
-    const nonceS = await readExactly(connection, nonceBytes);
-    const nonceC = crypto.getRandomValues(new Uint8Array(nonceBytes));
-    const own = await proof(token, "client", [nonceS, nonceC]);
-    await writeAll(connection, new Uint8Array([...nonceC, ...own]));
-    if (!equal(await readExactly(connection, proofBytes), await proof(token, "server", [nonceS, nonceC]))) {
-      throw new HandshakeError("Cannot join: the other end does not know the run's token");
+  const late = (cause: unknown) => new TurnedAwayError(`no answer to the handshake within ${timeoutMs} ms`, { cause });
+  return guarded(connection, timeoutMs, late, async () => {
+    try {
+      const nonceS = await readExactly(connection, nonceBytes);
+      const nonceC = crypto.getRandomValues(new Uint8Array(nonceBytes));
+      const own = await proof(token, "client", [nonceS, nonceC]);
+      await writeAll(connection, new Uint8Array([...nonceC, ...own]));
+      const theirs = await readExactly(connection, proofBytes);
+      if (equal(theirs, denial)) throw new HandshakeError("Cannot join: the other end refuses; is the token the same?");
+      if (!equal(theirs, await proof(token, "server", [nonceS, nonceC]))) {
+        throw new HandshakeError("Cannot join: the other end does not know the run's token");
+      }
+    } catch (error) {
+      if (error instanceof HandshakeError || error instanceof TurnedAwayError) throw error;
+      throw new TurnedAwayError(`the connection broke in the middle of the handshake: ${(error as Error).message}`, {
+        cause: error,
+      });
     }
   });
 }

@@ -8,7 +8,7 @@
  * each frame    u32 bytes of what follows, AES-256-GCM(header, body) with its tag of 16 bytes
  * ```
  */
-import { type ByteConnection, HandshakeError } from "../handshake.ts";
+import { type ByteConnection, HandshakeError, TurnedAwayError } from "../handshake.ts";
 import { decodeFrame, encodeFrame, headerBytes, maxBodyBytes } from "./frame.ts";
 import { BufferedReader, type FrameStream, writeAll } from "./frame_stream.ts";
 
@@ -28,7 +28,8 @@ const concat = (...parts: readonly Uint8Array[]): Uint8Array<ArrayBuffer> => {
  * Exchanges keys over a connection that has passed the handshake; to be called by both ends.
  *
  * @param role which end this is: the two keys are told apart by it
- * @throws {HandshakeError} when the other end goes away or takes longer than `timeoutMs`; the connection is closed
+ * @throws {TurnedAwayError} when the other end goes away; the connection is closed
+ * @throws {HandshakeError} when it takes longer than `timeoutMs`; the connection is closed
  */
 export async function encryptedFrames(
   connection: ByteConnection,
@@ -42,7 +43,9 @@ export async function encryptedFrames(
     const own = new Uint8Array(await crypto.subtle.exportKey("raw", pair.publicKey));
     const theirs = new Uint8Array(publicKeyBytes);
     await writeAll(connection, own);
-    if (!await reader.fill(theirs)) throw new HandshakeError("Cannot encrypt: the other end closed the connection");
+    if (!await reader.fill(theirs)) {
+      throw new TurnedAwayError("the other end closed the connection before it gave a key");
+    }
     const publicKey = await crypto.subtle.importKey("raw", theirs, { name: "X25519" }, false, []);
     const secret = await crypto.subtle.deriveBits({ name: "X25519", public: publicKey }, pair.privateKey, 256);
     const material = concat(new Uint8Array(secret), new TextEncoder().encode(token));
@@ -65,7 +68,7 @@ export async function encryptedFrames(
     } catch {
       // already closed: it was late
     }
-    if (error instanceof HandshakeError) throw error;
+    if (error instanceof TurnedAwayError) throw error;
     throw new HandshakeError(`Cannot encrypt: no key came within ${timeoutMs} ms`, { cause: error });
   } finally {
     clearTimeout(timer);

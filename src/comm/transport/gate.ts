@@ -4,6 +4,7 @@
  */
 import type { z } from "zod";
 import { acceptHandshake, closeQuietly, offerHandshake } from "../handshake.ts";
+import { knock } from "../knock.ts";
 import { Strangers } from "../strangers.ts";
 import { encryptedFrames } from "./encryption.ts";
 import { type FrameKind, maxBodyBytes, noTag } from "./frame.ts";
@@ -79,11 +80,16 @@ export function openGate({ hostname, port = 0, token, encrypt, onStream, onRefus
   const admit = async (connection: Deno.TcpConn) => {
     try {
       connection.setNoDelay(true);
-      await acceptHandshake(connection, { token, timeoutMs: handshakeMs });
+      // From there on it is no stranger, and nobody shows it out.
+      await acceptHandshake(connection, {
+        token,
+        timeoutMs: handshakeMs,
+        onProven: () => strangers.delete(connection),
+      });
       const stream = encrypt
         ? await encryptedFrames(connection, { token, role: "server", timeoutMs: handshakeMs })
         : plainFrames(connection);
-      if (strangers.delete(connection)) onStream(stream);
+      onStream(stream);
     } catch (error) {
       closeQuietly(connection);
       onRefused?.((error as Error).message);
@@ -108,22 +114,33 @@ export function openGate({ hostname, port = 0, token, encrypt, onStream, onRefus
   };
 }
 
+/**
+ * Connects to a gate, and knocks again where it is turned away in a crowd.
+ *
+ * @throws {HandshakeError} at once, where the token is not the same
+ * @throws {TurnedAwayError} where nobody has listened within `timeoutMs`
+ * @throws {CommunicationError} where the address cannot be reached
+ */
 export async function dial(
   { hostname, port, token, encrypt, timeoutMs, onConnected }: Address & {
     token: string;
     encrypt: boolean;
+    /** For all attempts together. */
     timeoutMs: number;
     /** Told this end's own address. */
     onConnected?: (hostname: string) => void;
   },
 ): Promise<FrameStream> {
-  const connection = await Deno.connect({ hostname, port, signal: AbortSignal.timeout(timeoutMs) }).catch((cause) => {
-    throw new CommunicationError(`Cannot reach ${hostname}:${port}: ${(cause as Error).message}`, { cause });
+  return await knock(timeoutMs, async (leftMs) => {
+    const connection = await Deno.connect({ hostname, port, signal: AbortSignal.timeout(leftMs) }).catch((cause) => {
+      throw new CommunicationError(`Cannot reach ${hostname}:${port}: ${(cause as Error).message}`, { cause });
+    });
+    connection.setNoDelay(true);
+    onConnected?.((connection.localAddr as Deno.NetAddr).hostname);
+    // To wait in line costs nothing; whoever left it would be the last again.
+    await offerHandshake(connection, { token, timeoutMs: leftMs });
+    return encrypt
+      ? await encryptedFrames(connection, { token, role: "client", timeoutMs: leftMs })
+      : plainFrames(connection);
   });
-  connection.setNoDelay(true);
-  onConnected?.((connection.localAddr as Deno.NetAddr).hostname);
-  await offerHandshake(connection, { token, timeoutMs: handshakeMs });
-  return encrypt
-    ? await encryptedFrames(connection, { token, role: "client", timeoutMs: handshakeMs })
-    : plainFrames(connection);
 }

@@ -6,9 +6,10 @@ import { predict } from "../src/train/predict.ts";
 
 interface Measured {
   readonly record: Record<string, Record<string, unknown>>;
+  readonly ways: { readonly rings: "by pieces" | "by parts"; readonly travelling: number | null };
   readonly runs: readonly { readonly ranks: number; readonly tokens: number; readonly tokens_per_second: number }[];
 }
-const { record, runs }: Measured = JSON.parse(
+const { record, ways, runs }: Measured = JSON.parse(
   Deno.readTextFileSync(new URL("measured/ranks_sharing_an_h200.json", import.meta.url)),
 );
 
@@ -25,6 +26,7 @@ Deno.test("predict() comes within 15 % of what 1, 2 and 4 ranks on one H200 were
       perHost: 1,
       device: devices.h200!,
       link: links.loopback!,
+      ways: { rings: ways.rings, travelling: ways.travelling ?? Infinity },
     });
     const off = tokensPerSecond / measured - 1;
     assert(fits, `${ranks} ranks fit`);

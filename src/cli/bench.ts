@@ -2,11 +2,13 @@
 import { openBackend } from "../backend/open.ts";
 import { benchComm, commChild } from "./bench_comm.ts";
 import { benchData } from "./bench_data.ts";
+import { benchDevice, deviceChild } from "./bench_device.ts";
 import { benchKernels, otherRuns } from "./bench_kernels.ts";
 import { type BenchLine, reportDevice } from "./bench_line.ts";
 import { benchStartup, startupChild } from "./bench_startup.ts";
 import { benchStep } from "./bench_step.ts";
 import { benchWorld } from "./bench_world.ts";
+import { roomOf } from "../train/fit.ts";
 import { ArgumentError, createParser, type ParsedArguments } from "./parser.ts";
 import { recordFromArguments, say, type Verb } from "./verb.ts";
 
@@ -31,10 +33,12 @@ Standard output carries one line of JSON a figure: {"bench", "figure", "value", 
             through the loader's worker
   world     the control plane of --hosts hosts in this process: joining, --seconds of heartbeats, a host that fails, memory;
             ranks are actors that answer and compute nothing
+  device    what this device and its host do, one by one (not of all): one JSON object, a file for troupe plan --device:
+            troupe bench device --set runtime.device_memory=80GiB > gpu.json
 
 Times are never judged. The exit code is 1 where a kernel does not agree with its reference.`;
 
-const benches = ["all", "step", "kernels", "startup", "comm", "data", "world"] as const;
+const benches = ["all", "step", "kernels", "startup", "comm", "data", "world", "device"] as const;
 
 interface BenchArguments extends ParsedArguments {
   readonly what: typeof benches[number];
@@ -57,7 +61,7 @@ const makeParser = () =>
     .addArgument("what", {
       nargs: "?",
       default: "all",
-      help: "step, kernels, startup, comm, data, world or all (all if left out)",
+      help: "step, kernels, startup, comm, data, world, device or all (all if left out)",
     })
     .addArgument("--config", { help: "Run record, a YAML file; the demo's if left out" })
     .addArgument("--set", { repeat: true, help: "Change a field of the record: section.field=value" })
@@ -97,20 +101,24 @@ export const bench: Verb = {
     const recordArguments = { ...parsed, nproc: undefined, seed: 0, resume: false };
     if (parsed.child) {
       if (what === "comm") await commChild();
-      else await startupChild(recordArguments);
+      else if (what === "device") {
+        const { runtime } = await recordFromArguments(recordArguments);
+        using backend = await openBackend(runtime.backend, { provider: runtime.webgpu });
+        await deviceChild(backend);
+      } else await startupChild(recordArguments);
       return 0;
     }
 
     const config = await recordFromArguments(recordArguments);
     const report = (line: BenchLine) => console.log(JSON.stringify(line));
     const wanted = (name: typeof what) => what === name || what === "all";
+    const words = [
+      ...(parsed.config === undefined ? [] : [`--config=${parsed.config}`]),
+      ...parsed.set.map((change) => `--set=${change}`),
+      ...(parsed.backend === undefined ? [] : [`--backend=${parsed.backend}`]),
+    ];
     if (wanted("startup")) {
       say(`Starting the program ${repeats} times`);
-      const words = [
-        ...(parsed.config === undefined ? [] : [`--config=${parsed.config}`]),
-        ...parsed.set.map((change) => `--set=${change}`),
-        ...(parsed.backend === undefined ? [] : [`--backend=${parsed.backend}`]),
-      ];
       await benchStartup(words, { repeats, report });
     }
     if (wanted("comm")) {
@@ -128,6 +136,16 @@ export const bench: Verb = {
     if (what === "startup" || what === "comm" || what === "data" || what === "world") return 0;
 
     using backend = await openBackend(config.runtime.backend, { provider: config.runtime.webgpu });
+    if (what === "device") {
+      const memory = roomOf(config, backend)?.bytes;
+      if (memory === undefined) {
+        const example = "--set runtime.device_memory=80GiB";
+        throw new ArgumentError(`WebGPU does not tell what memory a device has: say it, for example ${example}`);
+      }
+      const told = (what: string) => say(`Measuring ${what} on ${backend.traits.description}`);
+      console.log(JSON.stringify(await benchDevice(backend, { memory, repeats, words, told }), null, 2));
+      return 0;
+    }
     reportDevice(backend, report);
     if (wanted("step")) {
       say(`${steps} steps and ${steps} split passes of ${config.JOB_NAME} on ${backend.traits.description}`);

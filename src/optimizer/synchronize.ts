@@ -64,7 +64,7 @@ interface Travelling {
 }
 
 /** Parcels under way at a time, where none must wait for the device: more would only take memory. */
-const mostTravelling = 3;
+export const mostTravelling = 3;
 
 export class Synchronizer {
   /** Told of each phase: reading back, waiting for other ranks, uploading. */

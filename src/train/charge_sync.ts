@@ -33,10 +33,10 @@ export function chargeSync(
     readonly charges: Charges;
   },
 ): SyncCharge {
-  const { read, upload, copy, collective } = charges, clock = new RankClock();
+  const { read, upload, collective, ways } = charges, clock = new RankClock();
   let sent = 0, alone = 0;
 
-  const ways = zero.map(({ reduce, partition }) => {
+  const sums = zero.map(({ reduce, partition }) => {
     const toOwners = mesh.size(partition) === mesh.size(reduce);
     return {
       operator: toOwners ? "reduce-scatter" as const : "all-reduce" as const,
@@ -47,17 +47,19 @@ export function chargeSync(
   const started: { readonly bucket: Parcel; readonly own: number; readonly arrival: number }[] = [];
   /** Begins the sum of a bucket that was read. */
   const start = (bucket: Parcel, group: number) => {
-    const { operator, reduce, own } = ways[group]!, size = mesh.size(reduce), bytes = 4 * bucket.elements;
+    const { operator, reduce, own } = sums[group]!, size = mesh.size(reduce), bytes = 4 * bucket.elements;
     const counts = operator === "reduce-scatter" ? bucket.counts.map((count) => 4 * count) : undefined;
-    clock.work(copy(bytes));
     started.push({ bucket, own, arrival: clock.collective(collective(operator, reduce, bytes, counts)) });
     sent += (operator === "all-reduce" ? 2 : 1) * bytes * (size - 1) / size;
   };
+  /** Waits for the first of those under way and puts what this rank owns of it in its place. */
+  const finishFirst = () => {
+    const { bucket, own, arrival } = started.shift()!;
+    clock.wait(arrival);
+    clock.work(upload(ofOwner(bucket, own)));
+  };
   const finish = () => {
-    for (const { bucket, own, arrival } of started.splice(0)) {
-      clock.wait(arrival);
-      clock.work(upload(ofOwner(bucket, own)));
-    }
+    while (started.length > 0) finishFirst();
   };
 
   if (overlap) {
@@ -87,6 +89,7 @@ export function chargeSync(
       for (const bucket of buckets) {
         clock.work(read(4 * bucket.elements));
         start(bucket, group);
+        if (started.length >= ways.travelling) finishFirst();
       }
       finish();
     });
@@ -97,17 +100,20 @@ export function chargeSync(
   for (const { partition, gathers } of zero) {
     const owners = mesh.size(partition), own = mesh.index(partition);
     if (owners === 1) continue;
-    const begun = gathers.map((parcel) => {
-      const most = 4 * Math.max(...parcel.counts), bytes = 4 * parcel.elements;
-      after.work(read(most) + copy(most));
-      sent += bytes * (owners - 1) / owners;
-      const counts = parcel.counts.map((count) => 4 * count);
-      return { parcel, arrival: after.collective(collective("all-gather", partition, bytes, counts)) };
-    });
-    for (const { parcel, arrival } of begun) {
+    const begun: { readonly parcel: Parcel; readonly arrival: number }[] = [];
+    const finishFirst = () => {
+      const { parcel, arrival } = begun.shift()!;
       after.wait(arrival);
       after.work(upload(4 * parcel.elements - ofOwner(parcel, own)));
+    };
+    for (const parcel of gathers) {
+      const counts = parcel.counts.map((count) => 4 * count), bytes = 4 * parcel.elements;
+      after.work(read(Math.max(...counts)));
+      sent += bytes * (owners - 1) / owners;
+      begun.push({ parcel, arrival: after.collective(collective("all-gather", partition, bytes, counts)) });
+      if (begun.length >= ways.travelling) finishFirst();
     }
+    while (begun.length > 0) finishFirst();
   }
   return { gradients: clock.now - alone, parameters: after.now, sent };
 }

@@ -9,15 +9,12 @@ import type { DeviceModel } from "./hardware.ts";
 
 const rate = z.number().positive().finite();
 const seconds = z.number().nonnegative().finite();
-const bytes = z.union([
-  rate,
-  z.string().transform((text, context) => {
-    const value = parseBytes(text);
-    if (value !== undefined) return value;
-    context.addIssue({ code: "custom", message: `"${text}" is no amount of memory; 80GiB would work` });
-    return z.NEVER;
-  }),
-]);
+const bytes = z.unknown().transform((given, context): number => {
+  const value = typeof given === "string" ? parseBytes(given) : given;
+  if (typeof value === "number" && Number.isSafeInteger(value) && value > 0) return value;
+  context.addIssue({ code: "custom", message: `${JSON.stringify(given)} is no amount of memory; 80GiB would work` });
+  return z.NEVER;
+});
 const products = z.strictObject({ matmul: rate, attention: rate });
 
 const deviceFile = z.strictObject({

@@ -59,7 +59,8 @@ export const devices: Readonly<Record<string, DeviceModel>> = {
     switching: 0.12,
     // 1 MiB comes back in 0.16 to 0.6 ms. The rest was not measured by itself: `readBack` and `hop` follow from two steps
     // of several ranks on one device (2 ranks at 262k tokens, 4 at 8k), `upload` from its proportion to reading on
-    // another machine (130 ms against 211 for 256 MiB), `copy` is that machine's.
+    // another machine (130 ms against 211 for 256 MiB), `copy` is that machine's. All of it when bytes still came back into
+    // memory fresh from the system, so runs of several ranks should be quicker now than what follows from these.
     host: { latency: 0.1 * ms, readBack: 0.75 * GB, copy: 21 * GB, upload: 1.2 * GB, hop: 1.6 * GB },
     source: "measured; its host's rates from runs of 2 and 4 ranks",
   },

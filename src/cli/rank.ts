@@ -30,6 +30,9 @@ export const profileVariable = "TROUPE_PROFILE";
 /** Exit code of a rank whose root is gone. */
 const orphaned = 3;
 
+/** What workers may take to start and to join the root, on a machine with too much to do. */
+const patienceMs = 120_000;
+
 /** Joins the root through a communicator in a worker; when the root is gone, this process leaves. */
 export async function joinRoot(
   runtime: Runtime,
@@ -39,10 +42,11 @@ export async function joinRoot(
   const { hostname, port } = parseAddress(Deno.env.get(rankVariables.control)!);
   const token = Deno.env.get(rankVariables.token)!;
   const task: WorkerTask = { actor: "communicator" };
-  const ref = runtime.spawn("communicator", inWorker(communicatorProtocol, { url: entryUrl, data: task }));
+  const worker = inWorker(communicatorProtocol, { url: entryUrl, data: task, startTimeoutMs: patienceMs });
+  const ref = runtime.spawn("communicator", worker);
   const [rank, attempt] = [Number(Deno.env.get(rankVariables.rank)), Number(Deno.env.get(rankVariables.attempt))];
   const memory = { progress: progress.memory, recorder: recorder.memory };
-  await ref.ask({ kind: "join", hostname, port, token, rank, attempt, ...memory }, { timeoutMs: 20_000 });
+  await ref.ask({ kind: "join", hostname, port, token, rank, attempt, ...memory }, { timeoutMs: patienceMs });
   const leave = (why: string) => {
     console.error(`rank: ${why}; leaving`);
     Deno.exit(orphaned);
@@ -95,10 +99,11 @@ export const rank: Verb = {
         Deno.exit(1);
       });
       return rankActor({
-        backend: (name, provider) => openBackend(name, { provider }),
+        // Nothing is begun that could keep this thread before the communicator can tell when the root is gone.
+        backend: async (name, provider) => (await Promise.all([openBackend(name, { provider }), joined]))[0],
         loader: (options) => {
           const task: WorkerTask = { actor: "data_loader", options };
-          return inWorker(dataLoaderProtocol, { url: entryUrl, data: task, startTimeoutMs: 120_000 });
+          return inWorker(dataLoaderProtocol, { url: entryUrl, data: task, startTimeoutMs: patienceMs });
         },
         meet: async (meeting) => await meet(await joined, meeting),
         progress,

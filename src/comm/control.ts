@@ -104,7 +104,7 @@ export interface ControlConnection extends Disposable {
 
 /** Joins the root, knocking again where it is turned away in a crowd. @throws {HandshakeError} when the token is not the root's. */
 export async function joinControl(
-  { hostname, port, token, timeoutMs = 15_000 }: { hostname: string; port: number; token: string; timeoutMs?: number },
+  { hostname, port, token, timeoutMs = 60_000 }: { hostname: string; port: number; token: string; timeoutMs?: number },
 ): Promise<ControlConnection> {
   const connection = await knock(timeoutMs, async (leftMs) => {
     const connection = await Deno.connect({ hostname, port, signal: AbortSignal.timeout(leftMs) });

@@ -11,6 +11,7 @@
  * The zeros tell a client that has mistyped its token from one that was shown out unheard because too many came at once:
  * the first never gets in, the other does if it knocks again.
  */
+import { afterPatience } from "./patience.ts";
 
 const nonceBytes = 32, proofBytes = 32;
 /** In place of a proof: yours is not right. */
@@ -86,18 +87,16 @@ async function guarded(
   work: () => Promise<void>,
 ): Promise<void> {
   let over = false;
-  const timer = setTimeout(() => {
+  using _ = afterPatience(timeoutMs, () => {
     over = true;
     closeQuietly(connection);
-  }, timeoutMs);
+  });
   try {
     await work();
   } catch (error) {
     if (over) throw late(error);
     closeQuietly(connection);
     throw error;
-  } finally {
-    clearTimeout(timer);
   }
 }
 

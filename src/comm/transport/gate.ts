@@ -5,6 +5,7 @@
 import type { z } from "zod";
 import { acceptHandshake, closeQuietly, offerHandshake } from "../handshake.ts";
 import { knock } from "../knock.ts";
+import { afterPatience } from "../patience.ts";
 import { Strangers } from "../strangers.ts";
 import { encryptedFrames } from "./encryption.ts";
 import { type FrameKind, maxBodyBytes, noTag } from "./frame.ts";
@@ -34,12 +35,8 @@ export async function hear<T>(stream: FrameStream, schema: z.ZodType<T>): Promis
 
 /** Lets at most `timeoutMs` pass, then closes what is waited for. */
 export async function within<T>(timeoutMs: number, close: () => void, work: () => Promise<T>): Promise<T> {
-  const timer = setTimeout(close, timeoutMs);
-  try {
-    return await work();
-  } finally {
-    clearTimeout(timer);
-  }
+  using _ = afterPatience(timeoutMs, close);
+  return await work();
 }
 
 export const handshakeMs = 5000;

@@ -116,7 +116,7 @@ async function anyMoment(run: Started, steps: number, next: () => number): Promi
 async function killRoot(processes: Processes, folder: string): Promise<void> {
   const { root, ranks: members } = ranks(folder)!;
   assert(await processes.signal("KILL", root));
-  for (const { pid } of members) await until(async () => !await processes.alive(pid), "the ranks' end", 10);
+  for (const { pid } of members) await until(async () => !await processes.alive(pid), "the ranks' end");
 }
 
 if (import.meta.main) {

@@ -3,6 +3,7 @@ import { assertAlmostEquals, assertEquals, assertMatch, assertStringIncludes } f
 import {
   assertNoStackTrace,
   curve,
+  freePort,
   inFolder,
   type Processes,
   type Started,
@@ -86,15 +87,9 @@ Deno.test("train: members join a root; a wrong token, another record and too man
     expected.forEach(({ loss, step }, index) => assertAlmostEquals(actual[index]!.loss, loss, 2e-4, `step ${step}`));
   }));
 
-/** A port that is free now. */
-function freePort(): string {
-  using listener = Deno.listen({ hostname: host, port: 0 });
-  return String(listener.addr.port);
-}
-
 Deno.test("train under torchrun-style variables: each process a rank; a SIGTERM to all of them saves and exits 0", () =>
   inFolder(async (folder, processes) => {
-    const path = record(folder), port = freePort();
+    const path = record(folder), port = String(freePort());
     const start = () =>
       [0, 1].map((rank) =>
         processes.start(words(path), {

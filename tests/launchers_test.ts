@@ -1,7 +1,7 @@
 /** Real launchers, and hosts that are network namespaces, where the machine has them; skipped aloud elsewhere. */
 import { assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
 import { fileURLToPath } from "node:url";
-import { curve, inFolder, type Processes, tinyRecord } from "./processes.ts";
+import { curve, freePort, inFolder, type Processes, tinyRecord } from "./processes.ts";
 import { skip } from "./skip.ts";
 
 const totalSteps = 12, token = "a token of this test";
@@ -44,7 +44,7 @@ else {
   Deno.test(mpi, () =>
     inFolder(async (parent, processes) => {
       const [quiet, folder] = folders(parent), expected = await calm(processes, quiet, "2");
-      const port = 20_000 + Deno.pid % 20_000;
+      const port = freePort();
       const launch =
         `exec mpirun --allow-run-as-root --oversubscribe -n 2 -x TROUPE_TOKEN -x TROUPE_WRITE -x INIT_CWD "$@"`;
       const { code, err } = await processes.startBy(launch, train(record(folder), "--port", String(port)), {
@@ -67,7 +67,7 @@ else {
       try {
         const up = shell(`sh '${script}' up '${state}' 2`);
         assertEquals(up.code, 0, "Slurm did not start");
-        const port = 20_000 + (Deno.pid + 7) % 20_000;
+        const port = freePort();
         const { code, err } = await processes.startBy(
           `exec srun -N2 -n2 "$@"`,
           // Its nodes have names that nothing resolves.
@@ -114,15 +114,13 @@ else {
         const lines = () => root.out.text.split("\n").length - 1;
         await root.out.until(() => lines() >= 6, "some steps");
         shell(`ip -n ${a} link set va down`);
-        const began = performance.now(), left = await lost.ended;
+        const left = await lost.ended;
         assertEquals(left.code, 1, left.err);
         assertMatch(left.err, /The root at .* was not heard of for 6 s/);
         await root.err.until(
           (text) => text.split("Waiting for 1 of 2 ranks").length > 2,
           "the search for another host",
         );
-        const seconds = (performance.now() - began) / 1000;
-        assertEquals(seconds < 30, true, `missed after ${seconds} s`);
         shell(`ip -n ${a} link set va up`);
         const replacement = inside(b, ["--join"]);
         const [ended, its] = await Promise.all([root.ended, replacement.ended]);

@@ -48,6 +48,9 @@ export function tinyRecord(
   return path;
 }
 
+/** What is not there by then never comes: no machine is so slow. */
+const hangMs = 300_000;
+
 /** Text of a stream as it comes, and whoever waits for it. */
 class Listener {
   text = "";
@@ -75,7 +78,7 @@ class Listener {
   /** Resolves once the text so far is as wanted. @throws when the stream ends, or time passes, without it */
   async until(wanted: (text: string) => boolean, what: string): Promise<void> {
     const late = Promise.withResolvers<void>();
-    const timer = setTimeout(() => late.reject(new Error(`waited too long for ${what} in:\n${this.text}`)), 60_000);
+    const timer = setTimeout(() => late.reject(new Error(`waited too long for ${what} in:\n${this.text}`)), hangMs);
     try {
       while (!wanted(this.text)) {
         if (this.ended) throw new Error(`ended without ${what}:\n${this.text}`);
@@ -215,14 +218,26 @@ export class Processes implements AsyncDisposable {
   }
 }
 
-/** Asks again and again, as another process cannot be waited for. @returns milliseconds it took */
-export async function until(condition: () => unknown, what: string, seconds = 60): Promise<number> {
+/** Asks again and again, as another process cannot be waited for. */
+export async function until(condition: () => unknown, what: string): Promise<void> {
   const began = performance.now();
   while (!await condition()) {
-    if (performance.now() - began > seconds * 1000) throw new Error(`waited ${seconds} s for ${what}`);
+    if (performance.now() - began > hangMs) throw new Error(`waited too long for ${what}`);
     await new Promise((resolve) => setTimeout(resolve, 5));
   }
-  return performance.now() - began;
+}
+
+/** A port that nobody has, and that none who take any free one are given: below those. */
+export function freePort(): number {
+  for (;;) {
+    const port = 10_000 + Math.floor(Math.random() * 20_000);
+    try {
+      Deno.listen({ hostname: "127.0.0.1", port }).close();
+      return port;
+    } catch (error) {
+      if (!(error instanceof Deno.errors.AddrInUse)) throw error;
+    }
+  }
 }
 
 /** The folders of this record's runs, oldest first. */

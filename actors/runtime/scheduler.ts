@@ -49,7 +49,7 @@ export interface TestScheduler extends Scheduler {
 }
 
 const maxTurns = 100_000;
-const maxOutsideMs = 10_000;
+const maxOutsideMs = 300_000;
 
 export function testScheduler(clock: TestClock = testClock()): TestScheduler {
   const turns: (() => void)[] = [];

@@ -50,6 +50,15 @@ export interface KernelTiming {
   readonly seconds: number;
 }
 
+/**
+ * The host's seconds in `submit` so far: recording commands, and handing them to the queue, which on some devices
+ * computes in the call.
+ */
+export interface HostTimes {
+  readonly encode: number;
+  readonly queue: number;
+}
+
 export interface Backend extends Disposable {
   readonly name: "webgpu" | "cpu" | "null";
   readonly traits: DeviceTraits;
@@ -72,6 +81,8 @@ export interface Backend extends Disposable {
   readInto(ranges: readonly Range[], places: readonly Uint8Array[]): ReadTicket<void>;
   /** Waits for all submitted work. */
   finish(): Promise<void>;
+  /** Absent where commands are not recorded. */
+  readonly hostTimes?: HostTimes;
   /**
    * Runs `body` and resolves to the time of every dispatch submitted meanwhile, in order of execution. Each pass is timed
    * alone, so the whole takes a little longer than untimed. Absent where the device has no timestamps.

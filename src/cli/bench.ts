@@ -5,6 +5,8 @@ import { benchData } from "./bench_data.ts";
 import { benchDevice, deviceChild } from "./bench_device.ts";
 import { benchKernels, otherRuns } from "./bench_kernels.ts";
 import { type BenchLine, reportDevice } from "./bench_line.ts";
+import { benchMemory, benchPlannedMemory } from "./bench_memory.ts";
+import { type BenchType, dtypes, modelSettings, type ModelSize, modelSizeNames, typeSettings } from "./bench_models.ts";
 import { benchStartup, startupChild } from "./bench_startup.ts";
 import { benchStep } from "./bench_step.ts";
 import { benchWorld } from "./bench_world.ts";
@@ -18,12 +20,16 @@ const description = `${summary}
 
   troupe bench
   troupe bench step --config configs/demo.yaml --steps 50
+  troupe bench step --model 124M --dtype float16 --steps 10
   troupe bench kernels --backend cpu --set model.num_layers=1
 
 Standard output carries one line of JSON a figure: {"bench", "figure", "value", "unit", …}.
 
   step      tokens/s and seconds a step, undisturbed; then the step's parts (data, forward, backward, optimizer,
-            read_back), measured in passes of their own that wait for the device after each part; memory
+            read_back), measured in passes of their own that wait for the device after each part; what dispatches cost
+            the host, beside what they take on the device; memory
+  memory    bytes on the device, part by part, planned and held, at their most, and this process's; then the same by plan
+            alone of models of 124M, 350M and 1.3B parameters
   kernels   every kernel of the run, and of small models with what it has not: checked against its reference, then GFLOP/s or GB/s, with
             the least operations and bytes that it needs (attention as if over one segment)
   startup   from the start of the process to the end of the first step
@@ -38,13 +44,15 @@ Standard output carries one line of JSON a figure: {"bench", "figure", "value", 
 
 Times are never judged. The exit code is 1 where a kernel does not agree with its reference.`;
 
-const benches = ["all", "step", "kernels", "startup", "comm", "data", "world", "device"] as const;
+const benches = ["all", "step", "kernels", "memory", "startup", "comm", "data", "world", "device"] as const;
 
 interface BenchArguments extends ParsedArguments {
   readonly what: typeof benches[number];
   readonly config: string | undefined;
   readonly set: readonly string[];
   readonly backend: "webgpu" | "cpu" | undefined;
+  readonly model: ModelSize | undefined;
+  readonly dtype: BenchType | undefined;
   readonly steps: number;
   readonly repeats: number;
   readonly mebibytes: number;
@@ -61,13 +69,21 @@ const makeParser = () =>
     .addArgument("what", {
       nargs: "?",
       default: "all",
-      help: "step, kernels, startup, comm, data, world, device or all (all if left out)",
+      help: "step, kernels, memory, startup, comm, data, world, device or all (all if left out)",
     })
     .addArgument("--config", { help: "Run record, a YAML file; the demo's if left out" })
     .addArgument("--set", { repeat: true, help: "Change a field of the record: section.field=value" })
     .addArgument("--backend", {
       choices: ["webgpu", "cpu"],
       help: "What computes; same as --set runtime.backend=…",
+    })
+    .addArgument("--model", {
+      choices: modelSizeNames,
+      help: "A model of so many parameters, 4 × 1024 tokens a step of made-up data, instead of the record's",
+    })
+    .addArgument("--dtype", {
+      choices: dtypes,
+      help: "What the model is stored as; split: float32 on matrix units, each element in two parts",
     })
     .addArgument("--steps", { type: "int", default: 20, help: "Steps to measure, and as many split passes" })
     .addArgument("--repeats", {
@@ -98,7 +114,12 @@ export const bench: Verb = {
       if (value < 1) throw new ArgumentError(`--${name}: ${value} is not above 0`);
     }
     if (hosts < 2) throw new ArgumentError(`--hosts: ${hosts} leaves nobody when one fails; 2 or more would work`);
-    const recordArguments = { ...parsed, nproc: undefined, seed: 0, resume: false };
+    const set = [
+      ...(parsed.model === undefined ? [] : modelSettings(parsed.model)),
+      ...(parsed.dtype === undefined ? [] : typeSettings(parsed.dtype)),
+      ...parsed.set,
+    ];
+    const recordArguments = { ...parsed, set, nproc: undefined, seed: 0, resume: false };
     if (parsed.child) {
       if (what === "comm") await commChild();
       else if (what === "device") {
@@ -114,7 +135,7 @@ export const bench: Verb = {
     const wanted = (name: typeof what) => what === name || what === "all";
     const words = [
       ...(parsed.config === undefined ? [] : [`--config=${parsed.config}`]),
-      ...parsed.set.map((change) => `--set=${change}`),
+      ...set.map((change) => `--set=${change}`),
       ...(parsed.backend === undefined ? [] : [`--backend=${parsed.backend}`]),
     ];
     if (wanted("startup")) {
@@ -150,6 +171,16 @@ export const bench: Verb = {
     if (wanted("step")) {
       say(`${steps} steps and ${steps} split passes of ${config.JOB_NAME} on ${backend.traits.description}`);
       await benchStep(config, { backend, steps, report });
+    }
+    if (wanted("memory")) {
+      say(`Memory of ${config.JOB_NAME} on ${backend.traits.description}, and of larger models by plan`);
+      await benchMemory(config, { backend, steps, report });
+      for (const size of modelSizeNames) {
+        for (const dtype of ["float32", "float16"] as const) {
+          const set = [...modelSettings(size), ...typeSettings(dtype)];
+          await benchPlannedMemory(await recordFromArguments({ ...recordArguments, config: undefined, set }), report);
+        }
+      }
     }
     if (!wanted("kernels")) return 0;
     say(`Kernels of ${config.JOB_NAME} and of small models with what it has not, each checked, then timed`);

@@ -11,6 +11,7 @@ import { countLabels, feed } from "../train/feed.ts";
 import { initializeOptimizer, initializeTrainer } from "../train/initialize.ts";
 import { initializeModel } from "../train/model.ts";
 import type { Trainer } from "../train/trainer.ts";
+import { watchSubmits } from "./bench_dispatch.ts";
 import { openBarrier, type Report, round, secondsSince, spread } from "./bench_line.ts";
 
 const undisturbed = "undisturbed steps: work queued as in training, one read-back each";
@@ -99,7 +100,8 @@ export async function benchStep(
   const before = backend.allocatedBytes;
   const loader = createTrainLoader({ ...config.data, use_shm: false }, { dataRank: 0, dataWorldSize: 1 });
   try {
-    const model = await initializeModel(config, { backend });
+    const { watched, counts, reset } = watchSubmits(backend);
+    const model = await initializeModel(config, { backend: watched });
     using trainer = initializeTrainer({ model, optimizer: await initializeOptimizer(model) });
     const { program: { plan }, memory } = model;
     const line = (figure: string, value: number, unit: string, details: Record<string, unknown> = {}) =>
@@ -108,6 +110,8 @@ export async function benchStep(
 
     for (let i = 0; i < warmUpSteps; i++) await step(trainer, await nextBatch(loader));
     await barrier.wait();
+    reset();
+    const timesBefore = { encode: 0, queue: 0, ...backend.hostTimes };
 
     const seconds: number[] = [], submit: number[] = [], readBack: number[] = [];
     let tokens = 0, loss = 0;
@@ -121,7 +125,7 @@ export async function benchStep(
       tokens += batch.tokens;
     }
     await barrier.wait();
-    const total = secondsSince(started);
+    const total = secondsSince(started), queued = { ...counts };
     const { median, best } = spread(seconds);
     line("tokens_per_second", tokens / total, "tokens/s", { measured: undisturbed, steps, tokens, loss: round(loss) });
     line("step", median, "s", { measured: undisturbed, steps, best });
@@ -130,6 +134,33 @@ export async function benchStep(
       measured: `${undisturbed}; the host waits for the device and reads back`,
       steps,
     });
+
+    const ofStep = (count: number) => round(count / steps);
+    line("dispatches", queued.dispatches / steps, "a step", {
+      measured: undisturbed,
+      submits: ofStep(queued.submits),
+      read_backs: ofStep(queued.reads),
+      uploads: ofStep(queued.uploads),
+    });
+    const spent = backend.hostTimes, encode = spent && spent.encode - timesBefore.encode;
+    const host = encode ?? queued.seconds;
+    line("dispatch_host", host / Math.max(1, queued.dispatches), "s", {
+      measured: `${undisturbed}; the host records a dispatch, pipelines and bind groups made ahead`,
+      step: round(host / steps),
+      ...(spent && { queue_step: round((spent.queue - timesBefore.queue) / steps) }),
+    });
+    if (backend.profile) {
+      const batches = [await nextBatch(loader), await nextBatch(loader)];
+      const timings = await backend.profile(async () => {
+        for (const batch of batches) await step(trainer, batch);
+      });
+      const busy = timings.reduce((sum, { seconds }) => sum + seconds, 0) / batches.length;
+      line("dispatch_device", busy / (queued.dispatches / steps), "s", {
+        measured: "timestamps around every kernel of two steps, each in a pass of its own",
+        step: round(busy),
+        host_of_device: round(host / steps / busy),
+      });
+    }
 
     // Nothing is allocated inside a step, so what is held between steps is the most that is ever held.
     line("peak_memory", backend.allocatedBytes - before, "bytes", { estimate: memory.total });

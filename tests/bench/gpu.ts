@@ -24,13 +24,15 @@ import { loadConfig, resolveConfig } from "../../src/config/mod.ts";
 import { createTrainLoader } from "../../src/data/mod.ts";
 import { formatKernelProfile, kernelProfile } from "../../src/observe/kernel_profile.ts";
 import { Session } from "../../src/train/session.ts";
+import {
+  type BenchType,
+  modelSettings,
+  type ModelSize,
+  modelSizes,
+  typeSettings,
+  vocabulary,
+} from "../../src/cli/bench_models.ts";
 
-const models: Readonly<Record<string, { layers: number; hidden: number; heads: number }>> = {
-  "124M": { layers: 12, hidden: 768, heads: 12 },
-  "350M": { layers: 24, hidden: 1024, heads: 16 },
-  "1.3B": { layers: 24, hidden: 2048, heads: 16 },
-};
-const vocabulary = 50304;
 const matmuls =
   ("4096x4096x4096nn 8192x8192x8192nn 4096x768x768nt 4096x2048x768nt 4096x768x2048nt 4096x50304x768nt 4096x768x768nn " +
     "4096x768x2048nn 4096x2048x768nn 4096x768x50304nn 768x768x4096tn 2048x768x4096tn 768x2048x4096tn 50304x768x4096tn")
@@ -84,24 +86,10 @@ async function benchmarkStep(
   report: (fields: object) => void,
   { type, model, batch, tokens, profiled }: StepOptions,
 ) {
-  const { layers, hidden, heads } = models[model]!;
+  const { layers, hidden } = modelSizes[model as ModelSize];
   const set = [
-    `model.num_layers=${layers}`,
-    `model.hidden_size=${hidden}`,
-    `model.num_attention_heads=${heads}`,
-    `model.num_kv_attention_heads=${heads}`,
-    `model.vocab_size=${vocabulary}`,
-    "model.mlp_ratio=8/3",
-    "model.multiple_of=256",
-    "model.no_bias=true",
-    `model.dtype=${type === "split" ? "float32" : type}`,
-    ...(type === "split" ? ["model.matmul_precision=split"] : []),
-    "data.train_folder=null",
-    "data.valid_folder=null",
-    "data.valid_every=0",
-    `data.seq_len=${tokens}`,
-    `data.micro_bsz=${batch}`,
-    "data.micro_num=1",
+    ...modelSettings(model as ModelSize, { batch, tokens }),
+    ...typeSettings(type as BenchType),
     "data.total_steps=50",
   ];
   const config = resolveConfig(await loadConfig("configs/demo.yaml", { set }), {});
@@ -151,8 +139,8 @@ async function benchmarkStep(
 const words = Deno.args.filter((argument) => !argument.startsWith("--"));
 const option = (name: string) => Deno.args.find((word) => word.startsWith(`--${name}=`))?.slice(name.length + 3);
 const model = option("model") ?? "124M", types = (option("types") ?? "float32").split(",");
-if (models[model] === undefined) {
-  throw new RangeError(`--model is one of ${Object.keys(models).join(", ")}, got ${model}`);
+if (!(model in modelSizes)) {
+  throw new RangeError(`--model is one of ${Object.keys(modelSizes).join(", ")}, got ${model}`);
 }
 /** What operands are stored as. */
 const stored = (type: string): FloatType => {

@@ -151,8 +151,10 @@ export async function openWebGpuBackend(
     return { kind: "dispatch", kernel, dispatches };
   }
 
+  const hostTimes = { encode: 0, queue: 0 };
   const backend: Backend = {
     name: "webgpu",
+    hostTimes,
     traits,
     get allocatedBytes() {
       return ledger.allocatedBytes;
@@ -213,7 +215,7 @@ export async function openWebGpuBackend(
       if (readyCommands === undefined) {
         throw new TypeError("Cannot submit: the command list is not from this prepare()");
       }
-      const encoder = device.createCommandEncoder();
+      const started = performance.now(), encoder = device.createCommandEncoder();
       let pass: GPUComputePassEncoder | undefined;
       let lastPipeline: GPUComputePipeline | undefined;
       const endPass = () => {
@@ -253,7 +255,10 @@ export async function openWebGpuBackend(
       }
       endPass();
       timer?.resolve(encoder);
-      device.queue.submit([encoder.finish()]);
+      const commands = encoder.finish(), encoded = performance.now();
+      device.queue.submit([commands]);
+      hostTimes.encode += (encoded - started) / 1000;
+      hostTimes.queue += (performance.now() - encoded) / 1000;
       unsubmitted = 0;
     },
     read(ranges) {

@@ -23,6 +23,10 @@ Deno.test("bench step reports the step whole and in parts", () =>
     assert(value("peak_memory") >= (estimate as number) && value("peak_memory") < 1.1 * (estimate as number));
     assertMatch(String(figures.get("tokens_per_second")!.measured), /^undisturbed/);
     assertEquals(figures.get("tokens_per_second")!.tokens, 3 * 2 * 2 * 16);
+    // Cleared gradients, two micro-batches forward with their results, and backward, the norm, the update.
+    assertEquals(figures.get("dispatches")!.submits, 1 + 2 * 3 + 2);
+    assertEquals(figures.get("dispatches")!.read_backs, 1);
+    assertGreater(value("dispatch_host"), 0);
     let sum = 0;
     for (const part of ["data", "forward", "backward", "optimizer", "read_back"]) {
       const line = figures.get(part)!;
@@ -88,7 +92,7 @@ Deno.test("bench startup starts the program afresh and splits its time", () =>
 
 Deno.test("bench refuses in one sentence what cannot work", async () => {
   const cases: [string[], RegExp][] = [
-    [["steps"], /"steps" is not one of all, step, kernels, startup/],
+    [["steps"], /"steps" is not one of all, step, kernels, memory, startup/],
     [["--steps", "0"], /--steps: 0 is not above 0/],
     [["--backend", "cuda"], /--backend: "cuda" is not one of webgpu, cpu/],
     [["--config", "/none.yaml"], /none\.yaml.*cannot be read/s],

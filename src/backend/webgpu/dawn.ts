@@ -96,21 +96,31 @@ async function load(options: string[]): Promise<GPU> {
 }
 
 let wrapped = false;
-/** Of read-backs: when the one under way began, and how long the last one took, in milliseconds. */
-const wait = { begun: -Infinity, expected: 0, polls: 0 };
+/**
+ * Of read-backs: when the one under way began, how long one is thought to take, in milliseconds, and how many polls it has
+ * had at once and by timer.
+ */
+const wait = { begun: -Infinity, expected: 0, polls: 0, timed: 0 };
 
 /** Told by read-backs, so that polls come when an answer may. */
 export function beginWait(): void {
   wait.begun = performance.now();
-  wait.polls = 0;
+  wait.polls = wait.timed = 0;
 }
 export function endWait(): void {
-  wait.expected = performance.now() - wait.begun;
+  wait.expected = expectedNext(performance.now() - wait.begun, wait.timed);
 }
 
 /**
+ * How long the next read-back is thought to take: as long as the last one, unless its first poll by timer found the answer
+ * there already. Then it may have been there long before, and a poll that waited for it as long again would find it late
+ * for ever.
+ */
+export const expectedNext = (took: number, timedPolls: number): number => timedPolls === 1 ? took / 2 : took;
+
+/**
  * Dawn polls by `setImmediate` while an answer is due, and each poll leaks some 70 bytes in Deno: 4 MB a minute at one a
- * millisecond. So a poll comes when four fifths of the time that the last read-back took have passed, then every
+ * millisecond. So a poll comes when four fifths of the time that a read-back is thought to take have passed, then every
  * millisecond; a few come at once where answers are quick.
  */
 function pollFromTimer(): void {
@@ -120,6 +130,7 @@ function pollFromTimer(): void {
   const polling = (...[callback, ...args]: Parameters<typeof setImmediate>) => {
     if (wait.expected < 2 && wait.polls++ < 20) return immediate(callback, ...args);
     const left = 0.8 * wait.expected - (performance.now() - wait.begun);
+    wait.timed++;
     return setTimeout(callback, Math.max(1, left), ...args) as unknown as ReturnType<typeof setImmediate>;
   };
   globalThis.setImmediate = polling as typeof setImmediate;

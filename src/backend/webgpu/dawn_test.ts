@@ -1,7 +1,7 @@
 import { assert, assertEquals, assertRejects, assertStringIncludes } from "@std/assert";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
-import { dawnFolder, dawnPackage, findDawn, loadDawn } from "./dawn.ts";
+import { dawnFolder, dawnPackage, expectedNext, findDawn, loadDawn } from "./dawn.ts";
 
 const launcher = fileURLToPath(new URL("../../../troupe", import.meta.url));
 
@@ -25,6 +25,20 @@ Deno.test({
     const error = await assertRejects(() => loadDawn(["nothing loaded under this key"]), Error);
     assertStringIncludes(error.message, findDawn() === undefined ? "--add-dawn" : "./troupe dawn train");
   },
+});
+
+Deno.test("expectedNext() comes down again after answers that came late", () => {
+  // A machine whose timers are 30 ms late, and a device that has its answer after 0.1 ms.
+  let expected = 5000;
+  const waits: number[] = [];
+  while (expected >= 2) {
+    const took = Math.max(1, 0.8 * expected) + 30;
+    waits.push(took);
+    expected = expectedNext(took, 1);
+    if (waits.length === 12) break;
+  }
+  assert(waits.at(-1)! < 60, `${waits}`);
+  assertEquals(expectedNext(40, 3), 40); // polled before it was there: as long as it took
 });
 
 /** The rasteriser in software that Dawn accepts; Debian has it with Chromium. */

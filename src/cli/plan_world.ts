@@ -131,6 +131,13 @@ function describe(config: ResolvedConfig, machines: Machines, prediction: Predic
     `  step     ${seconds(step)}: ${seconds(parts.pipeline)} of passes${
       stages.length > 1 ? ` (${percent(bubble)} of it idle)` : ""
     }, ${seconds(parts.gradients)} of gradients and parameters between ranks, ${seconds(parts.update)} of the update`,
+    ...(prediction.stepAtMost
+      ? [
+        `  experts  chosen evenly; ${
+          seconds(prediction.stepAtMost)
+        } a step if as many tokens come as there is room for`,
+      ]
+      : []),
     `  speed    ${formatCount(prediction.tokensPerSecondPerGpu)} tokens/s per GPU, ${
       formatCount(prediction.tokensPerSecond)
     } in all; ` +

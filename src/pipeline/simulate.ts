@@ -153,7 +153,8 @@ export function timelineOf(
   const runs = inOrder(told.runs), messages = inOrder(told.messages);
   const idle = Array.from(
     { length: stages },
-    (_, stage) => runs.reduce((left, run) => run.stage === stage ? left - (run.end - run.start) : left, seconds),
+    (_, stage) =>
+      Math.max(0, runs.reduce((left, run) => run.stage === stage ? left - (run.end - run.start) : left, seconds)),
   );
   const bubble = seconds === 0 ? 0 : idle.reduce((sum, each) => sum + each, 0) / (seconds * stages);
   return { stages, seconds, runs, messages, idle, bubble };

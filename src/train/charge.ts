@@ -68,7 +68,13 @@ export interface Charges {
    */
   collective(operator: Operator, mode: Mode, whole: number, counts?: readonly number[]): number;
   /** One run of a segment. */
-  segment(segment: Segment, options?: { readonly prefetch?: Prefetches }): SegmentCharge;
+  segment(segment: Segment, options?: SegmentOptions): SegmentCharge;
+}
+
+export interface SegmentOptions {
+  readonly prefetch?: Prefetches;
+  /** Rows that come to a rank's experts where that is data: an even share, or as many as there is room for. @default {"even"} */
+  readonly load?: "even" | "most";
 }
 
 export interface SegmentCharge {
@@ -138,14 +144,12 @@ export function chargesOf(
     return rounds * (latency + Math.max(...counts) / bandwidth);
   };
 
-  /** Bytes of a collective's whole tensor that travel, in the mean where that is data, and those that come to this rank. */
-  const movedBy = ({ operator, source, target }: CollectiveInstruction) => {
+  /** Bytes of a collective's whole tensor that travel, and those that come to this rank. */
+  const movedBy = ({ operator, source, target }: CollectiveInstruction, load: SegmentOptions["load"]) => {
     // As many rows come to a rank's experts as its tokens send, if experts are chosen evenly; there is room for more.
-    if (operator === "exchange") {
-      const even = Math.min(source.bytes, target.bytes);
-      return { whole: even, into: even };
-    }
-    return { whole: Math.max(source.bytes, target.bytes), into: target.bytes };
+    const even = operator === "exchange" && load === "even";
+    const whole = even ? Math.min(source.bytes, target.bytes) : Math.max(source.bytes, target.bytes);
+    return { whole, into: even ? whole : target.bytes };
   };
   /** Expected share of the rows for which an expert's products have room. */
   const loadsOf = (instructions: readonly Instruction[]) =>
@@ -166,8 +170,10 @@ export function chargesOf(
     copy,
     link,
     collective,
-    segment({ instructions }, { prefetch = {} } = {}) {
-      const sent = new Map<Mode, number>(), loads = loadsOf(instructions), pieces: Piece[] = [];
+    segment({ instructions }, { prefetch = {}, load = "even" } = {}) {
+      const sent = new Map<Mode, number>(),
+        loads = load === "even" ? loadsOf(instructions) : new Map(),
+        pieces: Piece[] = [];
       let queued = 0, device = 0;
       const close = () => {
         if (queued > 0) pieces.push({ seconds: queued });
@@ -207,16 +213,16 @@ export function chargesOf(
           clock.queue(turns * piece.seconds);
           continue;
         }
-        const { instruction } = piece, { operator, source, target } = instruction, mode = instruction.axis as Mode;
-        const { whole, into } = movedBy(instruction), wire = wireBytes(operator, mesh.size(mode), whole);
+        const { instruction } = piece, { operator, source } = instruction, mode = instruction.axis as Mode;
+        const { whole, into } = movedBy(instruction, load), wire = wireBytes(operator, mesh.size(mode), whole);
         sent.set(mode, (sent.get(mode) ?? 0) + wire);
         const arrival = arrivals.get(index);
         if (arrival === undefined) {
           clock.readBack(read(source.bytes));
-          clock.work(copy(source.bytes));
+          clock.work(copy(Math.min(whole, source.bytes)));
           clock.wait(clock.collective(collective(operator, mode, whole)));
         } else clock.wait(arrival);
-        clock.work(upload(operator === "exchange" ? into : target.bytes));
+        clock.work(upload(into));
       }
       return { seconds: clock.now, device, sent, mirrored };
     },

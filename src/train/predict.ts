@@ -39,6 +39,8 @@ export interface Prediction {
   readonly bubble: number;
   /** Seconds of a step. */
   readonly step: number;
+  /** With experts whose load is data: of a step in which as many tokens come to each rank as it has room for. */
+  readonly stepAtMost?: number;
   /** Its parts: passes over the data, gradients and parameters between ranks, the update. */
   readonly parts: { readonly pipeline: number; readonly gradients: number; readonly update: number };
   readonly tokensPerSecond: number;
@@ -78,7 +80,9 @@ function chargeStage(config: ResolvedConfig, machines: Machines, stage: number) 
     if (bytes > 0) traffic[axis] = (traffic[axis] ?? 0) + bytes;
   };
 
-  const seconds = new Map<SegmentName, number>(), messages = new Map<SegmentName, number>();
+  const seconds = new Map<SegmentName, number>(),
+    most = new Map<SegmentName, number>(),
+    messages = new Map<SegmentName, number>();
   const mirrored = new Map<string, number>(), prefetch = prefetchOf(config);
   let busy = 0;
   for (const [name, segment] of Object.entries(plan.segments) as [SegmentName, Segment][]) {
@@ -88,7 +92,10 @@ function chargeStage(config: ResolvedConfig, machines: Machines, stage: number) 
     for (const [place, bytes] of charge.mirrored) mirrored.set(place, bytes);
     send("pipeline", passed * data.micro_num);
     messages.set(name, passed);
-    seconds.set(name, charge.seconds + charges.read(passed) + charges.copy(passed) + charges.upload(handed));
+    const messaging = charges.read(passed) + charges.copy(passed) + charges.upload(handed);
+    seconds.set(name, charge.seconds + messaging);
+    const uneven = segment.instructions.some((each) => each.kind === "collective" && each.operator === "exchange");
+    most.set(name, messaging + (uneven ? charges.segment(segment, { prefetch, load: "most" }) : charge).seconds);
     busy += charges.turns * charge.device * data.micro_num;
   }
 
@@ -107,7 +114,7 @@ function chargeStage(config: ResolvedConfig, machines: Machines, stage: number) 
         charges.kernel(squaredNorm({ length: bytes / 4 })) + charges.kernel(adamw({ length: bytes / 4 }))
       ),
     );
-  return { plan, seconds, busy, messages, traffic, gradients, update: charges.turns * update, shapes, charges };
+  return { plan, seconds, most, busy, messages, traffic, gradients, update: charges.turns * update, shapes, charges };
 }
 
 /** Plans of stages that differ only in their place, kept for the next layout that has the same. */
@@ -151,17 +158,19 @@ export function predict(
   });
 
   const pipelineLink = all[0]!.charges.link("pipeline");
-  const timeline = simulate(all.map(({ schedule }) => schedule), {
-    run: (segment, { stage, chunk }) => all[stage]!.seconds.get(`${segment} ${chunk}`)!,
-    transfer({ carries, chunk }, stage) {
-      const { messages } = all[stage]!;
-      const bytes = carries === "activation"
-        ? messages.get(`forward ${chunk}`)
-        : messages.get(`backward ${chunk}`) ?? messages.get(`backward input ${chunk}`);
-      return (bytes ?? 0) / pipelineLink.bandwidth;
-    },
-    latency: pipelineLink.latency,
-  });
+  const play = (load: "seconds" | "most") =>
+    simulate(all.map(({ schedule }) => schedule), {
+      run: (segment, { stage, chunk }) => all[stage]![load].get(`${segment} ${chunk}`)!,
+      transfer({ carries, chunk }, stage) {
+        const { messages } = all[stage]!;
+        const bytes = carries === "activation"
+          ? messages.get(`forward ${chunk}`)
+          : messages.get(`backward ${chunk}`) ?? messages.get(`backward input ${chunk}`);
+        return (bytes ?? 0) / pipelineLink.bandwidth;
+      },
+      latency: pipelineLink.latency,
+    });
+  const timeline = play("seconds");
 
   const traffic: Record<string, number> = {};
   for (const stage of all) {
@@ -177,6 +186,7 @@ export function predict(
     update: Math.max(...all.map(({ update }) => update)),
   };
   const step = parts.pipeline + parts.gradients + parts.update;
+  const uneven = all.some(({ seconds, most }) => [...most].some(([name, each]) => each > seconds.get(name)!));
   const tokens = sizes.dp * data.micro_num * data.packed_length, tokensPerSecond = tokens / step;
   const deviceCount = Math.ceil(world / (machines.perDevice ?? 1));
   const tflops = getMegatronFlops({
@@ -211,6 +221,7 @@ export function predict(
     traffic,
     bubble: timeline.bubble,
     step,
+    ...(uneven ? { stepAtMost: Math.max(step, step + play("most").seconds - timeline.seconds) } : {}),
     parts,
     tokensPerSecond,
     tokensPerSecondPerGpu: tokensPerSecond / deviceCount,

@@ -180,7 +180,9 @@ export const layouts: Record<string, Layout> = {
     ranks: 2,
     parallel: tensor("msp", 2),
     model: half,
-    tolerances: { loss: 2e-2, gradNorm: 3e-2, because: "each rank's term of a sum is rounded to bfloat16" },
+    // Rounding terms or their sums alone makes no difference. One rank in bfloat16 is 3.3e-3 (gradient norms: 2.1e-2) from
+    // float32 itself, msp 1.6e-3 (5.5e-3) from one rank; isp and pipelines add nothing up between ranks, and are exact.
+    tolerances: { loss: 3.3e-3, gradNorm: 1.2e-2, because: "sums between ranks are rounded elsewhere" },
   },
   "expert 2": { ranks: 2, parallel: { expert: 2 }, runs: ["mixtral", "qwen2 moe", "internlm moe, GShard"] },
   "expert 4": {

@@ -69,13 +69,14 @@ export const onWorld = <T>(
   config: ResolvedConfig,
   ranks: number,
   work: (trainer: Trainer, world: World, transport: Transport) => Promise<T>,
+  join?: Parameters<typeof together>[2],
 ): Promise<T[]> =>
   together(ranks, async (worldOf, _rank, transport) => {
     const world = worldOf(config);
     using backend = await openBackend("cpu");
     using trainer = await openTrainer(config, backend, world);
     return await work(trainer, world, transport);
-  });
+  }, join);
 
 /**
  * Micro-batches of a step, the same whoever asks: packed rows of several segments, some labels ignored. Steps take two

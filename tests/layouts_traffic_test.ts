@@ -1,9 +1,12 @@
 /**
- * What a step moves between ranks, against closed formulas of each tensor mode: collectives as the program counts them,
- * by axis, and bytes as the connections count them, by peer.
+ * What a step moves between ranks, against closed formulas of each mode: collectives as the program counts them, by axis,
+ * and bytes that real sockets take, by axis too, headers apart.
  */
 import { assertEquals } from "@std/assert";
+import { laneId, pairId } from "../src/comm/collectives/communicator.ts";
+import type { Mode } from "../src/parallel/mesh.ts";
 import { type Division, onWorld, recordOf, type TinyRun, trainSteps } from "./layouts.ts";
+import { countingSockets } from "./sockets.ts";
 
 /** Sizes of the model: tokens, hidden, heads of keys together, feed-forward, vocabulary, layers; micro-batches of a step. */
 const [T, H, K, F, V, L, M] = [16, 32, 16, 64, 64, 2, 2];
@@ -63,84 +66,129 @@ const weightAxis = (microBatches: number): Collectives => {
   };
 };
 
-/** What one rank sends and receives in a collective on a tensor of so many bytes. */
+/** What one rank sends in a collective on a tensor of so many bytes. */
 function wire(operator: string, bytes: number, p: number): number {
-  if (operator !== "all-reduce") return 2 * bytes * (p - 1) / p;
-  return bytes <= 64 << 10 ? 2 * bytes * Math.log2(p) : 4 * bytes * (p - 1) / p; // recursive doubling, ring
+  if (operator !== "all-reduce") return bytes * (p - 1) / p;
+  return bytes <= 64 << 10 ? bytes * Math.log2(p) : 2 * bytes * (p - 1) / p; // recursive doubling, ring
 }
+const wireOf = (collectives: Collectives, p: number) =>
+  Object.entries(collectives).reduce(
+    (sum, [operator, { count, bytes }]) => sum + count * wire(operator, bytes / count, p),
+    0,
+  );
 
 interface Case extends Division {
-  readonly axis: "tensor" | "weight";
-  readonly expected: Collectives;
-  /** All-reduces at the step's end: bytes of gradients that are terms of a sum. */
-  readonly sums: readonly number[];
-  /** All-gathers at the step's end, beside what all agree on. */
-  readonly results?: number;
+  readonly run?: TinyRun;
+  /** Collectives of the program, by axis. */
+  readonly program?: Readonly<Record<string, Collectives>>;
+  /** Bytes that a rank sends, by axis or by several together; what all agree on aside. */
+  readonly sent: Readonly<Record<string, number | ((rank: number) => number)>>;
 }
 
 /** The sum of losses, the squared norm, and the balance of experts: what all ranks agree on, in double. */
-const agreedNumbers = 3;
-const noDivision = { zero1: { size: 1 } };
+const agreed = (p: number) => wire("all-gather", 3 * 8 * p, p);
+const whole = { zero1: { size: 1 } };
 const cases: Record<string, Case> = {};
 for (const p of [2, 4]) {
   for (const mode of ["mtp", "msp", "fsp", "isp"]) {
+    const own = wireOf(modes[mode](p), p);
     cases[`${mode} ${p}`] = {
       ranks: p,
-      parallel: { tensor: { mode, size: p }, ...noDivision },
-      axis: "tensor",
-      expected: modes[mode](p),
-      // Norms see some of the tokens only; in isp so does everything.
-      sums: mode === "mtp" ? [] : mode === "isp" ? [word * (weights + norms)] : [word * norms],
-      ...(mode === "isp" ? { results: M * 3 * word * T } : {}),
+      parallel: { tensor: { mode, size: p }, ...whole },
+      program: { tensor: modes[mode](p) },
+      // Norms see some of the tokens only; in isp so does everything, and results are put together for the host.
+      sent: mode === "mtp" ? { tensor: own } : mode === "isp"
+        ? {
+          tensor: own + wire("all-gather", M * 3 * word * T, p),
+          weight_data: wire("all-reduce", word * (weights + norms), p),
+        }
+        : { tensor: own + wire("all-reduce", word * norms, p) },
     };
   }
 }
 cases["isp weight 2"] = {
   ranks: 2,
-  parallel: { tensor: { mode: "isp", size: 1 }, weight: { size: 2 }, ...noDivision },
-  axis: "weight",
-  expected: weightAxis(M / 2),
-  sums: [word * norms],
+  parallel: { tensor: { mode: "isp", size: 1 }, weight: { size: 2 }, ...whole },
+  program: { weight: weightAxis(M / 2) },
+  sent: { weight: wireOf(weightAxis(M / 2), 2) + wire("all-reduce", word * norms, 2) },
+};
+cases["fsdp over 2"] = {
+  ranks: 2,
+  parallel: { zero1: { fsdp: true } },
+  program: { weight: weightAxis(M / 2) },
+  sent: { weight: wireOf(weightAxis(M / 2), 2), data: wire("all-reduce", word * norms, 2) },
+};
+cases["data 2"] = { ranks: 2, parallel: whole, sent: { data: wire("all-reduce", word * (weights + norms), 2) } };
+cases["data 4"] = { ranks: 4, parallel: whole, sent: { data: wire("all-reduce", word * (weights + norms), 4) } };
+// A rank sends the gradients that the other one updates, and the parameters that it updates itself: all of them, once.
+cases["data 2, state divided"] = { ranks: 2, sent: { "data + zero": word * (weights + norms) } };
+for (const p of [2, 4]) {
+  cases[`${p} stages`] = {
+    ranks: p,
+    run: { ...run, model: { ...run.model, num_layers: 4 } },
+    parallel: { pipeline: { size: p } },
+    // Activations to the stage behind, gradients to the one before.
+    sent: { pipeline: (rank) => M * stream * ((rank < p - 1 ? 1 : 0) + (rank > 0 ? 1 : 0)) },
+  };
+}
+{
+  const model = { num_kv_attention_heads: 4, num_experts: 2, qkv_bias: false }, E = 2;
+  const dense = word * (L * (4 * H * H + E * H) + 2 * V * H + norms);
+  // Each of two experts on a rank of its own, and every token goes to both: half of its rows leave, and come back.
+  cases["expert 2, dropless"] = {
+    ranks: 2,
+    run: { model_type: "MIXTRALMOE", model: { ...model, top_k: 2, moe_type: "Dropless" }, tokens: T, microBatches: M },
+    parallel: { expert: 2 },
+    sent: { expert: M / 2 * L * (4 * stream + word * E / 2), "data + zero": dense },
+  };
+  // Every expert has room for its even share of the tokens of each rank, filled or not.
+  cases["expert 2, GShard"] = {
+    ranks: 2,
+    run: { model_type: "MIXTRALMOE", model: { ...model, top_k: 1 }, tokens: T, microBatches: M },
+    parallel: { expert: 2 },
+    sent: { expert: M / 2 * 4 * L * wire("all-to-all", E * word * (T / E) * H, 2), "data + zero": dense },
+  };
+}
+cases["mtp 2 x data 2"] = {
+  ranks: 4,
+  parallel: { tensor: { mode: "mtp", size: 2 }, ...whole },
+  // Each rank has one of the two rows, and half of every weight.
+  sent: { tensor: wireOf(modes.mtp(2), 2) / M, data: wire("all-reduce", word * (weights / 2 + norms), 2) },
 };
 
-for (const [name, { axis, expected, sums, results = 0, ...division }] of Object.entries(cases)) {
-  Deno.test(`${name}: a step moves what the formulas say`, async () => {
-    const p = division.ranks;
-    const moved = await onWorld(recordOf(run, division), p, async (trainer, world, transport) => {
-      const { traffic } = await trainSteps(trainer, world, run, 0, 1);
-      return { traffic, bytes: transport.bytesMoved() };
+for (const [name, { run: own = run, program, sent, ...division }] of Object.entries(cases)) {
+  Deno.test(`${name}: a step sends what the formulas say, counted at the sockets`, async () => {
+    const { ranks } = division, { written, join } = countingSockets();
+    const work = async (...[trainer, world]: Parameters<Parameters<typeof onWorld>[2]>) => {
+      const { traffic } = await trainSteps(trainer, world, own, 0, 1);
+      const { messages } = written[world.mesh.rank]!, counted = new Map(messages);
+      /** Takes what was sent along an axis out of the count. */
+      const take = (axis: Mode): number => {
+        const { ranks, index } = world.mesh.group(axis);
+        const ids = [laneId(axis, ranks), ...ranks.map((other) => pairId(axis, ranks[index]!, other))];
+        const bytes = ids.reduce((sum, id) => sum + (counted.get(id) ?? 0), 0);
+        for (const id of ids) counted.delete(id);
+        return bytes;
+      };
+      const axes = Object.keys(sent).map((axes) =>
+        [axes, axes.split(" + ").reduce((sum, axis) => sum + take(axis as Mode), 0)] as const
+      );
+      const global = take("global"), others = [...counted.values()].reduce((sum, bytes) => sum + bytes, 0);
+      return { traffic, bytes: { ...Object.fromEntries(axes), global, others } };
+    };
+    const moved = await onWorld(recordOf(own, division), ranks, work, join);
+    moved.forEach(({ traffic, bytes }, rank) => {
+      const counted = traffic.map(({ axis, operator, count, bytes }) => [`${axis} ${operator}`, { count, bytes }]);
+      const formulas = Object.entries(program ?? {}).flatMap(([axis, all]) =>
+        Object.entries(all).map(([operator, each]) => [`${axis} ${operator}`, each])
+      );
+      if (program) assertEquals(Object.fromEntries(counted), Object.fromEntries(formulas), "in the program");
+      const expected = Object.entries(sent).map(([axis, of]) => [axis, typeof of === "number" ? of : of(rank)]);
+      assertEquals(bytes, { ...Object.fromEntries(expected), global: agreed(ranks), others: 0 }, "in messages");
     });
-    const total = (parts: readonly number[]) => parts.reduce((sum, part) => sum + part, 0);
-    const bytes = total([
-      ...Object.entries(expected).map(([operator, { count, bytes }]) => count * wire(operator, bytes / count, p)),
-      ...sums.map((size) => wire("all-reduce", size, p)),
-      wire("all-gather", results, p),
-      wire("all-gather", agreedNumbers * 8 * p, p),
-    ]);
-    for (const rank of moved) {
-      const counted = rank.traffic.map(({ axis, operator, count, bytes }) => [`${axis} ${operator}`, { count, bytes }]);
-      const formulas = Object.entries(expected).map(([operator, each]) => [`${axis} ${operator}`, each]);
-      assertEquals(Object.fromEntries(counted), Object.fromEntries(formulas));
-      assertEquals(rank.bytes, bytes, "bytes at the connections");
+    for (const { socket, headers, control, messages } of written) {
+      const bodies = [...messages.values()].reduce((sum, bytes) => sum + bytes, 0);
+      assertEquals(socket, headers + control + bodies, "at the socket");
     }
   });
 }
-
-Deno.test("mtp 2 x data 2: each axis moves its own bytes, over its own connections", async () => {
-  const division: Division = { ranks: 4, parallel: { tensor: { mode: "mtp", size: 2 }, ...noDivision } };
-  const moved = await onWorld(recordOf(run, division), 4, async (trainer, world, transport) => {
-    await trainSteps(trainer, world, run, 0, 1);
-    const { mesh } = world, peer = (axis: "tensor" | "data") => mesh.group(axis).ranks[1 - mesh.index(axis)];
-    return { tensor: transport.bytesMoved(peer("tensor")), data: transport.bytesMoved(peer("data")) };
-  });
-  const agreed = 2 * 8 * agreedNumbers; // to and from every rank
-  // Each rank has one of the two rows, and half of every weight.
-  const tensor = Object.entries(modes.mtp(2)).map(([operator, { count, bytes }]) =>
-    count / M * wire(operator, bytes / count, 2)
-  );
-  const expected = {
-    tensor: tensor.reduce((sum, part) => sum + part, agreed),
-    data: wire("all-reduce", word * (weights / 2 + norms), 2) + agreed,
-  };
-  for (const rank of moved) assertEquals(rank, expected);
-});

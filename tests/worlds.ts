@@ -6,12 +6,17 @@ import type { ResolvedConfig } from "../src/config/mod.ts";
 import { runMesh } from "../src/parallel/run_mesh.ts";
 import { createWorld, type World } from "../src/parallel/world.ts";
 
-/** Runs `work` on all ranks of a world at once, each with its own place in it. */
+/**
+ * Runs `work` on all ranks of a world at once, each with its own place in it.
+ *
+ * @param join how they are joined. @default over memory
+ */
 export async function together<T>(
   world: number,
   work: (worldOf: (config: ResolvedConfig) => World, rank: number, transport: Transport) => Promise<T>,
+  join: (world: number) => readonly Transport[] | Promise<readonly Transport[]> = simulatedWorld,
 ): Promise<T[]> {
-  const transports = simulatedWorld(world);
+  const transports = await join(world);
   try {
     return await Promise.all(transports.map((transport, rank) => {
       const communicator = createCommunicator(transport);

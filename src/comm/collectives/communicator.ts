@@ -67,6 +67,13 @@ function hash(text: string): number {
   return value;
 }
 
+/** The number that frames of a group's collectives carry; of a pair's messages, whose name says from whom to whom. */
+export const laneId = (name: string, ranks: readonly number[]): number => hash(`${name} ${ranks.join()}`);
+const pairName = (group: string, from: number, to: number): string => `${group}, ${from} to ${to}`;
+/** The number that frames of messages from one rank of a group to another carry. */
+export const pairId = (group: string, from: number, to: number): number =>
+  laneId(pairName(group, from, to), [from, to]);
+
 /** A line of work within which the order is the same on all ranks: a group's collectives, or a pair's messages. */
 interface Lane {
   readonly id: number;
@@ -102,7 +109,7 @@ export function createCommunicator(transport: Transport, options: CommunicatorOp
   });
 
   const laneOf = (name: string, ranks: readonly number[]): Lane => {
-    const id = hash(`${name} ${ranks.join()}`), known = lanes.get(id);
+    const id = laneId(name, ranks), known = lanes.get(id);
     if (known && (known.name !== name || known.ranks.join() !== ranks.join())) {
       throw new RangeError(`Groups ${known.name} and ${name} have the same number; another name would work`);
     }
@@ -268,7 +275,7 @@ export function createCommunicator(transport: Transport, options: CommunicatorOp
       throw new RangeError(`Root ${root} is not one of the ${size} places of group ${name}`);
     };
     const pair = (from: number, to: number) =>
-      laneOf(`${name}, ${ranks[from]} to ${ranks[to]}`, [ranks[from]!, ranks[to]!]);
+      laneOf(pairName(name, ranks[from]!, ranks[to]!), [ranks[from]!, ranks[to]!]);
     const other = (place: number): number => {
       if (place !== index && ranks[place] !== undefined) return place;
       throw new RangeError(`Place ${place} is not another of the ${size} places of group ${name}`);
@@ -350,7 +357,7 @@ export function createCommunicator(transport: Transport, options: CommunicatorOp
   return {
     transport,
     group(name, ranks) {
-      const id = hash(`${name} ${ranks.join()}`);
+      const id = laneId(name, ranks);
       const group = groups.get(id) ?? createGroup(name, ranks);
       groups.set(id, group);
       return group;

@@ -50,6 +50,10 @@ const acceptedErrors: { reason: string; applies: (error: string, message: string
     reason: "what is missing has a default here",
     applies: (error, message) => error === "AttributeError" && entriesNamed(message).some(hasDefaults),
   },
+  {
+    reason: "weights are divided over data-parallel ranks beside stages and experts",
+    applies: (_, message) => /^FSDP (is not supportted when pipeline size|does not support num_experts)/.test(message),
+  },
   { reason: "no package of experts could be missing", applies: (error) => error === "SystemExit" },
   {
     reason: "types may be written without torch.",

@@ -159,6 +159,18 @@ Deno.test("every gate learns, and draws the same again", async () => {
   }
 });
 
+Deno.test("MegaBlock's kinds are dropless ones with weights as they are, and where room is short the first stay", async () => {
+  const asIs = { norm_topk_prob: false }, short = { capacity_factor: 0.6 };
+  const dropless = await alone(mixtral, { moe_layer_kwargs: asIs }, "cpu", 2);
+  const dropping = await alone(mixtral, { moe_layer_kwargs: { ...asIs, ...short, drop_policy: "position" } }, "cpu", 2);
+  assert(dropless[1] !== dropping[1]);
+  const megaBlock = (kind: string, moe_layer_kwargs: object) =>
+    alone(mixtral, { moe_type: kind, moe_layer_kwargs }, "cpu", 2);
+  assertEquals(await megaBlock("MegaBlock-Dropless", {}), dropless);
+  assertEquals(await megaBlock("MegaBlock", { drop_tokens: false }), dropless);
+  assertEquals(await megaBlock("MegaBlock", short), dropping);
+});
+
 Deno.test("a mixture on WebGPU follows the CPU", async () => {
   const model = { ...gates["GShard, one choice, places by lot"], num_shared_experts: 1 };
   const [expected, actual] = [await alone(mixtral, model, "cpu", 2), await alone(mixtral, model, "webgpu", 2)];

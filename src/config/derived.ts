@@ -21,6 +21,8 @@ export interface DerivedValue {
 const init = (config: ResolvedConfig) => familyDefaults(config.model_type).init;
 const output = (config: ResolvedConfig) => config.model.use_scaled_init ? init(config).other : init(config).small;
 
+const isMegaBlock = ({ model: { moe_type } }: ResolvedConfig) => moe_type.startsWith("MegaBlock");
+
 /** Keeps what was written. */
 const unless = (rule: (config: ResolvedConfig) => unknown): DerivedValue => ({
   value: (config, given) => given === undefined ? rule(config) : given,
@@ -42,6 +44,15 @@ export const derivedValues: Readonly<Record<string, DerivedValue>> = {
   "model.num_chunks": {
     value: (c, given) => c.parallel.pipeline.mode === "ZBV" ? 2 : given ?? 1,
     overrules: "schedule ZBV has 2 chunks",
+  },
+  "model.top_k": unless((c) => isMegaBlock(c) ? c.moe.top_k : 1),
+  "model.moe_layer_kwargs": {
+    value: (c, given) => ({
+      ...(c.model.moe_type === "MegaBlock"
+        ? { capacity_factor: c.moe.capacity_factor, drop_tokens: c.moe.drop_tokens }
+        : {}),
+      ...given,
+    }),
   },
   "model.checkpoint": unless((c) => familyDefaults(c.model_type).checkpoint),
   "model.qk_interleaved": unless((c) => c.model.adapt_hf === null ? false : !c.model.adapt_hf),

@@ -170,8 +170,8 @@ Deno.test("resolveConfig() reads an interval of infinity as null", () => {
 Deno.test("resolveConfig() refuses what the user asks for and is not built, never a default", () => {
   resolveConfig(record()); // has defaults for every refused field
   assertStringIncludes(
-    problemOf({ model_type: "MIXTRALMOE", model: { num_experts: 2, moe_type: "MegaBlock" } }),
-    `model.moe_type: "MegaBlock" is refused: Troupe does not do this yet; "GShard" or "Dropless" works`,
+    problemOf({ parallel: { pipeline: { mode: "ZBV" } } }),
+    `parallel.pipeline.mode: "ZBV" is refused: Troupe does not do this yet; "1F1B" or "ZBH1" works`,
   );
   assertStringIncludes(problemOf({ model_type: "BAICHUAN2" }), "INTERNLM2");
   assertStringIncludes(
@@ -180,6 +180,17 @@ Deno.test("resolveConfig() refuses what the user asks for and is not built, neve
   );
   // The default, written out, is harmless; so is a detail of something that is off.
   resolveConfig(record({ model: { num_experts: 1, top_k: 2 }, parallel: { weight: { size: 1, overlap: true } } }));
+});
+
+Deno.test("resolveConfig() takes what MegaBlock layers are set to from the section moe", () => {
+  const megaBlock = { num_experts: 4, moe_type: "MegaBlock" };
+  const of = (rest: object, model: object = {}) =>
+    resolveConfig(record({ model_type: "MIXTRALMOE", model: { ...megaBlock, ...model }, ...rest })).model;
+  const { top_k, moe_layer_kwargs } = of({ moe: { top_k: 3, capacity_factor: 1.5 } });
+  assertEquals([top_k, moe_layer_kwargs], [3, { capacity_factor: 1.5, drop_tokens: true }]);
+  assertEquals(of({}).top_k, 2);
+  assertEquals(of({}, { moe_type: "MegaBlock-Dropless" }).moe_layer_kwargs, {});
+  assertEquals(of({}, { moe_type: "GShard" }).top_k, 1);
 });
 
 Deno.test("resolveConfig() refuses a beginning that cannot be loaded, and addresses that are none", () => {
@@ -274,6 +285,11 @@ Deno.test("resolveConfig() checks the rules between fields", () => {
   broken(
     moe({ num_experts: 4, moe_layer_kwargs: { noisy_gate_policy: "RSample" } }),
     "model.moe_layer_kwargs.noisy_gate_policy",
+  );
+  broken(moe({ num_experts: 4, moe_type: "MegaBlock", top_k: 3 }), "moe.top_k");
+  broken(
+    moe({ num_experts: 4, moe_type: "MegaBlock-Dropless", moe_layer_kwargs: { drop_tokens: false } }),
+    "model.moe_layer_kwargs.drop_tokens",
   );
   broken(moe({ num_experts: 4, use_swiglu: false }), "model.use_swiglu");
   broken(moe({ num_experts: 4 }, { parallel: { zero1: 2 } }), "parallel.zero1.size");

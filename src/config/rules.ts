@@ -341,6 +341,10 @@ export const rules: readonly Rule[] = [
     }
     if (num_experts > 1 && top_k > num_experts) fail("model.top_k", `${top_k} is more than num_experts ${num_experts}`);
   },
+  function choicesAreSaidOnce({ model, moe }, fail) {
+    if (!model.moe_type.startsWith("MegaBlock") || moe.top_k === model.top_k) return;
+    fail("moe.top_k", `${moe.top_k} differs from model.top_k ${model.top_k}; ${model.top_k} would work`);
+  },
   function expertLayerIsKnown({ model, data }, fail) {
     const { num_experts, top_k, moe_type, moe_layer_kwargs, use_swiglu } = model;
     if (num_experts === 1) return;
@@ -357,6 +361,7 @@ export const rules: readonly Rule[] = [
       }
       return;
     }
+    if (moe_type !== "GShard") return;
     const { use_fused_gating, noisy_gate_policy, drop_tokens, min_capacity } = gshardSettings(moe_layer_kwargs);
     if (noisy_gate_policy === "RSample" && (use_fused_gating || top_k > 1)) {
       fail(

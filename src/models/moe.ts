@@ -1,5 +1,5 @@
 /** What the families with experts share: settings from the `model` section, layouts, and pieces of weight formats. */
-import { droplessSettings, gshardSettings } from "../config/schema/moe_layer.ts";
+import { droplessSettings, gshardSettings, megaBlockSettings } from "../config/schema/moe_layer.ts";
 import type { Initialization } from "../graph/graph.ts";
 import type { MoeSettings } from "../nn/moe.ts";
 import type { DecoderSettings } from "../nn/settings.ts";
@@ -24,12 +24,36 @@ export function withExperts(
     ffnSize,
     routerInitialization,
     ...(shared > 0 ? { shared: { ffnSize: shared * ffnSize, joins } } : {}),
-    ...(moe_type === "Dropless" ? dropless(choices, moe_layer_kwargs) : gshard(choices, moe_layer_kwargs)),
+    ...kindOf(moe_type)(choices, moe_layer_kwargs),
   };
   return { ...settings, moe };
 }
 
 type Kind = Pick<MoeSettings, "capacity" | "order" | "normalize" | "counted" | "noise">;
+
+const kindOf = (type: string): (choices: number, kwargs: unknown) => Kind => {
+  switch (type) {
+    case "GShard":
+      return gshard;
+    case "Dropless":
+      return dropless;
+    case "MegaBlock":
+      return megaBlock;
+    case "MegaBlock-Dropless":
+      return megaBlocks;
+    default:
+      throw new TypeError(`unknown kind of mixture ${type}`);
+  }
+};
+
+/** Gale et al. 2023, "MegaBlocks": probabilities as they are, all choices count as load; with a capacity the first stay. */
+const megaBlocks = (choices: number): Kind => ({ order: "token", normalize: "none", counted: choices });
+
+function megaBlock(choices: number, kwargs: unknown): Kind {
+  const { capacity_factor, drop_tokens } = megaBlockSettings(kwargs), factor = capacity_factor * choices;
+  if (!drop_tokens) return megaBlocks(choices);
+  return { ...megaBlocks(choices), capacity: { factor, evaluationFactor: factor, least: 1, keeps: "first" } };
+}
 
 /**
  * GShard's gates. Without the fused one, a single choice is weighed by its probability as it is, places go by lot

@@ -160,21 +160,22 @@ export const modelSchema = z.strictObject({
     int({ min: 1 }).default(1),
     "Experts of each mixture-of-experts layer, in the families that have them; 1 for none.",
   ),
-  top_k: works(int({ min: 1 }).default(1), "Experts that each token goes to."),
+  top_k: works(int({ min: 1 }), "Experts that each token goes to.", { derived: "1 (with MegaBlock: moe.top_k)" }),
   num_shared_experts: works(
     int({ min: 0 }).default(0),
     "Experts that every token goes to, as one layer of so many times an expert's width.",
   ),
   moe_type: works(
     z.enum(["GShard", "Dropless", "MegaBlock", "MegaBlock-Dropless"]).default("GShard"),
-    "Kind of layer: GShard (every expert has the same room, what finds none is dropped) or Dropless.",
-    { only: ["GShard", "Dropless"] },
+    "Kind of layer: GShard (every expert has the same room, what finds none is dropped) or Dropless; MegaBlock and " +
+      "MegaBlock-Dropless are the same two by that library's rules, set in the section moe.",
   ),
   moe_layer_kwargs: works(
-    anyMapping().default({}),
+    anyMapping(),
     "Settings of that layer. GShard: capacity_factor, eval_capacity_factor, min_capacity, noisy_gate_policy (Jitter, " +
       "RSample), drop_tokens, use_rts, use_fused_gating. Dropless: capacity_factor, drop_policy (probs, position), " +
       "noisy_gate_policy, and norm_topk_prob, Troupe's own: whether a token's weights are divided by their sum.",
+    { derived: "none (with MegaBlock: those of the section moe)" },
   ),
   inject_info: refused(anyMapping().nullable().default(null), "Train a model built elsewhere by replacing its layers."),
   options: works(anyMapping().default({}), "Settings of a model from runtime.plugins, handed to it as they are."),
@@ -182,12 +183,11 @@ export const modelSchema = z.strictObject({
 
 /** Extra settings that only `moe_type: MegaBlock…` reads. */
 export const moeSchema = z.strictObject({
-  top_k: refused(int({ min: 1 }).default(2), "Experts that each token goes to.", { onlyWith: "model.num_experts" }),
-  capacity_factor: refused(float({ above: 0 }).default(1), "Room of an expert over an even share.", {
-    onlyWith: "model.num_experts",
-  }),
-  drop_tokens: refused(bool().default(true), "Drop what does not fit.", { onlyWith: "model.num_experts" }),
-  parallel_mode: refused(z.enum(["tensor", "weight"]).default("tensor"), "How dropless experts are split.", {
-    onlyWith: "model.num_experts",
+  top_k: works(int({ min: 1 }).default(2), "Experts that each token goes to."),
+  capacity_factor: works(float({ above: 0 }).default(1), "Room of an expert over an even share (MegaBlock)."),
+  drop_tokens: works(bool().default(true), "Drop what does not fit (MegaBlock)."),
+  parallel_mode: works(z.enum(["tensor", "weight"]).default("tensor"), "How dropless experts are split.", {
+    notice:
+      "changes nothing: parallel.tensor.mode, parallel.expert and parallel.expert_weight say how experts are split",
   }),
 }).describe("Mixture of experts of the MegaBlock kinds");

@@ -32,22 +32,37 @@ export const droplessSchema = z.strictObject({
   ...ignored,
 });
 
+/** `MegaBlock`, and without its capacity `MegaBlock-Dropless`: defaults come from the section `moe`. */
+export const megaBlockSchema = z.strictObject({
+  capacity_factor: float({ above: 0 }).default(1),
+  drop_tokens: bool().default(true),
+});
+export const megaBlockDroplessSchema = z.strictObject({});
+
 export type GShardSettings = z.infer<typeof gshardSchema>;
 export type DroplessSettings = z.infer<typeof droplessSchema>;
 
 /** The layer's settings with defaults filled in. @throws {z.ZodError} */
 export const gshardSettings = (kwargs: unknown): GShardSettings => gshardSchema.parse(kwargs);
+export const megaBlockSettings = (kwargs: unknown): z.infer<typeof megaBlockSchema> => megaBlockSchema.parse(kwargs);
 export const droplessSettings = (kwargs: unknown): DroplessSettings => droplessSchema.parse(kwargs);
+
+const schemas: Readonly<Record<string, z.ZodObject>> = {
+  GShard: gshardSchema,
+  Dropless: droplessSchema,
+  MegaBlock: megaBlockSchema,
+  "MegaBlock-Dropless": megaBlockDroplessSchema,
+};
 
 /** What is wrong with the settings of a layer of this kind: paths within them, and sentences. */
 export function moeLayerProblems(kind: string, kwargs: unknown): { path: string; message: string }[] {
-  const schema = kind === "Dropless" ? droplessSchema : gshardSchema, parsed = schema.safeParse(kwargs);
+  const schema: z.ZodObject = schemas[kind]!, parsed = schema.safeParse(kwargs);
   if (parsed.success) return [];
   return parsed.error.issues.flatMap((issue) => {
     if (issue.code === "unrecognized_keys") {
       return issue.keys.map((key) => ({
         path: key,
-        message: `is no setting of a ${kind} layer; there are ${Object.keys(schema.shape).join(", ")}`,
+        message: `is no setting of a ${kind} layer; there are ${Object.keys(schema.shape).join(", ") || "none"}`,
       }));
     }
     return [{ path: issue.path.join("."), message: issue.message }];

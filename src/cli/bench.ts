@@ -9,10 +9,11 @@ import { benchMemory, benchPlannedMemory } from "./bench_memory.ts";
 import { type BenchType, dtypes, modelSettings, type ModelSize, modelSizeNames, typeSettings } from "./bench_models.ts";
 import { benchStartup, startupChild } from "./bench_startup.ts";
 import { benchStep } from "./bench_step.ts";
+import { benchSync, syncChild } from "./bench_sync.ts";
 import { benchWorld } from "./bench_world.ts";
 import { roomOf } from "../train/fit.ts";
 import { ArgumentError, createParser, type ParsedArguments } from "./parser.ts";
-import { recordFromArguments, say, type Verb } from "./verb.ts";
+import { recordFromArguments, resolveWritten, say, type Verb, writtenRecord } from "./verb.ts";
 
 const summary = "measure steps, kernels, start-up and communication, as JSON lines";
 
@@ -35,6 +36,8 @@ Standard output carries one line of JSON a figure: {"bench", "figure", "value", 
   startup   from the start of the process to the end of the first step
   comm      all-reduce between 2 and between 4 processes of this host, 1 KiB to --mebibytes, beside a bare ring
 
+  sync      what --nproc ranks (2, then 4, if left out) exchange in a step of the record, without its computing: gradients
+            reduced, parameters gathered; seconds of each phase, beside what copying and adding take here; not part of all
   data      tokenizing by the run's tokenizer (MB/s, also a core), opening a made-up set of --documents, and its tokens/s
             through the loader's worker
   world     the control plane of --hosts hosts in this process: joining, --seconds of heartbeats, a host that fails, memory;
@@ -44,7 +47,7 @@ Standard output carries one line of JSON a figure: {"bench", "figure", "value", 
 
 Times are never judged. The exit code is 1 where a kernel does not agree with its reference.`;
 
-const benches = ["all", "step", "kernels", "memory", "startup", "comm", "data", "world", "device"] as const;
+const benches = ["all", "step", "kernels", "memory", "startup", "comm", "sync", "data", "world", "device"] as const;
 
 interface BenchArguments extends ParsedArguments {
   readonly what: typeof benches[number];
@@ -56,6 +59,7 @@ interface BenchArguments extends ParsedArguments {
   readonly steps: number;
   readonly repeats: number;
   readonly mebibytes: number;
+  readonly nproc: number | undefined;
   readonly documents: number;
   readonly hosts: number;
   readonly seconds: number;
@@ -69,7 +73,7 @@ const makeParser = () =>
     .addArgument("what", {
       nargs: "?",
       default: "all",
-      help: "step, kernels, memory, startup, comm, data, world, device or all (all if left out)",
+      help: "step, kernels, memory, startup, comm, sync, data, world, device or all (all if left out)",
     })
     .addArgument("--config", { help: "Run record, a YAML file; the demo's if left out" })
     .addArgument("--set", { repeat: true, help: "Change a field of the record: section.field=value" })
@@ -92,6 +96,7 @@ const makeParser = () =>
       help: "Timings of each kernel and size, and starts of the program",
     })
     .addArgument("--mebibytes", { type: "int", default: 64, help: "Largest message of comm, in MiB" })
+    .addArgument("--nproc", { type: "int", help: "Ranks of sync; 2, then 4, if left out" })
     .addArgument("--documents", { type: "int", default: 200_000, help: "Documents of data's made-up set" })
     .addArgument("--hosts", { type: "int", default: 1024, help: "Hosts of world, one rank each; 2 or more" })
     .addArgument("--seconds", { type: "int", default: 10, help: "How long world watches heartbeats" })
@@ -114,14 +119,19 @@ export const bench: Verb = {
       if (value < 1) throw new ArgumentError(`--${name}: ${value} is not above 0`);
     }
     if (hosts < 2) throw new ArgumentError(`--hosts: ${hosts} leaves nobody when one fails; 2 or more would work`);
+    if (parsed.nproc !== undefined && parsed.nproc < 2) {
+      throw new ArgumentError(`--nproc: ${parsed.nproc} has nobody to exchange with; 2 or more would work`);
+    }
     const set = [
       ...(parsed.model === undefined ? [] : modelSettings(parsed.model)),
       ...(parsed.dtype === undefined ? [] : typeSettings(parsed.dtype)),
       ...parsed.set,
     ];
-    const recordArguments = { ...parsed, set, nproc: undefined, seed: 0, resume: false };
+    const given = new Set([...parsed.given].filter((name) => name !== "nproc"));
+    const recordArguments = { ...parsed, given, set, nproc: undefined, seed: 0, resume: false };
     if (parsed.child) {
       if (what === "comm") await commChild();
+      else if (what === "sync") await syncChild();
       else if (what === "device") {
         const { runtime } = await recordFromArguments(recordArguments);
         using backend = await openBackend(runtime.backend, { provider: runtime.webgpu });
@@ -130,6 +140,14 @@ export const bench: Verb = {
       return 0;
     }
 
+    if (what === "sync") {
+      const written = await writtenRecord(recordArguments);
+      const configs = (worldSize: number) => Promise.resolve(resolveWritten(written, { worldSize }));
+      const ranks = parsed.nproc === undefined ? [2, 4] : [parsed.nproc],
+        { backend } = (await configs(ranks[0]!)).runtime;
+      await benchSync({ configs, ranks, backend, repeats, report: (line) => console.log(JSON.stringify(line)) });
+      return 0;
+    }
     const config = await recordFromArguments(recordArguments);
     const report = (line: BenchLine) => console.log(JSON.stringify(line));
     const wanted = (name: typeof what) => what === name || what === "all";

@@ -4,7 +4,7 @@ import { settle } from "../graph/program.ts";
 
 /** One figure, one line of JSON. What else a line has says how the figure came about. */
 export interface BenchLine {
-  readonly bench: "device" | "step" | "kernels" | "memory" | "startup" | "comm" | "data" | "world";
+  readonly bench: "device" | "step" | "kernels" | "memory" | "startup" | "comm" | "sync" | "data" | "world";
   readonly figure: string;
   readonly value: number | string;
   readonly unit: string;

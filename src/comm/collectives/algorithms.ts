@@ -13,15 +13,17 @@ import { accumulate, type Elements, narrow, part, widen } from "./elements.ts";
 export interface Round {
   readonly size: number;
   readonly index: number;
-  send(to: number, step: number, data: Elements): Promise<void>;
-  /** Resolves when `into` is full. */
-  receive(from: number, step: number, into: Elements): Promise<void>;
+  /** @param until resolves when so many bytes of the data may leave; all may at once where there is none */
+  send(to: number, step: number, data: Elements, until?: Until): Promise<void>;
+  /** Resolves when `into` is full. @param arrived told of each piece that is in its place */
+  receive(from: number, step: number, into: Elements, arrived?: Arrived): Promise<void>;
   /** Receives `bytes` bytes a piece at a time, each in `scratch`, which holds `maxBodyBytes`; `arrived` takes it. */
   receivePieces(from: number, step: number, bytes: number, scratch: Uint8Array, arrived: Arrived): Promise<void>;
   /** Room for pieces on their way into a sum; one message at a time. */
   readonly scratch: () => Uint8Array;
 }
 type Arrived = (offset: number, length: number) => void;
+export type Until = (bytes: number) => Promise<void> | undefined;
 
 const wrap = (value: number, size: number) => (value % size + size) % size;
 
@@ -31,15 +33,16 @@ export function evenBounds(length: number, parts: number): number[] {
   return Array.from({ length: parts + 1 }, (_, i) => i * least + Math.min(i, longer));
 }
 
-/** Receives a message and adds it to `sum` as it arrives. */
+/** Receives a message and adds it to `sum` as it arrives. @param arrived told of each piece that is added */
 function receiveSum(
   round: Round,
-  { from, step, sum, like, reduction }: {
+  { from, step, sum, like, reduction, arrived }: {
     from: number;
     step: number;
     sum: Float32Array;
     like: Elements;
     reduction: Reduction;
+    arrived?: Arrived;
   },
 ) {
   const scratch = round.scratch(), width = like.BYTES_PER_ELEMENT;
@@ -47,42 +50,69 @@ function receiveSum(
   return round.receivePieces(from, step, sum.length * width, scratch, (offset, length) => {
     const at = offset / width, count = length / width;
     accumulate(sum.subarray(at, at + count), new View(scratch.buffer, scratch.byteOffset, count), reduction);
+    arrived?.(offset, length);
   });
 }
 
-async function ringReduceScatter(
-  round: Round,
-  data: Float32Array,
-  bounds: readonly number[],
-  reduction: Reduction,
-): Promise<void> {
-  const { size, index } = round, next = wrap(index + 1, size), previous = wrap(index - 1, size);
-  const chunk = (i: number) => part(data, bounds[wrap(i, size)]!, bounds[wrap(i, size) + 1]!);
-  // Asked for beforehand, so that no step waits for the word that there is room.
-  const received = Array.from(
-    { length: size - 1 },
-    (_, step) => receiveSum(round, { from: previous, step, sum: chunk(index - step - 2), like: data, reduction }),
-  );
-  for (let step = 0; step < size - 1; step++) {
-    await Promise.all([round.send(next, step, chunk(index - step - 1)), received[step]]);
+/** How far a message has come, for who hands it on piece by piece. */
+class Progress {
+  #bytes = 0;
+  #wake: (() => void) | undefined;
+
+  readonly arrived: Arrived = (offset, length) => {
+    this.#bytes = offset + length;
+    this.#wake?.();
+  };
+  /** For one waiter at a time. A message that fails leaves it waiting: its own failure is told. */
+  readonly until: Until = (bytes) => this.#bytes >= bytes ? undefined : this.#reach(bytes);
+
+  async #reach(bytes: number): Promise<void> {
+    while (this.#bytes < bytes) await new Promise<void>((resolve) => this.#wake = resolve);
   }
 }
 
-async function ringAllGather(
+/**
+ * Round the ring, chunk by chunk: `sums` steps in which what comes is added, then `copies` in which it is taken as it is.
+ * What a rank receives in one step it sends in the next, each piece as soon as it is there: so all links are busy at once,
+ * also where one rank's chunk is the largest or the only one.
+ */
+async function ring(
   round: Round,
   data: Elements,
-  bounds: readonly number[],
-  firstStep: number,
+  { bounds, sums = 0, copies = 0, firstStep = 0, reduction = "none" }: {
+    bounds: readonly number[];
+    sums?: number;
+    copies?: number;
+    /** Of the collective, where this is not all of it. */
+    firstStep?: number;
+    reduction?: Reduction;
+  },
 ): Promise<void> {
   const { size, index } = round, next = wrap(index + 1, size), previous = wrap(index - 1, size);
-  const chunk = (i: number) => part(data, bounds[wrap(i, size)]!, bounds[wrap(i, size) + 1]!);
-  const received = Array.from(
-    { length: size - 1 },
-    (_, step) => round.receive(previous, firstStep + step, chunk(index - step - 1)),
-  );
-  for (let step = 0; step < size - 1; step++) {
-    await Promise.all([round.send(next, firstStep + step, chunk(index - step)), received[step]]);
-  }
+  // The chunk that goes first; a sum ends with its owner, from where copies begin.
+  const first = sums > 0 ? index - 1 : index;
+  const chunk = (step: number) => part(data, bounds[wrap(first - step, size)]!, bounds[wrap(first - step, size) + 1]!);
+  // Asked for beforehand, so that no step waits for the word that there is room.
+  const received = Array.from({ length: sums + copies }, (_, step) => {
+    const { arrived, until } = new Progress(), into = chunk(step + 1);
+    const done = step < sums
+      ? receiveSum(round, {
+        from: previous,
+        step: firstStep + step,
+        sum: into as Float32Array,
+        like: data,
+        reduction,
+        arrived,
+      })
+      : round.receive(previous, firstStep + step, into, arrived);
+    return { done, until };
+  });
+  const sent = (async () => {
+    for (let step = 0; step < sums + copies; step++) {
+      await round.send(next, firstStep + step, chunk(step), received[step - 1]?.until);
+    }
+  })();
+  await Promise.all([sent, ...received.map(({ done }) => done)]);
 }
 
 /** Everyone's part straight to everyone. */
@@ -153,8 +183,10 @@ const isSmall = (data: Elements) => data.length * 4 <= smallBytes;
 export async function allReduce(round: Round, data: Elements, reduction: Reduction): Promise<void> {
   if (isSmall(data)) return await asFloat32(data, (sum) => recursiveDoubling(round, sum, reduction));
   const bounds = evenBounds(data.length, round.size);
-  await reduceScatter(round, data, bounds, reduction);
-  await ringAllGather(round, data, bounds, round.size);
+  const steps = round.size - 1;
+  if (data instanceof Float32Array) return await ring(round, data, { bounds, sums: steps, copies: steps, reduction });
+  await pairwiseReduceScatter(round, data, bounds, reduction);
+  await ring(round, data, { bounds, copies: steps, firstStep: round.size });
 }
 
 /** Each rank gets its part of the sum; the other parts of `data` are left undefined. */
@@ -164,14 +196,15 @@ export async function reduceScatter(
   bounds: readonly number[],
   reduction: Reduction,
 ): Promise<void> {
-  if (data instanceof Float32Array && !isSmall(data)) await ringReduceScatter(round, data, bounds, reduction);
-  else await pairwiseReduceScatter(round, data, bounds, reduction);
+  if (data instanceof Float32Array && !isSmall(data)) {
+    await ring(round, data, { bounds, sums: round.size - 1, reduction });
+  } else await pairwiseReduceScatter(round, data, bounds, reduction);
 }
 
 /** Every rank gets all parts; its own is in place. */
 export async function allGather(round: Round, data: Elements, bounds: readonly number[]): Promise<void> {
   if (data.byteLength <= smallBytes) await directAllGather(round, data, bounds);
-  else await ringAllGather(round, data, bounds, 0);
+  else await ring(round, data, { bounds, copies: round.size - 1 });
 }
 
 /** A binomial tree; large data is scattered, then gathered, so that the root sends it once and not log₂(n) times. */
@@ -183,7 +216,7 @@ export async function broadcast(round: Round, data: Elements, root: number): Pro
       const others = Array.from({ length: size - 1 }, (_, i) => wrap(root + 1 + i, size));
       await Promise.all(others.map((other) => round.send(other, 0, chunk(other))));
     } else await round.receive(root, 0, chunk(index));
-    return await ringAllGather(round, data, bounds, 1);
+    return await ring(round, data, { bounds, copies: size - 1, firstStep: 1 });
   }
   const place = wrap(index - root, size), at = (relative: number) => wrap(relative + root, size);
   let mask = 1;

@@ -219,11 +219,13 @@ export function createCommunicator(transport: Transport, options: CommunicatorOp
     size: ranks.length,
     index,
     scratch,
-    send: (to: number, step: number, data: Elements) => transport.send(ranks[to]!, tagged(step), bytesOf(data)),
-    receive(from: number, step: number, into: Elements) {
+    send: (to: number, step: number, data: Elements, until?: algorithms.Until) =>
+      transport.send(ranks[to]!, tagged(step), bytesOf(data), until),
+    receive(from: number, step: number, into: Elements, arrived?: (offset: number, length: number) => void) {
       const bytes = bytesOf(into);
       return transport.receive(ranks[from]!, tagged(step), bytes.length, {
         place: (offset, length) => bytes.subarray(offset, offset + length),
+        ...(arrived ? { arrived } : {}),
       });
     },
     receivePieces(

@@ -104,6 +104,20 @@ Deno.test("collectives over TCP send messages of many frames", async () => {
   });
 });
 
+Deno.test("a ring hands on pieces before a chunk is whole, and adds in the order of places all the same", async () => {
+  const world = 3, counts = [700_001, 0, 300_002], length = 1_000_003;
+  const term = (rank: number, i: number) => Math.fround(Math.sin(i + 1) * 10 ** (rank * 3 + i % 5));
+  const expected = (owner: number, i: number) =>
+    // it begins with the place behind the owner's
+    [1, 2, 3].map((hop) => term((owner + hop) % world, i)).reduce((sum, each) => Math.fround(each + sum));
+  await onAllRanks(await tcpWorld(world), async (communicator, rank) => {
+    const data = Float32Array.from({ length }, (_, i) => term(rank, i));
+    const own = await communicator.group("data", [0, 1, 2]).reduceScatter(data, counts);
+    const begin = counts.slice(0, rank).reduce((a, b) => a + b, 0);
+    same([...own], Array.from({ length: counts[rank]! }, (_, i) => expected(rank, begin + i)));
+  });
+});
+
 Deno.test("collectives over encrypted frames agree with sums by hand", async () => {
   await onAllRanks(await tcpWorld(3, { encrypt: true }), async (communicator) => {
     for (const length of [3, 100_001]) await everyCollective(communicator, 3, types[0]!, length);

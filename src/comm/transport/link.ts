@@ -95,13 +95,18 @@ export class Link {
     this.ended = this.#pump();
   }
 
-  /** Sends a message; resolves when all of it is handed over. `body` must not change before. */
-  async send(tag: Tag, body: Uint8Array): Promise<void> {
+  /**
+   * Sends a message; resolves when all of it is handed over. What of `body` may leave must not change before.
+   *
+   * @param until resolves when so many bytes may leave; all may at once where there is none
+   */
+  async send(tag: Tag, body: Uint8Array, until?: (bytes: number) => Promise<void> | undefined): Promise<void> {
     if (this.#failure) throw this.#failure;
     if (body.length === 0) return;
     if (body.length > eagerBytes) await this.#granted(tag, body.length);
     for (let offset = 0; offset < body.length; offset += maxBodyBytes) {
       const piece = body.subarray(offset, offset + maxBodyBytes);
+      await until?.(offset + piece.length);
       await this.#write({ kind: "data", tag, bodyBytes: piece.length, messageBytes: body.length }, piece);
       this.bytesMoved += piece.length;
     }

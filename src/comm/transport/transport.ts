@@ -41,7 +41,8 @@ export interface Answer extends Status {
 export interface Transport {
   readonly rank: number;
   readonly world: number;
-  send(to: number, tag: Tag, body: Uint8Array): Promise<void>;
+  /** @param until resolves when so many bytes of the body may leave; all may at once where there is none */
+  send(to: number, tag: Tag, body: Uint8Array, until?: (bytes: number) => Promise<void> | undefined): Promise<void>;
   receive(from: number, tag: Tag, bytes: number, sink: Sink): Promise<void>;
   /** Asks a peer where it is; nothing if it does not answer in time, which a living one does at once. */
   ask(peer: number, timeoutMs: number): Promise<Answer | undefined>;
@@ -116,7 +117,7 @@ export function createTransport(
   const transport: Transport = {
     rank,
     world,
-    send: (to, tag, body) => linkTo(to).send(tag, body),
+    send: (to, tag, body, until) => linkTo(to).send(tag, body, until),
     receive: (from, tag, bytes, sink) => linkTo(from).receive(tag, bytes, sink),
     async ask(peer, timeoutMs) {
       const id = nextId++, { promise, resolve } = Promise.withResolvers<Answer | undefined>();

@@ -1,0 +1,242 @@
+/**
+ * `troupe bench sync`: what ranks exchange in a step, by the path that they use, without the model's computing. Each rank is
+ * a process with its device, its communicator in a worker, and the plan of its own part; gradients are reduced and
+ * parameters gathered as after a backward pass and an update. Floors, measured between rounds by the same processes, say
+ * what copying, adding and a bare connection take.
+ */
+import process from "node:process";
+import { createRuntime } from "../../actors/runtime/mod.ts";
+import { Progress } from "../../actors/progress.ts";
+import type { DeviceBuffer } from "../backend/backend.ts";
+import { type BackendName, openBackend } from "../backend/open.ts";
+import { accumulate } from "../comm/collectives/elements.ts";
+import { listenControl } from "../comm/control.ts";
+import { openRendezvous } from "../comm/transport/rendezvous.ts";
+import type { ResolvedConfig } from "../config/mod.ts";
+import { drive, type Program } from "../graph/program.ts";
+import { FlightRecorder } from "../observe/flight_recorder.ts";
+import { Synchronizer } from "../optimizer/synchronize.ts";
+import { runMesh } from "../parallel/run_mesh.ts";
+import { createWorld } from "../parallel/world.ts";
+import { planModel } from "../train/model.ts";
+import { type BenchLine, type Report, round, secondsSince, spread } from "./bench_line.ts";
+import { joinRoot, meet, rankVariables } from "./rank.ts";
+import { selfCommand } from "./self.ts";
+
+const hostname = "127.0.0.1", version = "bench";
+
+interface Task {
+  readonly rank: number;
+  readonly world: number;
+  readonly meetingPort: number;
+  readonly config: ResolvedConfig;
+  readonly backend: BackendName;
+  readonly repeats: number;
+}
+
+/** What is on record of one phase in one round. */
+interface Phase {
+  seconds: number;
+  bytes: number;
+  count: number;
+}
+
+/** Processor seconds of this process, all threads. */
+const processorSeconds = () => {
+  const { user, system } = process.cpuUsage();
+  return (user + system) / 1e6;
+};
+
+/** Adds up what a synchronizer tells. */
+function phases() {
+  const all = new Map<string, Phase>();
+  return {
+    all,
+    onSpan(name: string, begin: number, end: number, { args = {} }: { args?: Readonly<Record<string, unknown>> } = {}) {
+      const phase = all.get(name) ?? { seconds: 0, bytes: 0, count: 0 };
+      all.set(name, phase);
+      phase.seconds += (end - begin) / 1000;
+      phase.bytes += args.bytes as number;
+      phase.count++;
+    },
+  };
+}
+
+/** Seconds in which at least one collective was under way, as the communicator noted them. */
+function underWay(recorder: FlightRecorder, since: number): number {
+  let open = 0, from = 0, total = 0;
+  for (const { at, text } of recorder.since(since).records) {
+    if (text.endsWith(": begun") && open++ === 0) from = at;
+    else if (text.endsWith(": done") && --open === 0) total += at - from;
+  }
+  return total / 1000;
+}
+
+/** The least that moving bytes takes here, in GB/s: a copy between warm memory, and a sum of pieces in the cache. */
+function floors(): { copy: number; sum: number } {
+  const bytes = 64 << 20, a = new Float32Array(new SharedArrayBuffer(bytes)).fill(1), b = a.slice();
+  const piece = new Float32Array(new SharedArrayBuffer(1 << 20)).fill(1), best = { copy: 0, sum: 0 };
+  for (let i = 0; i < 5; i++) {
+    let began = performance.now();
+    a.set(b);
+    best.copy = Math.max(best.copy, bytes / (performance.now() - began) / 1e6);
+    began = performance.now();
+    for (let at = 0; at < a.length; at += piece.length) accumulate(a.subarray(at, at + piece.length), piece, "sum");
+    best.sum = Math.max(best.sum, bytes / (performance.now() - began) / 1e6);
+  }
+  return best;
+}
+
+/** Memory on the device for parameters and gradients alone, in place of a whole program. */
+function stubProgram(
+  backend: Awaited<ReturnType<typeof openBackend>>,
+  { arenas, parameters }: Pick<Program["plan"], "arenas" | "parameters">,
+) {
+  const buffers = new Map<string, DeviceBuffer[]>(
+    ["parameter", "gradient"].map((kind) => [kind, arenas.map((bytes) => backend.allocate(bytes, kind))]),
+  );
+  const places = new Map(parameters.map((place) => [place.name, place]));
+  const partRange: Program["partRange"] = (kind, { name, begin, end }) => {
+    const { arena, offset } = places.get(name)!;
+    return { buffer: buffers.get(kind)![arena]!, offset: offset + 4 * begin, bytes: 4 * (end - begin) };
+  };
+  return {
+    backend,
+    partRange,
+    writePart: (kind, part, data) => backend.upload(partRange(kind, part), data),
+  } satisfies Pick<Program, "backend" | "partRange" | "writePart">;
+}
+
+/** One rank, in a process of its own. Its task comes on standard input; rank 0 prints the lines. */
+export async function syncChild(): Promise<void> {
+  const { rank, world, meetingPort, config, backend: name, repeats }: Task = JSON.parse(
+    await new Response(Deno.stdin.readable).text(),
+  );
+  const runtime = createRuntime(), recorder = new FlightRecorder();
+  const communicator = await joinRoot(runtime, new Progress(), recorder);
+  const meeting = { hostname, port: meetingPort, world, fingerprint: version, encrypt: false, timeoutMs: 60_000 };
+  const mesh = runMesh(config, { rank, world }), groups = createWorld(mesh, await meet(communicator, meeting));
+  const everyone = groups.group("data");
+  using backend = await openBackend(name);
+  const { plan, zero } = planModel(config, backend.traits, mesh), program = stubProgram(backend, plan);
+  const synchronizers = zero.map(({ reduce, partition, buckets, gathers }) =>
+    new Synchronizer({ program, data: groups.group(reduce), zero: groups.group(partition), buckets, gathers })
+  );
+  const own = zero.flatMap(({ division, partition }) =>
+    division.filter(({ owner }) => owner === mesh.index(partition) || mesh.size(partition) === 1)
+  );
+  const all = zero.flatMap(({ division }) => division);
+  const first = (kind: "gradient" | "parameter", part: typeof own[number]) => {
+    const { buffer, offset } = program.partRange(kind, part), place = new Float32Array(1);
+    backend.readInto([{ buffer, offset, bytes: 4 }], [new Uint8Array(place.buffer)]).take();
+    return place[0]!;
+  };
+  for (const part of all) program.writePart("gradient", part, new Float32Array(part.end - part.begin).fill(rank + 1));
+  for (const part of own) program.writePart("parameter", part, new Float32Array(part.end - part.begin).fill(rank + 1));
+
+  const print = (line: BenchLine) => {
+    if (rank === 0) console.log(JSON.stringify(line));
+  };
+  const bytes = all.reduce((sum, { begin, end }) => sum + 4 * (end - begin), 0);
+  const samples = new Map<string, number[]>();
+  const sample = (figure: string, value: number) => samples.set(figure, [...samples.get(figure) ?? [], value]);
+  const volumes = new Map<string, { bytes: number; count: number }>();
+  for (let turn = 0; turn <= repeats; turn++) {
+    for (const what of ["reduce", "gather"] as const) {
+      await everyone.barrier();
+      const record = phases(), begun = recorder.since(0).next;
+      const processor = processorSeconds(), started = performance.now();
+      for (const synchronizer of synchronizers) {
+        synchronizer.onSpan = record.onSpan;
+        if (what === "gather") synchronizer.updated();
+        await drive(synchronizer[what]());
+      }
+      await backend.finish();
+      if (turn === 0) continue; // memory is touched for the first time
+      sample(what, secondsSince(started));
+      sample(`${what}: processor`, processorSeconds() - processor);
+      sample(`${what}: collectives under way`, underWay(recorder, begun));
+      volumes.set(`${what}: collectives under way`, {
+        bytes: Math.round((world - 1) / world * bytes),
+        count: zero.reduce((sum, { buckets, gathers }) => sum + (what === "reduce" ? buckets : gathers).length, 0),
+      });
+      for (const [phase, { seconds, bytes, count }] of record.all) {
+        sample(`${what}: ${phase}`, seconds);
+        volumes.set(`${what}: ${phase}`, { bytes, count });
+      }
+    }
+    if (turn > 0) continue;
+    const owners = new Map(all.map(({ name, begin, owner }) => [`${name} ${begin}`, owner]));
+    const sums = own.every((part) => first("gradient", part) === world * (world + 1) / 2);
+    const gathered = all.every((part) =>
+      mesh.size("zero") === 1 || first("parameter", part) === owners.get(`${part.name} ${part.begin}`)! + 1
+    );
+    if (!sums || !gathered) {
+      throw new Error("Cannot measure: gradients were not summed, or parameters not handed round");
+    }
+  }
+  const { copy, sum } = floors();
+  for (const [figure, values] of samples) {
+    const { median, best } = spread(values), volume = volumes.get(figure);
+    const rate = volume && volume.bytes > 0
+      ? { bytes: volume.bytes, count: volume.count, gigabytes_per_second: round(volume.bytes / median / 1e9) }
+      : {};
+    print({ bench: "sync", figure, value: median, unit: "s", best, ranks: world, backend: backend.name, ...rate });
+  }
+  print({ bench: "sync", figure: "floor: copy", value: round(copy), unit: "GB/s", ranks: world });
+  print({ bench: "sync", figure: "floor: sum", value: round(sum), unit: "GB/s", ranks: world });
+  print({ bench: "sync", figure: "gradients", value: bytes, unit: "bytes", ranks: world, repeats });
+  await everyone.barrier();
+  await runtime.stop();
+}
+
+/** Starts the ranks as processes and reports what rank 0 measures. */
+export async function benchSync(
+  { configs, ranks, backend, repeats, report }: {
+    /** The record for so many ranks. */
+    configs: (world: number) => Promise<ResolvedConfig>;
+    ranks: readonly number[];
+    backend: BackendName;
+    repeats: number;
+    report: Report;
+  },
+): Promise<void> {
+  for (const world of ranks) {
+    const config = await configs(world), token = crypto.randomUUID();
+    await using control = listenControl({ hostname, port: 0, token, onValue: () => {} });
+    const meeting = openRendezvous({ hostname, token, world, fingerprint: version });
+    try {
+      const { command, args, env } = selfCommand(["bench", "sync", "--child"], {
+        read: true,
+        env: true,
+        net: [hostname],
+        sys: ["systemMemoryInfo", "statfs"],
+      });
+      const outputs = await Promise.all(Array.from({ length: world }, async (_, rank) => {
+        const own = {
+          [rankVariables.control]: `${hostname}:${control.port}`,
+          [rankVariables.token]: token,
+          [rankVariables.rank]: String(rank),
+          [rankVariables.attempt]: "0",
+          [rankVariables.address]: hostname,
+        };
+        const child = new Deno.Command(command, {
+          args,
+          env: { ...env, ...own },
+          stdin: "piped",
+          stdout: "piped",
+          stderr: "piped",
+        }).spawn();
+        const task: Task = { rank, world, meetingPort: meeting.port, config, backend, repeats };
+        await new Blob([JSON.stringify(task)]).stream().pipeTo(child.stdin);
+        return await child.output();
+      }));
+      const text = (bytes: Uint8Array) => new TextDecoder().decode(bytes).trim();
+      const failed = outputs.find(({ success }) => !success);
+      if (failed) throw new Error(text(failed.stderr).replace(/^troupe bench: /, "") || "a rank's process failed");
+      for (const line of text(outputs[0]!.stdout).split("\n")) report(JSON.parse(line));
+    } finally {
+      await meeting.close();
+    }
+  }
+}

@@ -366,6 +366,7 @@ async function advance(
   const problem = batch && "problem" in batch ? batch.problem : undefined;
   const [stopping, problems] = await session.agree([Number(state.stopping), Number(problem !== undefined)]);
   if (finished || stopping! > 0) {
+    await trainer.gather(); // what is under way ends before the ranks do
     const { unsaved } = await save(ready, context, { force: true });
     const outcome = finished ? "finished" : "stopped";
     return state.reply!({ outcome, step: trainer.stepCount, ...(unsaved ? { unsaved } : {}) });

@@ -38,6 +38,26 @@ Deno.test("bench step reports the step whole and in parts", () =>
     for (const part of ["forward", "backward", "optimizer"]) assertGreater(figures.get(part)!.least_flops, 0);
   }));
 
+Deno.test("bench sync moves the gradients of a record between two ranks and says where the time went", () =>
+  inScratch(async (folder) => {
+    const { config } = await tinyRun(folder);
+    const words = ["--config", config, "--backend", "cpu", "--nproc", "2", "--repeats", "1"];
+    const ran = await troupe("bench", "sync", ...words);
+    assertEquals(ran.code, 0, ran.err);
+    const figures = byFigure(jsonLines<BenchLine>(ran)), bytes = figures.get("gradients")!.value as number;
+    assertEquals(bytes, 4 * (2 * 280 * 16 + 3 * 16 + 4 * (16 * 16 + 16) + 3 * 16 * 32));
+    assertEquals(figures.get("reduce: read-back")!.bytes, bytes);
+    for (const what of ["reduce", "gather"]) {
+      for (
+        const phase of ["", ": processor", ": collectives under way", ": read-back", ": upload", `: wait for ${what}`]
+      ) {
+        assertGreater(figures.get(what + phase)!.value, 0, what + phase);
+      }
+    }
+    const alone = await troupe("bench", "sync", "--nproc", "1");
+    assertStringIncludes(alone.err, "--nproc: 1 has nobody to exchange with; 2 or more would work");
+  }));
+
 Deno.test("benchKernels() checks and times every kernel of a run on WebGPU", () =>
   inScratch(async (folder) => {
     const config = resolveConfig(await loadConfig((await tinyRun(folder)).config));

@@ -30,6 +30,24 @@ export function lastTouches(
   return last;
 }
 
+/** Of each parameter that a segment reads, in whichever type, the number of the first instruction that does. */
+export function firstReads(
+  { segments, parameters }: Pick<Plan, "segments" | "parameters">,
+  segment: SegmentName,
+): Map<string, number> {
+  const first = new Map<string, number>();
+  segments[segment].instructions.forEach((instruction, index) => {
+    for (const { space, slot, offset, bytes } of placesOf(instruction)) {
+      if (space !== "parameter" && space !== "model") continue;
+      const scale = space === "model" ? 2 : 1, begin = offset * scale, end = (offset + bytes) * scale;
+      for (const { name, arena, offset, bytes } of parameters) {
+        if (arena === slot && offset < end && begin < offset + bytes && !first.has(name)) first.set(name, index);
+      }
+    }
+  });
+  return first;
+}
+
 /** Parameters in the order in which the backward pass touches their gradients for the last time. */
 export function gradientOrder({ segments, parameters }: Pick<Plan, "segments" | "parameters">): string[] {
   const last = new Map<string, number>();

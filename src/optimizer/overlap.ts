@@ -1,9 +1,12 @@
 /**
- * Gradients on their way while the rest is computed (`overlap_sync_grad`): the last backward pass of a step is cut where a
- * bucket is done. At each cut its gradients are read back, and travel while the device goes on with the next piece. The
- * buckets and the order of sums are those of a step without it, so that it changes no bit.
+ * What travels while the device computes. Gradients (`overlap_sync_grad`): the last backward pass of a step is cut where a
+ * bucket is done. At each cut its gradients are read back, and travel while the device goes on with the next piece.
+ * Parameters (`overlap_sync_param`): they leave after the update, and the next step's first forward pass is cut where those
+ * of a gather are read for the first time; it waits there for no others.
+ *
+ * Buckets, gathers and the order of sums are those of a step without it, so that it changes no bit.
  */
-import { lastTouches } from "../graph/gradient_order.ts";
+import { firstReads, lastTouches } from "../graph/gradient_order.ts";
 import type { Plan, SegmentName } from "../graph/plan.ts";
 import type { Wait } from "../graph/program.ts";
 import type { Reading, Synchronizer } from "./synchronize.ts";
@@ -34,7 +37,12 @@ export function planOverlap(plan: Pick<Plan, "segments" | "parameters">, zero: r
 export class OverlappedReduction {
   #read: { readonly synchronizer: Synchronizer; readonly reading: Reading } | undefined;
 
-  constructor(readonly plan: OverlapPlan, readonly synchronizers: readonly Synchronizer[]) {}
+  /** @param inThread whether the device computes in this thread: then nothing goes on while bytes are copied out */
+  constructor(
+    readonly plan: OverlapPlan,
+    readonly synchronizers: readonly Synchronizer[],
+    readonly inThread: boolean,
+  ) {}
 
   /** At cut number `index`: the piece before it is submitted. */
   *at(index: number): Generator<Wait, void> {
@@ -43,6 +51,7 @@ export class OverlappedReduction {
     const reading = synchronizer.read(bucket);
     yield reading;
     this.#read = { synchronizer, reading };
+    if (this.inThread) yield* this.#send();
   }
 
   /** After the pass: the last bucket leaves too. What is under way is the synchronizers' to finish. */
@@ -60,3 +69,42 @@ export class OverlappedReduction {
 
 /** A turn of the event loop, in which messages to and from other threads leave and come: the next wait may block them. */
 const turn: Wait = { ready: () => new Promise((resolve) => setImmediate(resolve)) };
+
+export interface GatherOverlapPlan {
+  readonly segment: SegmentName;
+  /** Instructions of the segment before which parameters are read that a gather brings, less one: where it is cut. */
+  readonly cuts: readonly number[];
+  /** The group of parameters whose next gather is waited for at each cut. */
+  readonly groups: readonly number[];
+  /** The same before the first instruction. */
+  readonly before: readonly number[];
+}
+
+/**
+ * @param plan of a rank whose forward pass is one segment
+ * @returns nothing where the pass itself gathers weights: their mirror on the host must be whole before it begins
+ */
+export function planGatherOverlap(
+  plan: Pick<Plan, "segments" | "parameters">,
+  zero: readonly ZeroPlan[],
+): GatherOverlapPlan | undefined {
+  const segment: SegmentName = "forward 0", { instructions } = plan.segments[segment];
+  const gathersWeights = instructions.some((each) =>
+    each.kind === "collective" && (each.source.space === "parameter" || each.source.space === "model")
+  );
+  if (gathersWeights) return undefined;
+  const read = firstReads(plan, segment), last = instructions.length;
+  const waits = zero.flatMap(({ gathers }, group) => {
+    const needed = gathers.map(({ parts }) => Math.min(...parts.map(({ name }) => read.get(name) ?? last)) - 1);
+    // They come in their order: one is waited for no later than those behind it.
+    for (let i = needed.length - 2; i >= 0; i--) needed[i] = Math.min(needed[i]!, needed[i + 1]!);
+    return needed.map((cut) => ({ cut, group }));
+  }).sort((a, b) => a.cut - b.cut);
+  const cut = waits.filter(({ cut }) => cut >= 0);
+  return {
+    segment,
+    cuts: cut.map(({ cut }) => Math.min(cut, last - 1)),
+    groups: cut.map(({ group }) => group),
+    before: waits.filter(({ cut }) => cut < 0).map(({ group }) => group),
+  };
+}

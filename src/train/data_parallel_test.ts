@@ -1,5 +1,6 @@
-import { assertAlmostEquals, assertEquals, assertRejects } from "@std/assert";
+import { assertAlmostEquals, assertEquals, assertLess, assertRejects } from "@std/assert";
 import { openBackend } from "../backend/open.ts";
+import { firstReads } from "../graph/gradient_order.ts";
 import { openNullBackend } from "../backend/null/backend.ts";
 import { abandonCheckpoint, beginCheckpoint, commitCheckpoint, openCheckpoint, writeShard } from "../checkpoint/mod.ts";
 import { createCommunicator } from "../comm/collectives/communicator.ts";
@@ -115,6 +116,37 @@ Deno.test("overlapping changes no bit", async () => {
     twoSteps,
   );
   assertEquals(overlapped, plain);
+});
+
+Deno.test("parameters of other ranks are waited for where a forward pass first reads them, and not before", async () => {
+  const config = (ranks: number) =>
+    record({ all_gather_size: 700, use_split_tensor_optim: true, overlap_sync_param: true }, -1, ranks);
+  const plain = await together(record({ all_gather_size: 700, use_split_tensor_optim: true }, -1, 2), 2, twoSteps);
+  const waits = await together(config(2), 2, async (trainer, world) => {
+    const { gatherOverlap, zero, program: { plan } } = trainer.model, order: string[] = [];
+    assertEquals(
+      gatherOverlap!.groups.length + gatherOverlap!.before.length,
+      zero.flatMap((each) => each.gathers).length,
+    );
+    assertEquals(gatherOverlap!.cuts.every((cut, i, cuts) => i === 0 || cut >= cuts[i - 1]!), true);
+    assertEquals(gatherOverlap!.cuts.at(-1)! > plan.segments["forward 0"].instructions.length / 2, true);
+    // Each parameter comes, as one waits at the cuts, before the first instruction that reads it.
+    const read = firstReads(plan, "forward 0"), next = zero.map(() => 0);
+    const arrive = (group: number, cut: number) => {
+      for (const { name } of zero[group]!.gathers[next[group]!++]!.parts) assertLess(cut, read.get(name)!);
+    };
+    gatherOverlap!.before.forEach((group) => arrive(group, -1));
+    gatherOverlap!.groups.forEach((group, i) => arrive(group, gatherOverlap!.cuts[i]!));
+    trainer.onInstruction = (text) => order.push(text);
+    trainer.optimizer.synchronizers.forEach((each) => each.onSpan = (name) => order.push(name));
+    const steps = await twoSteps(trainer, world);
+    return { steps, order };
+  });
+  assertEquals(waits.map(({ steps }) => steps), plain);
+  const { order } = waits[0]!;
+  const pass = order.indexOf("step 2: forward 0 of micro-batch 0"),
+    next = order.indexOf("step 2: backward 0 of micro-batch 0");
+  assertEquals(order.slice(pass, next).filter((name) => name === "wait for gather").length > 1, true);
 });
 
 Deno.test("moments are planned and kept for what a rank updates, and the estimate says so", () => {

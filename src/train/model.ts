@@ -22,7 +22,7 @@ import { initialTensor } from "../nn/random.ts";
 import { gradientOrder } from "../graph/gradient_order.ts";
 import { placeState } from "../graph/optimizer_state.ts";
 import { adamwBytes } from "../optimizer/adamw.ts";
-import { type OverlapPlan, planOverlap } from "../optimizer/overlap.ts";
+import { type GatherOverlapPlan, type OverlapPlan, planGatherOverlap, planOverlap } from "../optimizer/overlap.ts";
 import { type Parcel, planTerms, planZero, type ZeroPlan } from "../optimizer/zero.ts";
 import { type Box, divisions, type Layout, layoutOf, type ShardingPlan, split } from "../parallel/layout.ts";
 import type { Mesh, Mode } from "../parallel/mesh.ts";
@@ -62,6 +62,8 @@ export interface Model extends Disposable {
   readonly terms: readonly Parcel[];
   /** Where the last backward pass is cut to reduce gradients meanwhile; absent where that is not done. */
   readonly overlap: OverlapPlan | undefined;
+  /** Where the forward pass is cut to wait for parameters of other ranks; absent where that is not done. */
+  readonly gatherOverlap: GatherOverlapPlan | undefined;
   /** Number of parameters in the whole model. */
   readonly parameterCount: number;
 }
@@ -148,8 +150,9 @@ export function planModel(
   });
   const plan = { ...whole, state };
   // With stages, and where gradients are summed a second time, the sums come after the last pass.
-  const overlaps = config.hybrid_zero_optimizer.overlap_sync_grad && stage.chunks.length === 1 &&
-    mesh.size("pipeline") === 1 && zero.some(({ reduce }) => mesh.size(reduce) > 1);
+  const { overlap_sync_grad, overlap_sync_param } = config.hybrid_zero_optimizer;
+  const oneSegment = stage.chunks.length === 1 && mesh.size("pipeline") === 1;
+  const overlaps = overlap_sync_grad && oneSegment && zero.some(({ reduce }) => mesh.size(reduce) > 1);
   const memory = estimateMemory(plan, {
     frames: stage.frames,
     microBatches,
@@ -158,7 +161,25 @@ export function planModel(
   const shapes = new Map([...everywhere.boxes].map(([name, { shape }]) => [name, shape]));
   const terms = planTerms(zero, everywhere.summed, { config, mesh });
   const overlap = overlaps && terms.length === 0 ? planOverlap(plan, zero) : undefined;
-  return { family, plan, boxes, shapes, layouts, mode, inputs, results, memory, zero, terms, stage, overlap };
+  const gatherOverlap = overlap_sync_param && oneSegment && zero.some(({ partition }) => mesh.size(partition) > 1)
+    ? planGatherOverlap(plan, zero)
+    : undefined;
+  return {
+    family,
+    plan,
+    boxes,
+    shapes,
+    layouts,
+    mode,
+    inputs,
+    results,
+    memory,
+    zero,
+    terms,
+    stage,
+    overlap,
+    gatherOverlap,
+  };
 }
 
 /** A table that serves as the head too, or that the record wants divided by vocabulary, is divided by rows. */
@@ -243,7 +264,7 @@ export async function initializeModel(
     frames: planned.stage.frames,
     microBatches,
     groups: (axis) => world.group(axis as Mode),
-    ...(planned.overlap ? { cuts: new Map([[planned.overlap.segment, planned.overlap.cuts]]) } : {}),
+    cuts: new Map([planned.overlap, planned.gatherOverlap].flatMap((each) => each ? [[each.segment, each.cuts]] : [])),
     prefetch: prefetchOf(config),
   }).catch((error) => {
     if (!/out of memory/.test((error as Error).message)) throw error;

@@ -136,12 +136,18 @@ export class Trainer implements Disposable {
     const { program, world, stage } = this.model, pipeline = world.group("pipeline");
     const all = globalRows ?? microBatches.length * world.mesh.size("data");
     if (all === 0) throw new RangeError("Cannot execute a schedule: the batch has no micro-batches");
-    const { overlap } = this.model, { synchronizers } = this.optimizer, scale = this.optimizer.gradScaler.scale;
+    const { overlap, gatherOverlap } = this.model,
+      { synchronizers } = this.optimizer,
+      scale = this.optimizer.gradScaler.scale;
     const started = performance.now();
-    for (const synchronizer of synchronizers) yield* synchronizer.gather();
     // Ranks with other data that gather weights from each other run as many passes, where they have fewer rows.
     const passes = meet(world.mesh) ? Math.ceil(all / world.mesh.size("data")) : microBatches.length;
-    const overlapped = overlap && new OverlappedReduction(overlap, synchronizers);
+    // Parameters of other ranks come before they are used; only a forward pass can be waited for piece by piece.
+    if (gatherOverlap && passes > 0) {
+      for (const group of gatherOverlap.before) yield* synchronizers[group]!.finishGather();
+    } else for (const synchronizer of synchronizers) yield* synchronizer.gather();
+    const inThread = program.backend.traits.provider === "none";
+    const overlapped = overlap && new OverlappedReduction(overlap, synchronizers, inThread);
     this.sent = yield* this.#executor.run(stage.schedule(passes), {
       program,
       pipeline,
@@ -156,10 +162,14 @@ export class Trainer implements Disposable {
       },
       began: (name, { microBatch }) =>
         this.onInstruction(`step ${this.stepCount + 1}: ${name} of micro-batch ${microBatch}`),
-      atCuts: (name, { microBatch }) =>
-        overlapped && name === overlapped.plan.segment && microBatch === passes - 1
-          ? (cut) => overlapped.at(cut)
-          : undefined,
+      atCuts: (name, { microBatch }) => {
+        if (overlapped && name === overlapped.plan.segment && microBatch === passes - 1) {
+          return (cut) => overlapped.at(cut);
+        }
+        if (gatherOverlap && name === gatherOverlap.segment && microBatch === 0) {
+          return (cut) => synchronizers[gatherOverlap.groups[cut]!]!.finishGather();
+        }
+      },
       *done(name, { microBatch, frame, chunk }) {
         if (microBatch >= microBatches.length) return;
         if (program.plan.segments[name].outputs.size > 0) program.keepOutputs(microBatch, frame, chunk);
@@ -294,6 +304,9 @@ export class Trainer implements Disposable {
     beta2.step();
     for (const synchronizer of synchronizers) synchronizer.updated();
     if (!overlap_sync_param) await this.gather();
+    else if (this.model.gatherOverlap) {
+      for (const synchronizer of synchronizers) await drive(synchronizer.startGathers());
+    }
     this.times.update = (performance.now() - started) / 1000;
     return { ...result, success: true };
   }

@@ -132,6 +132,8 @@ interface State {
   /** Times of restarts, and what ended the ranks at which step, to see that nothing gets better. */
   restarts: number[];
   lastFailure: { text: string; step: number } | undefined;
+  /** When it was last looked whether ranks are silent. */
+  checkedMs: number;
   stopping: boolean;
   step: number;
 }
@@ -153,6 +155,7 @@ export const supervisor = (options: SupervisorOptions) =>
       from: undefined,
       restarts: [],
       lastFailure: undefined,
+      checkedMs: 0,
       stopping: false,
       step: 0,
     }),
@@ -169,6 +172,7 @@ export const supervisor = (options: SupervisorOptions) =>
             await finish(state, { outcome: "failed", step: 0, reason: (error as Error).message }, options, context);
             break;
           }
+          state.checkedMs = context.now();
           context.every(second, { kind: "check" });
           context.sendSelf({ kind: "gather" });
           break;
@@ -230,10 +234,13 @@ export const supervisor = (options: SupervisorOptions) =>
           break;
         }
         case "check": {
+          const now = context.now(), paused = now - state.checkedMs - second;
+          state.checkedMs = now;
+          if (paused > second) forgive(state.members, paused);
           const since = Math.min(...state.members.map(({ beat }) => beat?.firstMs ?? Infinity));
           state.members.forEach((member, rank) => {
             if (member.killed !== undefined || member.ended) return;
-            const why = silence(member, since, options, context.now());
+            const why = silence(member, since, options, now);
             if (why === undefined) return;
             member.killed = why;
             end(rank, member, options, context); // and its end arrives as any other does
@@ -257,6 +264,16 @@ export const supervisor = (options: SupervisorOptions) =>
       return state;
     },
   });
+
+/** This process was stopped, or starved: what ranks said meanwhile is still to be read, and none was silent for so long. */
+function forgive(members: readonly Member[], pausedMs: number): void {
+  for (const { beat } of members) {
+    if (!beat) continue;
+    beat.firstMs += pausedMs;
+    beat.atMs += pausedMs;
+    beat.changedAtMs += pausedMs;
+  }
+}
 
 /** Phases whose time depends on the disk and the driver too: they may take so many times `step_timeout_s`. */
 const patience: Readonly<Record<string, number>> = { start: 10, initialise: 10, save: 10 };
@@ -422,7 +439,9 @@ async function recover(
   const fail = (why: string) => finish(state, { outcome: "failed", step: state.step, reason: why }, options, context);
   options.onAccident?.(text);
   if (state.stopping) return await fail(`While stopping and saving: ${text}; the newest checkpoint stands`);
-  if (reason.kind === "crashed" && lastFailure?.text === text && lastFailure.step === state.step) {
+  // A connection may well break twice at the same place.
+  const again = lastFailure?.text === text && lastFailure.step === state.step;
+  if (again && reason.kind === "crashed" && !isConsequence(reason)) {
     return await fail(`${text} (this came twice, so starting again does not help)`);
   }
   state.lastFailure = { text, step: state.step };

@@ -50,6 +50,8 @@ async function supervised(
     pass: (seconds: number, phase: string, options?: { changing?: boolean }) => Promise<void>;
     /** Moves the clock without any. */
     silence: (seconds: number) => Promise<void>;
+    /** Lets the clock go on while nothing is handled. */
+    frozen: (seconds: number) => Promise<void>;
     crash: (words: string) => Promise<void>;
     attempts: () => number;
     shown: () => string;
@@ -107,6 +109,10 @@ async function supervised(
         }
       },
       silence: (seconds) => runtime.advance(seconds * second),
+      async frozen(seconds) {
+        runtime.scheduler.clock.advance(seconds * second); // and nothing is handled meanwhile
+        await runtime.settle();
+      },
       async crash(words) {
         ranks.at(-1)!.crash(words);
         await runtime.settle();
@@ -156,6 +162,16 @@ Deno.test("supervisor() takes a rank for dead that is not heard of, whatever it 
     await silence(35);
     assertEquals(attempts(), 2);
     assertStringIncludes(shown(), 'was not heard of for 31 s, last at "save" after step 3');
+  }));
+
+Deno.test("supervisor() takes nobody for dead for the time in which it was itself stopped", () =>
+  supervised({ step_timeout_s: 20 }, async ({ pass, frozen, silence, attempts }) => {
+    await pass(1, "step");
+    await frozen(3600);
+    await pass(10, "step");
+    assertEquals(attempts(), 1);
+    await silence(35);
+    assertEquals(attempts(), 2);
   }));
 
 Deno.test("runtime.max_restarts ends the run when they are used up within restart_window_s", () =>

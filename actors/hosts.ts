@@ -241,7 +241,7 @@ export function openHosts(options: HostsOptions): Hosts {
     port,
     token,
     encrypt,
-    onRefused: (reason) => onNotice(`A connection was refused: ${reason}`),
+    onRefused: (reason, from) => onNotice(`A connection from ${from} was refused: ${reason}`),
     onStream(stream) {
       const served = serve(stream).finally(() => serving.delete(served));
       serving.add(served);
@@ -382,7 +382,11 @@ export async function joinHosts(options: MemberOptions): Promise<{ code: number;
   const hosts = new Map<number, Host>();
   let silent = false, patience: Disposable | undefined;
   const hearRoot = async () => {
-    const message = await hear(stream, fromRoot);
+    const message = await hear(stream, fromRoot).catch((cause: Error) => {
+      // A connection that broke under what was said on it was closed here.
+      if (cause instanceof Deno.errors.BadResource || cause instanceof Deno.errors.ConnectionReset) return null;
+      throw new Error(`The connection to the root at ${at} broke: ${cause.message}`, { cause });
+    });
     if (message?.kind === "refused") throw new Error(`The root at ${at} refuses this host: ${message.reason}`);
     return message;
   };

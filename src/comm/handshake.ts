@@ -5,17 +5,18 @@
  * ```text
  * server → client   nonceS (32 bytes)
  * client → server   nonceC (32 bytes), HMAC(token, "client" nonceS nonceC)
- * server → client   HMAC(token, "server" nonceS nonceC), or as many zeros where the client's is not right
+ * server → client   HMAC(token, "server" nonceS nonceC), or a denial of as many bytes
  * ```
  *
- * The zeros tell a client that has mistyped its token from one that was shown out unheard because too many came at once:
- * the first never gets in, the other does if it knocks again.
+ * Where frames are to be encrypted, both say "encrypted client" and so on. A denial tells a client that has mistyped its
+ * token, or encrypts where the other end does not, from one that was shown out unheard because too many came at once: the
+ * first never gets in, the other does if it knocks again.
  */
 import { afterPatience } from "./patience.ts";
 
 const nonceBytes = 32, proofBytes = 32;
-/** In place of a proof: yours is not right. */
-const denial = new Uint8Array(proofBytes);
+/** In place of a proof: yours is not right; or it is, and one end encrypts. */
+const denial = new Uint8Array(proofBytes), otherMode = new Uint8Array(proofBytes).fill(1);
 
 /** What the handshake needs of a connection; a `Deno.TcpConn` is one. */
 export interface ByteConnection {
@@ -42,7 +43,7 @@ export class TurnedAwayError extends Error {
   override readonly name = "TurnedAwayError";
 }
 
-async function proof(token: string, role: "client" | "server", nonces: readonly Uint8Array[]) {
+async function proof(token: string, role: string, nonces: readonly Uint8Array[]) {
   const encoder = new TextEncoder();
   const key = await crypto.subtle.importKey("raw", encoder.encode(token), { name: "HMAC", hash: "SHA-256" }, false, [
     "sign",
@@ -56,6 +57,10 @@ async function proof(token: string, role: "client" | "server", nonces: readonly 
   }
   return new Uint8Array(await crypto.subtle.sign("HMAC", key, text));
 }
+
+const roles = (encrypt: boolean) => (
+  encrypt ? { client: "encrypted client", server: "encrypted server" } : { client: "client", server: "server" }
+);
 
 /** Compares in a time that tells nothing of where they differ. */
 function equal(a: Uint8Array, b: Uint8Array): boolean {
@@ -102,6 +107,8 @@ async function guarded(
 
 interface HandshakeOptions {
   readonly token: string;
+  /** Whether what follows is encrypted, as both ends must mean it. @default {false} */
+  readonly encrypt?: boolean;
   /** @default {5000} */
   readonly timeoutMs?: number;
 }
@@ -113,7 +120,7 @@ interface HandshakeOptions {
  */
 export function acceptHandshake(
   connection: ByteConnection,
-  { token, timeoutMs = 5000, onProven }: HandshakeOptions & { readonly onProven?: () => void },
+  { token, encrypt = false, timeoutMs = 5000, onProven }: HandshakeOptions & { readonly onProven?: () => void },
 ): Promise<void> {
   const late = (cause: unknown) =>
     new HandshakeError(`Cannot accept a connection: no proof of the token came within ${timeoutMs} ms`, { cause });
@@ -122,11 +129,15 @@ export function acceptHandshake(
     await writeAll(connection, nonceS);
     const answer = await readExactly(connection, nonceBytes + proofBytes);
     const nonceC = answer.subarray(0, nonceBytes);
-    if (!equal(answer.subarray(nonceBytes), await proof(token, "client", [nonceS, nonceC]))) {
-      await writeAll(connection, denial).catch(() => {}); // it may be gone
-      throw new HandshakeError("Cannot accept a connection: it does not know the run's token");
+    const proves = async (encrypt: boolean) =>
+      equal(answer.subarray(nonceBytes), await proof(token, roles(encrypt).client, [nonceS, nonceC]));
+    if (!await proves(encrypt)) {
+      const knows = await proves(!encrypt);
+      await writeAll(connection, knows ? otherMode : denial).catch(() => {}); // it may be gone
+      const why = knows ? `runtime.encrypt is ${!encrypt} there, ${encrypt} here` : "it does not know the run's token";
+      throw new HandshakeError(`Cannot accept a connection: ${why}`);
     }
-    const own = await proof(token, "server", [nonceS, nonceC]);
+    const own = await proof(token, roles(encrypt).server, [nonceS, nonceC]);
     onProven?.();
     await writeAll(connection, own);
   });
@@ -140,18 +151,21 @@ export function acceptHandshake(
  */
 export function offerHandshake(
   connection: ByteConnection,
-  { token, timeoutMs = 5000 }: HandshakeOptions,
+  { token, encrypt = false, timeoutMs = 5000 }: HandshakeOptions,
 ): Promise<void> {
   const late = (cause: unknown) => new TurnedAwayError(`no answer to the handshake within ${timeoutMs} ms`, { cause });
   return guarded(connection, timeoutMs, late, async () => {
     try {
       const nonceS = await readExactly(connection, nonceBytes);
       const nonceC = crypto.getRandomValues(new Uint8Array(nonceBytes));
-      const own = await proof(token, "client", [nonceS, nonceC]);
+      const own = await proof(token, roles(encrypt).client, [nonceS, nonceC]);
       await writeAll(connection, new Uint8Array([...nonceC, ...own]));
       const theirs = await readExactly(connection, proofBytes);
       if (equal(theirs, denial)) throw new HandshakeError("Cannot join: the other end refuses; is the token the same?");
-      if (!equal(theirs, await proof(token, "server", [nonceS, nonceC]))) {
+      if (equal(theirs, otherMode)) {
+        throw new HandshakeError(`Cannot join: runtime.encrypt is ${encrypt} here, ${!encrypt} at the other end`);
+      }
+      if (!equal(theirs, await proof(token, roles(encrypt).server, [nonceS, nonceC]))) {
         throw new HandshakeError("Cannot join: the other end does not know the run's token");
       }
     } catch (error) {

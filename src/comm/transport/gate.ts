@@ -70,7 +70,8 @@ export function openGate({ hostname, port = 0, token, encrypt, onStream, onRefus
   token: string;
   encrypt: boolean;
   onStream: (stream: FrameStream) => void;
-  onRefused?: ((reason: string) => void) | undefined;
+  /** Told why, and from which address they came. */
+  onRefused?: ((reason: string, from: string) => void) | undefined;
 }): Gate {
   const listener = listen(hostname, port);
   const strangers = new Strangers(), work = new Set<Promise<void>>();
@@ -80,6 +81,7 @@ export function openGate({ hostname, port = 0, token, encrypt, onStream, onRefus
       // From there on it is no stranger, and nobody shows it out.
       await acceptHandshake(connection, {
         token,
+        encrypt,
         timeoutMs: handshakeMs,
         onProven: () => strangers.delete(connection),
       });
@@ -89,7 +91,7 @@ export function openGate({ hostname, port = 0, token, encrypt, onStream, onRefus
       onStream(stream);
     } catch (error) {
       closeQuietly(connection);
-      onRefused?.((error as Error).message);
+      onRefused?.((error as Error).message, (connection.remoteAddr as Deno.NetAddr).hostname);
     } finally {
       strangers.delete(connection);
     }
@@ -135,7 +137,7 @@ export async function dial(
     connection.setNoDelay(true);
     onConnected?.((connection.localAddr as Deno.NetAddr).hostname);
     // To wait in line costs nothing; whoever left it would be the last again.
-    await offerHandshake(connection, { token, timeoutMs: leftMs });
+    await offerHandshake(connection, { token, encrypt, timeoutMs: leftMs });
     return encrypt
       ? await encryptedFrames(connection, { token, role: "client", timeoutMs: leftMs })
       : plainFrames(connection);

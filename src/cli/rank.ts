@@ -52,7 +52,7 @@ export async function joinRoot(
     Deno.exit(orphaned);
   };
   ref.ask({ kind: "lost" }, { timeoutMs: Infinity }).then(
-    () => leave("the root is gone"),
+    () => leave("the root is gone, or has given this rank up"),
     // A runtime that stops in good order takes the communicator with it.
     (error: AskError) => error.failure === "stopped" || leave(`the communicator failed: ${error.message}`),
   );

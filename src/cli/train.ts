@@ -129,10 +129,14 @@ async function runCompany(config: ResolvedConfig, run: RunFolder, options: Compa
     onValue: (value) => heard(value as Said),
   });
   const blackBox = new BlackBox(), dump = (why: string) => writeBlackBox(run.blackBox, blackBox.content(why));
-  const heard = ({ late, records = [], ...beat }: Said) => {
+  let present = 0;
+  /** @returns false for a rank that was given up: one whose own host is frozen may have heard nothing of it. */
+  const heard = ({ late, records = [], ...beat }: Said): boolean => {
+    if (beat.attempt < present) return false;
     if (records.length > 0) blackBox.add(beat.rank, beat.attempt, records);
     if (late === undefined) root.send({ kind: "beat", ...beat });
     else monitorRef.send({ kind: "alert", text: late });
+    return true;
   };
   const monitorRef = runtime.spawn(
     "monitor",
@@ -205,6 +209,7 @@ async function runCompany(config: ResolvedConfig, run: RunFolder, options: Compa
   let meeting: Rendezvous | undefined;
   /** Waits for the hosts, and opens the place where the ranks of a start meet; that of the start before is closed. */
   const muster = async (attempt: number): Promise<Muster> => {
+    present = attempt;
     await meeting?.close();
     living.clear();
     let record = config, notice: string | undefined;

@@ -31,7 +31,7 @@ export interface ControlListener extends AsyncDisposable {
 /**
  * Listens for communicators. Strangers are refused by the handshake and cost nothing but it.
  *
- * @param onValue what each authenticated connection says, in order
+ * @param onValue what each authenticated connection says, in order; false closes it
  * @throws {Deno.errors.AddrInUse} saying what to type, when the port is taken
  */
 export function listenControl(
@@ -40,7 +40,7 @@ export function listenControl(
     /** 0 takes a free one. */
     port: number;
     token: string;
-    onValue: (value: unknown) => void;
+    onValue: (value: unknown) => unknown;
     onRefused?: (reason: string) => void;
   },
 ): ControlListener {
@@ -58,7 +58,7 @@ export function listenControl(
       strangers.delete(connection);
     }
     try {
-      for await (const value of values(connection)) onValue(value);
+      for await (const value of values(connection)) if (onValue(value) === false) break;
     } catch (error) {
       onRefused?.((error as Error).message);
     } finally {

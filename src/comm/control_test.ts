@@ -55,3 +55,12 @@ Deno.test("listenControl() closes a connection whose line is too long, or no JSO
     connection.close();
   }
 });
+
+Deno.test("listenControl() closes a connection that onValue wants no more of, and the other end learns it", async () => {
+  const heard: unknown[] = [];
+  await using control = listenControl({ hostname, port: 0, token, onValue: (value) => heard.push(value) < 2 });
+  using rank = await joinControl({ hostname, port: control.port, token });
+  for (let i = 0; i < 2; i++) await rank.send(i);
+  await rank.closed;
+  assertEquals(heard, [0, 1]);
+});

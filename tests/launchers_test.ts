@@ -1,19 +1,13 @@
-/** Real launchers, and hosts that are network namespaces, where the machine has them; skipped aloud elsewhere. */
-import { assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
+/** Real launchers, where the machine has them; skipped aloud elsewhere. */
+import { assertEquals, assertStringIncludes } from "@std/assert";
 import { fileURLToPath } from "node:url";
 import { curve, freePort, inFolder, type Processes, tinyRecord } from "./processes.ts";
 import { skip } from "./skip.ts";
+import { missing } from "./two_hosts.ts";
 
 const totalSteps = 12, token = "a token of this test";
 
 const shell = (text: string) => new Deno.Command("sh", { args: ["-c", text], stderr: "null" }).outputSync();
-
-/** Which of the programs are missing, or that this is not root, in words; nothing where all is there. */
-function missing(programs: readonly string[]): string | undefined {
-  const absent = programs.filter((program) => !shell(`command -v ${program}`).success);
-  if (absent.length > 0) return `${absent.join(", ")} not installed`;
-  if (new TextDecoder().decode(shell("id -u").stdout).trim() !== "0") return "needs root";
-}
 
 const record = (folder: string, data: Record<string, unknown> = {}, runtime: Record<string, unknown> = {}) =>
   tinyRecord(folder, {
@@ -79,56 +73,6 @@ else {
         assertEquals(curve(folder), expected);
       } finally {
         shell(`sh '${script}' down '${state}'`);
-      }
-    }));
-}
-
-const cut = "a host whose cable is pulled is missed within seconds, leaves by itself, and is replaced";
-const netns = `troupe${Deno.pid}`,
-  canNetns = () => {
-    const made = shell(`ip netns add ${netns}a`).success;
-    shell(`ip netns del ${netns}a`);
-    return made ? undefined : "no network namespaces can be made";
-  };
-const noNetns = missing(["ip", "nsenter"]) ?? canNetns();
-if (noNetns) skip(cut, noNetns);
-else {
-  Deno.test(cut, () =>
-    inFolder(async (parent, processes) => {
-      const [quiet, folder] = folders(parent), steps = { total_steps: 120 };
-      const expected = await calm(processes, quiet, "2", record(quiet, steps));
-      const [a, b] = [`${netns}a`, `${netns}b`], address = "10.79.77.1";
-      const up = shell(
-        `set -e; ip netns add ${a}; ip netns add ${b}; ip link add va netns ${a} type veth peer name vb netns ${b}
-         ip -n ${a} addr add ${address}/24 dev va; ip -n ${b} addr add 10.79.77.2/24 dev vb
-         for n in ${a} ${b}; do ip -n $n link set lo up; done
-         ip -n ${a} link set va up; ip -n ${b} link set vb up`,
-      );
-      try {
-        assertEquals(up.code, 0);
-        const options = { folder, env: { TROUPE_TOKEN: token, TROUPE_NET: `,${address}` } };
-        const path = record(folder, steps), place = ["--host", address, "--port", "8899"];
-        const inside = (name: string, more: string[]) =>
-          processes.startBy(`exec nsenter --net=/run/netns/${name} "$@"`, train(path, ...place, ...more), options);
-        const root = inside(a, ["--world_size", "2"]), lost = inside(b, ["--join"]);
-        const lines = () => root.out.text.split("\n").length - 1;
-        await root.out.until(() => lines() >= 6, "some steps");
-        shell(`ip -n ${a} link set va down`);
-        const left = await lost.ended;
-        assertEquals(left.code, 1, left.err);
-        assertMatch(left.err, /The root at .* was not heard of for 6 s/);
-        await root.err.until(
-          (text) => text.split("Waiting for 1 of 2 ranks").length > 2,
-          "the search for another host",
-        );
-        shell(`ip -n ${a} link set va up`);
-        const replacement = inside(b, ["--join"]);
-        const [ended, its] = await Promise.all([root.ended, replacement.ended]);
-        assertEquals([ended.code, its.code], [0, 0], ended.err + its.err);
-        assertMatch(ended.err, /ALERT Host .* was not heard of for 6 s/);
-        assertEquals(curve(folder), expected);
-      } finally {
-        shell(`ip netns del ${a}; ip netns del ${b}`);
       }
     }));
 }

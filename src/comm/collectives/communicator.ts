@@ -122,9 +122,11 @@ export function createCommunicator(transport: Transport, options: CommunicatorOp
   const whoIsMissing = async (lane: Lane, what: string, sequence: number) => {
     const others = lane.ranks.filter((other) => other !== rank);
     const answers = await Promise.all(others.map(async (other) => {
-      const before = transport.bytesMoved(other), status = await transport.ask(other, answerMs);
+      const bytes = transport.bytesMoved(other), signs = transport.signs(other);
+      const status = await transport.ask(other, answerMs);
       // On a slow link the answer stands in line behind data.
-      return { other, status, moves: transport.bytesMoved(other) > before };
+      const moves = transport.bytesMoved(other) > bytes || (!status && transport.signs(other) > signs);
+      return { other, status, moves };
     }));
     let silent = false;
     const told = answers.flatMap(({ other, status, moves }) => {

@@ -121,6 +121,9 @@ export async function encryptedFrames(
       into.set(body);
       return Promise.resolve();
     },
+    get bytesRead() {
+      return reader.bytes;
+    },
     close: () => connection.close(),
   };
 }

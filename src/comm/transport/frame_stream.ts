@@ -10,6 +10,8 @@ export interface FrameStream {
   read(): Promise<Frame | null>;
   /** The body that follows the header just read, all of it. */
   readBody(into: Uint8Array): Promise<void>;
+  /** Bytes that have come so far, also those of what is not whole yet; absent where nothing comes in parts. */
+  readonly bytesRead?: number;
   close(): void;
 }
 
@@ -24,6 +26,8 @@ export class BufferedReader {
   readonly #buffer = new Uint8Array(new SharedArrayBuffer(joinBytes));
   #begin = 0;
   #end = 0;
+  /** Bytes that the connection gave. */
+  bytes = 0;
 
   constructor(connection: ByteConnection) {
     this.#connection = connection;
@@ -47,6 +51,7 @@ export class BufferedReader {
         if (filled === 0) return false;
         throw new Deno.errors.UnexpectedEof(`The connection ended after ${filled} of ${into.length} bytes`);
       }
+      this.bytes += count;
       if (direct) filled += count;
       else [this.#begin, this.#end] = [0, count];
     }
@@ -75,6 +80,9 @@ export function plainFrames(connection: ByteConnection): FrameStream {
       if (into.length > 0 && !await reader.fill(into)) {
         throw new Deno.errors.UnexpectedEof("The connection ended between a header and its body");
       }
+    },
+    get bytesRead() {
+      return reader.bytes;
     },
     close: () => connection.close(),
   };

@@ -89,10 +89,32 @@ export class Link {
   #writing: Promise<void> = Promise.resolve();
   #failure: Error | undefined;
   #farewell = false;
+  #framesWritten = 0;
 
   constructor(options: LinkOptions) {
     this.#options = options;
     this.ended = this.#pump();
+  }
+
+  /** Grows with whatever comes from the other rank: it lives. */
+  get signs(): number {
+    return this.#options.stream.bytesRead ?? this.bytesMoved;
+  }
+
+  /**
+   * On a slow link what the other rank asks stands in line behind its data, for longer than an answer is waited for. So
+   * while data comes and nothing goes, it is told every second that it comes.
+   */
+  #acknowledge(): ReturnType<typeof setInterval> | undefined {
+    if (this.#options.stream.bytesRead === undefined) return undefined;
+    let read = 0, written = 0;
+    return setInterval(() => {
+      const { bytesRead = 0 } = this.#options.stream, frames = this.#framesWritten;
+      if (bytesRead > read && frames === written && !this.#farewell) {
+        this.control({ kind: "receiving" }).catch(() => {});
+      }
+      [read, written] = [bytesRead, this.#framesWritten];
+    }, 1000);
   }
 
   /**
@@ -183,6 +205,7 @@ export class Link {
   }
 
   #write(frame: Frame, body?: Uint8Array): Promise<void> {
+    this.#framesWritten++;
     const written = this.#writing.then(() => this.#options.stream.write(frame, body));
     this.#writing = written.catch((error) => this.#broken(error as Error));
     return written.catch((error) => {
@@ -235,7 +258,7 @@ export class Link {
   }
 
   async #pump(): Promise<void> {
-    const { stream } = this.#options;
+    const { stream } = this.#options, timer = this.#acknowledge();
     try {
       for (;;) {
         const frame = await stream.read();
@@ -246,6 +269,8 @@ export class Link {
     } catch (error) {
       this.#broken(error as Error);
       this.close();
+    } finally {
+      clearInterval(timer);
     }
   }
 

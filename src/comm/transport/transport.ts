@@ -8,6 +8,8 @@ import { CommunicationError, Link, type Sink } from "./link.ts";
 const controlSchema = z.discriminatedUnion("kind", [
   z.object({ kind: z.literal("abort"), reason: z.string() }),
   z.object({ kind: z.literal("bye") }),
+  /** What you send comes, if slowly. */
+  z.object({ kind: z.literal("receiving") }),
   z.object({ kind: z.literal("ask"), id: z.number() }),
   z.object({
     kind: z.literal("status"),
@@ -52,6 +54,8 @@ export interface Transport {
   heard(): Record<string, Heard>;
   /** Grows with every piece of a message that moves, either way, to or from one peer or any. */
   bytesMoved(peer?: number): number;
+  /** Grows with whatever comes from a peer, in however small parts. */
+  signs(peer: number): number;
   /** Ends all communication here and, by way of every link, everywhere. The first reason stands. */
   abort(reason: string): void;
   /** Aborted by this rank or another, or broken. */
@@ -141,6 +145,7 @@ export function createTransport(
       peer === undefined
         ? [...links.values()].reduce((sum, link) => sum + link.bytesMoved, 0)
         : linkTo(peer).bytesMoved,
+    signs: (peer) => linkTo(peer).signs,
     abort,
     aborted,
     async close(timeoutMs = 2000) {

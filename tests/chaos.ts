@@ -1,16 +1,15 @@
 /**
- * Accidents at random: ranks killed and frozen, the root killed, at any moment of one training of several ranks, whose
- * curve and last checkpoint must then be those of an undisturbed run, bit for bit.
+ * Accidents at random: ranks killed and frozen, supervisors killed and frozen, the link between two hosts cut, at any moment
+ * of one training, whose curve and last checkpoint must then be those of an undisturbed run, bit for bit.
  *
  *     deno task chaos --trials 50 [--nproc 3] [--seed 1]
  */
-import { assert, assertEquals } from "@std/assert";
+import { assert, assertEquals, assertMatch } from "@std/assert";
 import {
   assertNoStackTrace,
   checkpointEntries,
   curve,
   inFolder,
-  type Processes,
   rankOf,
   ranks,
   runFolders,
@@ -18,6 +17,7 @@ import {
   tinyRecord,
   until,
 } from "./processes.ts";
+import { namespaces, noNamespaces, relayed } from "./two_hosts.ts";
 
 export interface ChaosOptions {
   /** Accidents. */
@@ -37,9 +37,19 @@ function random(seed: number): () => number {
   };
 }
 
-/** Of five accidents, three kill a rank, one freezes one and one kills the root; each five in an order of their own. */
-const kinds = ["kill a rank", "kill a rank", "kill a rank", "freeze a rank", "kill the root"] as const;
+const kinds = [
+  "kill a rank",
+  "kill a rank",
+  "freeze a rank",
+  "kill the root",
+  "freeze the root",
+  "kill a host's supervisor",
+  "freeze a host's supervisor",
+  "cut the link",
+] as const;
+type Kind = (typeof kinds)[number];
 
+/** The root's host has all ranks but the last, which is the other host's. */
 export function chaos({ trials, nproc, seed, say = () => {} }: ChaosOptions): Promise<void> {
   const next = random(seed), totalSteps = 8 + 5 * trials;
   const pick = (count: number) => Math.floor(next() * count);
@@ -48,46 +58,99 @@ export function chaos({ trials, nproc, seed, say = () => {} }: ChaosOptions): Pr
       Deno.mkdirSync(`${parent}/${name}`);
       return `${parent}/${name}`;
     }) as [string, string];
-    const start = (folder: string) => {
+    const command = (folder: string, ...more: string[]) => {
       const record = tinyRecord(folder, {
         data: { total_steps: totalSteps },
         ckpt: { checkpoint_every: 3, keep_last: 2 },
         hybrid_zero_optimizer: { clip_grad_norm: 1 },
         runtime: { max_restarts: 10 * trials },
       });
-      const words = ["train", "--config", record, "--backend", "cpu", "--json", "--nproc", String(nproc)];
-      return processes.start(words, { folder });
+      return ["train", "--config", record, "--backend", "cpu", "--json", ...more];
     };
-    const undisturbed = await start(calm).ended;
+    const undisturbed = await processes.run(command(calm, "--nproc", String(nproc)), { folder: calm });
     assertEquals(undisturbed.code, 0, undisturbed.err);
     assertNoStackTrace(undisturbed);
 
-    let run = start(rough), attempt = 0, pool: (typeof kinds)[number][] = [];
+    const reason = noNamespaces();
+    if (reason) say(`links are cut between the hosts' supervisors only, by a relay, as ${reason}`);
+    await using hosts = reason ? relayed(processes) : namespaces(processes);
+    const startRoot = () =>
+      hosts.root(command(rough, "--world_size", String(nproc), "--nproc", String(nproc - 1)), { folder: rough });
+    const startMember = () => hosts.member(command(rough), { folder: rough });
+    let run = startRoot(), member = startMember(), attempt = 0, pool: Kind[] = [];
     const told: string[] = [];
+    /** The member has ended by itself, with a sentence. */
+    const left = async (sentence: RegExp) => {
+      const ended = await member.ended;
+      assertEquals(ended.code, 1, ended.err);
+      assertMatch(ended.err, sentence);
+      assertNoStackTrace(ended);
+    };
+    const gone = (pid: number) => until(async () => !await processes.alive(pid), `the end of process ${pid}`);
+    const signal = async (name: "KILL" | "STOP" | "CONT", pid: number) =>
+      assert(await processes.signal(name, pid), run.err.text);
+
+    const accidents: Record<Kind, (pid: number) => Promise<void>> = {
+      "kill a rank": (pid) => signal("KILL", pid),
+      "freeze a rank": (pid) => signal("STOP", pid),
+      async "kill the root"() {
+        const { root, ranks: members } = ranks(rough)!;
+        await signal("KILL", root);
+        for (const { pid } of members) await gone(pid);
+        assert((await run.ended).code !== 0);
+        await left(/The root at .* is gone/);
+        [run, member, attempt] = [startRoot(), startMember(), 0];
+        await until(() => ![undefined, root].includes(ranks(rough)?.root), "another root");
+      },
+      async "freeze the root"() {
+        const { root } = ranks(rough)!;
+        await signal("STOP", root);
+        await left(/The root at .* was not heard of for 6 s/);
+        await signal("CONT", root);
+        member = startMember();
+      },
+      async "kill a host's supervisor"() {
+        const theirs = await rankOf(rough, attempt, nproc - 1);
+        await signal("KILL", await processes.programOf(member));
+        await member.ended;
+        await gone(theirs);
+        member = startMember();
+      },
+      async "freeze a host's supervisor"() {
+        const supervisor = await processes.programOf(member), theirs = await rankOf(rough, attempt, nproc - 1);
+        const missed = () => run.err.text.split("was not heard of for 6 s").length, before = missed();
+        await signal("STOP", supervisor);
+        await run.err.until(() => missed() > before, "word of the host that is silent");
+        await gone(theirs);
+        await signal("CONT", supervisor);
+        await left(/The root at .* is gone/);
+        member = startMember();
+      },
+      async "cut the link"() {
+        const missed = () => run.err.text.split("was not heard of for 6 s").length, before = missed();
+        hosts.cut();
+        await Promise.all([
+          left(/The root at .* was not heard of for 6 s/),
+          run.err.until(() => missed() > before, "word of the host that is silent"),
+        ]);
+        hosts.mend();
+        member = startMember();
+      },
+    };
     for (let trial = 1; trial <= trials; trial++) {
       if (pool.length === 0) pool = [...kinds];
-      const [kind] = pool.splice(pick(pool.length), 1) as [(typeof kinds)[number]];
-      const victim = pick(nproc), steps = pick(5);
-      const pid = await rankOf(rough, ++attempt, victim);
+      const [kind] = pool.splice(pick(pool.length), 1) as [Kind];
+      const victim = pick(nproc), steps = pick(5), pid = await rankOf(rough, ++attempt, victim);
       await anyMoment(run, steps, next);
-      const at = stepsTold(rough);
-      told.push(
-        `${trial}/${trials} after step ${at}: ${
-          kind === "kill the root" ? kind : kind.replace("a rank", `rank ${victim}`)
-        }`,
-      );
-      say(told.at(-1)!);
-      if (kind === "kill the root") {
-        await killRoot(processes, rough);
-        assert((await run.ended).code !== 0);
-        const { root } = ranks(rough)!;
-        [run, attempt] = [start(rough), 0];
-        await until(() => ![undefined, root].includes(ranks(rough)?.root), "another root");
-      } else assert(await processes.signal(kind === "freeze a rank" ? "STOP" : "KILL", pid), run.err.text);
+      const what = `${trial}/${trials} after step ${stepsTold(rough)}: ${kind.replace("a rank", `rank ${victim}`)}`;
+      told.push(what);
+      say(what);
+      await accidents[kind](pid);
     }
-    const ended = await run.ended, story = `${told.join("\n")}\n${ended.err}`;
-    assertEquals(ended.code, 0, story);
-    assertNoStackTrace(ended);
+    const [ended, its] = await Promise.all([run.ended, member.ended]);
+    const story = `${told.join("\n")}\n${ended.err}\n${its.err}`;
+    assertEquals([ended.code, its.code], [0, 0], story);
+    for (const each of [ended, its]) assertNoStackTrace(each);
     assertEquals(curve(calm).length, totalSteps);
     assertEquals(curve(rough), curve(calm), story);
     assertEquals(checkpointEntries(rough, totalSteps), checkpointEntries(calm, totalSteps), story);
@@ -111,12 +174,6 @@ async function anyMoment(run: Started, steps: number, next: () => number): Promi
   const lines = () => run.out.text.split("\n").length - 1, base = lines();
   if (steps > 0) await run.out.until(() => lines() >= base + steps, `${steps} steps`);
   await new Promise((resolve) => setTimeout(resolve, next() * (steps > 0 ? 60 : 1500)));
-}
-
-async function killRoot(processes: Processes, folder: string): Promise<void> {
-  const { root, ranks: members } = ranks(folder)!;
-  assert(await processes.signal("KILL", root));
-  for (const { pid } of members) await until(async () => !await processes.alive(pid), "the ranks' end");
 }
 
 if (import.meta.main) {

@@ -1,14 +1,24 @@
 /** Several hosts, over loopback: joining, refusals, launchers' variables, a host that dies, and real launchers. */
-import { assertAlmostEquals, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
+import {
+  assert,
+  assertAlmostEquals,
+  assertEquals,
+  assertMatch,
+  assertNotEquals,
+  assertStringIncludes,
+} from "@std/assert";
 import {
   assertNoStackTrace,
   curve,
   freePort,
   inFolder,
   type Processes,
+  rankOf,
+  ranks,
   type Started,
   type StartOptions,
   tinyRecord,
+  until,
 } from "./processes.ts";
 
 const token = "a token of this test", host = "127.0.0.1", totalSteps = 16;
@@ -85,6 +95,28 @@ Deno.test("train: members join a root; a wrong token, another record and too man
     const [expected, actual] = [curve(calm), curve(elastic)];
     assertEquals(actual.length, totalSteps);
     expected.forEach(({ loss, step }, index) => assertAlmostEquals(actual[index]!.loss, loss, 2e-4, `step ${step}`));
+  }));
+
+Deno.test("train: where only a host's supervisor is killed its ranks go too, the run waits for another, and ends when restarts are used up", () =>
+  inFolder(async (folder, processes) => {
+    const env = { TROUPE_TOKEN: token }, path = record(folder, { max_restarts: 1 }), here = { folder, env };
+    const { run, port } = await root(processes, path, ["--world_size", "2"], here);
+    for (const attempt of [1, 2]) {
+      const its = member(processes, path, port, [], here), pid = await rankOf(folder, attempt, 1);
+      await more(run, 3);
+      assert(await processes.signal("KILL", await processes.programOf(its)));
+      assertNotEquals((await its.ended).code, 0);
+      await until(async () => !await processes.alive(pid), "the end of its rank");
+    }
+    const { code, err } = await run.ended;
+    assertEquals(code, 1);
+    assertMatch(err, /ALERT Rank 1 was lost .*host .* is gone.*; starting all ranks again \(restart 1, of 1 within/);
+    assertMatch(
+      err,
+      /Rank 1 was lost .* \(its restarts are used up: runtime\.max_restarts allows 1 within .*goes on\)/,
+    );
+    assertNoStackTrace({ code, err, out: "" });
+    for (const { pid } of ranks(folder)?.ranks ?? []) assert(!await processes.alive(pid), "no rank is left");
   }));
 
 Deno.test("train under torchrun-style variables: each process a rank; a SIGTERM to all of them saves and exits 0", () =>

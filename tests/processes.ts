@@ -133,6 +133,10 @@ export class Processes implements AsyncDisposable {
            state=gone
            [ -r "/proc/$pid/stat" ] && read -r line < "/proc/$pid/stat" && state=\${line##*) } && state=\${state%% *}
            echo "$state"
+         elif [ "$signal" = CHILD ]; then
+           child=
+           [ -r "/proc/$pid/task/$pid/children" ] && read -r child others < "/proc/$pid/task/$pid/children"
+           echo "$child"
          else kill -s "$signal" -- "$pid" 2>/dev/null && echo sent || echo gone
          fi
        done 2>/dev/null`,
@@ -200,6 +204,13 @@ export class Processes implements AsyncDisposable {
   /** Whether it runs or sleeps; a zombie does neither. */
   async alive(pid: number): Promise<boolean> {
     return !["gone", "Z", "X"].includes(await this.#say(`STATE ${pid}`));
+  }
+
+  /** The program's own process: what was started is the task that it runs under, and other tasks have none. */
+  async programOf({ group }: Started): Promise<number> {
+    let pid = 0;
+    await until(async () => pid = Number(await this.#say(`CHILD ${group}`)), "the program's process");
+    return pid;
   }
 
   /** Whether it was stopped by a signal. */

@@ -230,14 +230,7 @@ for (const backendName of ["cpu", "webgpu"] as const) {
         {
           hiddenSize,
           activation: "silu",
-          initialization: {
-            embedding: init,
-            qkv: init,
-            attentionOutput: () => init,
-            ffnUp: init,
-            ffnDown: () => init,
-            head: init,
-          },
+          initialization: { ffnUp: init, ffnDown: () => init },
           moe,
         },
         () => graph.input("priority", f32(tokens, experts)),

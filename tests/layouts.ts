@@ -21,6 +21,9 @@ export interface TinyRun {
   readonly microBatches?: number;
   /** @default {1} */
   readonly moeLossCoefficient?: number;
+  readonly grad_scaler?: Section;
+  /** @default {1e-2} */
+  readonly learningRate?: number;
   /** Modules that register the model. */
   readonly plugins?: readonly string[];
 }
@@ -55,9 +58,10 @@ export function recordOf(run: TinyRun, division: Division): ResolvedConfig {
       ...model,
     },
     data: { seq_len: tokens, micro_bsz: 1, micro_num: Math.ceil(microBatches / replicas), total_steps: 10 },
-    adam: { lr: 1e-2 },
+    adam: { lr: run.learningRate ?? 1e-2 },
     loss: { label_smoothing: 0.1, moe_loss_coeff: run.moeLossCoefficient ?? 1 },
     hybrid_zero_optimizer: { clip_grad_norm: 1, ...hybrid_zero_optimizer },
+    ...(run.grad_scaler && { grad_scaler: run.grad_scaler }),
     ckpt: { enable_save_ckpt: false },
     parallel,
     ...(run.plugins && { runtime: { plugins: run.plugins } }),

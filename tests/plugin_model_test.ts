@@ -52,6 +52,44 @@ Deno.test("loadPlugins() names a module that cannot be loaded", async () => {
   );
 });
 
+Deno.test("a model from runtime.plugins has stages, experts and divided weights too, alone and together", async () => {
+  await loadPlugins(["./plugin_deep_model.ts"], here);
+  const run: TinyRun = {
+    model_type: "DEEP_PLACES",
+    model: { num_layers: 4, hidden_size: 16, num_experts: 4, top_k: 2 },
+    tokens: 8,
+    microBatches: 4,
+    moeLossCoefficient: 0,
+    learningRate: 1e-3,
+    plugins: ["./plugin_deep_model.ts"],
+  };
+  const train = (ranks: number, parallel: Record<string, unknown>, model = {}) =>
+    onWorld(
+      recordOf(run, { ranks, parallel, model }),
+      ranks,
+      (trainer, world) => trainSteps(trainer, world, run, 0, 4),
+    );
+  const [one] = await train(1, {});
+  assertLess(one.losses[2], one.losses[0]);
+  const divided: [ranks: number, parallel: Record<string, unknown>, model?: Record<string, unknown>][] = [
+    [4, { pipeline: { size: 4 } }],
+    [2, { pipeline: { size: 2, interleaved_overlap: true } }, { num_chunks: 2 }],
+    [2, { pipeline: { size: 2, mode: "ZBH1" } }],
+    [2, { expert: 2 }],
+    [2, { zero1: { fsdp: true }, expert: 1 }],
+    [4, { tensor: { mode: "mtp", size: 2 }, expert: 2 }],
+    [4, { tensor: { mode: "isp", size: 2 }, weight: { size: 2 }, expert: 2, expert_weight: 2 }],
+    [8, { tensor: { mode: "msp", size: 2 }, pipeline: { size: 2 }, expert: 2 }, { checkpoint: 0.5 }],
+  ];
+  for (const [ranks, parallel, model] of divided) {
+    const [{ losses, gradNorms }] = await train(ranks, parallel, model), where = JSON.stringify(parallel);
+    losses.forEach((loss, step) => assertAlmostEquals(loss, one.losses[step], 2e-4, `${where}, step ${step}`));
+    gradNorms.forEach((norm, step) =>
+      assertAlmostEquals(norm, one.gradNorms[step], 1e-3 * one.gradNorms[step], `${where}, step ${step}`)
+    );
+  }
+});
+
 Deno.test("a model from runtime.plugins trains in every tensor mode, which it knows nothing of", async () => {
   await loadPlugins(["./plugin_model.ts"], here);
   const run: TinyRun = { model_type: "PLACES", model: { options: { init_std: 0.3 } }, plugins: ["./plugin_model.ts"] };

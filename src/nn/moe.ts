@@ -85,8 +85,11 @@ export function mixtureOfExperts(
   inputs: ModelInputs,
   layer: number,
   { hiddenSize, activation, initialization, moe }:
-    & Pick<DecoderSettings, "hiddenSize" | "activation" | "initialization">
-    & { readonly moe: MoeSettings },
+    & Pick<DecoderSettings, "hiddenSize" | "activation">
+    & {
+      readonly initialization: Pick<DecoderSettings["initialization"], "ffnUp" | "ffnDown">;
+      readonly moe: MoeSettings;
+    },
   draw: Draw = drawByCounter(inputs, layer),
 ): Tensor {
   const { experts, choices, ffnSize, capacity, order, normalize, counted, noise, shared } = moe;

@@ -137,6 +137,10 @@ export class Processes implements AsyncDisposable {
            child=
            [ -r "/proc/$pid/task/$pid/children" ] && read -r child others < "/proc/$pid/task/$pid/children"
            echo "$child"
+         elif [ "$signal" = PEAK ]; then
+           peak=gone
+           [ -r "/proc/$pid/status" ] && while read -r key value _; do [ "$key" = VmHWM: ] && peak=$value; done < "/proc/$pid/status"
+           echo "$peak"
          else kill -s "$signal" -- "$pid" 2>/dev/null && echo sent || echo gone
          fi
        done 2>/dev/null`,
@@ -211,6 +215,11 @@ export class Processes implements AsyncDisposable {
     let pid = 0;
     await until(async () => pid = Number(await this.#say(`CHILD ${group}`)), "the program's process");
     return pid;
+  }
+
+  /** Bytes of memory that it held at its most, resident; NaN once it is gone. */
+  async peakBytes(pid: number): Promise<number> {
+    return 1024 * Number(await this.#say(`PEAK ${pid}`));
   }
 
   /** Whether it was stopped by a signal. */

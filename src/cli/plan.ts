@@ -8,7 +8,8 @@ import { drawTimeline, traceTimeline } from "../pipeline/draw.ts";
 import { simulate } from "../pipeline/simulate.ts";
 import { devices, links } from "../train/hardware.ts";
 import { adviceFor, remedies, unfitting } from "../train/fit.ts";
-import { planModel } from "../train/model.ts";
+import { estimateHostMemory, type HostMemory } from "../train/host_memory.ts";
+import { planModel, prefetchOf } from "../train/model.ts";
 import { stageSchedule } from "../train/stage.ts";
 import { ArgumentError, getDefaultParser, type ParsedArguments } from "./parser.ts";
 import { layoutName, planWorld, type WorldArguments } from "./plan_world.ts";
@@ -67,9 +68,11 @@ export const plan: Verb = {
     const binding = bytesOf(parsed, "binding"), memoryGiven = bytesOf(parsed, "memory");
     using backend = openNullBackend({ ...(binding && { maxStorageBufferBindingSize: binding }) });
     const ranks = config.runtime.nproc;
-    const planOf = (config: ResolvedConfig) =>
-      planModel(config, backend.traits, runMesh(config, { rank: 0, world: ranks }));
-    const { memory, plan, shapes, stage } = planOf(config);
+    const planOf = (config: ResolvedConfig, place = { rank: 0, world: ranks }) =>
+      planModel(config, backend.traits, runMesh(config, place));
+    const planned = planOf(config), { memory, plan, shapes, stage } = planned;
+    const mesh = runMesh(config, { rank: 0, world: ranks });
+    const host = estimateHostMemory(config, { ...planned, mesh, prefetches: prefetchOf(config) });
     const room = memoryGiven
       ? { bytes: memoryGiven, from: "--memory" }
       : config.runtime.device_memory
@@ -78,13 +81,14 @@ export const plan: Verb = {
     const fitting = room && {
       bytes: room.bytes,
       planned: (changed: ResolvedConfig) => planOf(changed).memory.total,
-      replicas: runMesh(config, { rank: 0, world: ranks }).size("data"),
+      replicas: mesh.size("data"),
+      more: { world: ranks, planned: (...changed: Parameters<typeof planOf>) => planOf(...changed).memory.total },
     };
     const fits = !room || memory.total <= room.bytes;
     const parameters = [...shapes.values()].reduce((sum, shape) => sum + elementCount(shape), 0);
     if (parsed.json) {
       const found = fits ? {} : remedies(config, fitting!);
-      console.log(JSON.stringify({ parameters, memory, ...(room && { room: room.bytes, ...found, fits }) }));
+      console.log(JSON.stringify({ parameters, memory, host, ...(room && { room: room.bytes, ...found, fits }) }));
       return fits ? 0 : 1;
     }
     console.log(`${config.JOB_NAME}: ${config.model_type}, ${parameters.toLocaleString("en")} parameters`);
@@ -92,6 +96,7 @@ export const plan: Verb = {
     for (const [name, bytes] of Object.entries(memory)) {
       console.log(`  ${name.padEnd(12)} ${formatBytes(bytes).padStart(10)}`);
     }
+    console.log(describeHost(config, host));
     const instructions = Object.entries(plan.segments).filter(([name]) => !name.startsWith("evaluate"))
       .reduce((sum, [, segment]) => sum + segment.instructions.length, 0);
     const { micro_num: microBatches } = config.data;
@@ -104,6 +109,24 @@ export const plan: Verb = {
     return 0;
   },
 };
+
+/** One line on what a rank takes of its machine, beside the device. */
+function describeHost({ runtime }: ResolvedConfig, host: HostMemory): string {
+  const parts: [string, number][] = [
+    ["the program", host.program],
+    ["gradients and parameters between ranks", host.synchronization],
+    ["what passes exchange", host.passes],
+    ["reading back", host.readBack],
+    ["drawing the largest parameter", host.start],
+  ];
+  const told = parts.filter(([, bytes]) => bytes >= 0.02 * host.total).map(([what, bytes]) =>
+    `${formatBytes(bytes)} ${what}`
+  );
+  const both = runtime.backend === "cpu" ? "; the CPU backend takes the rest of it too" : "";
+  return `  ${"host".padEnd(12)} ${formatBytes(host.total).padStart(10)}  of the machine's memory for a rank: ${
+    told.join(", ")
+  }${both}`;
+}
 
 /** An amount of memory on the command line. */
 function bytesOf(parsed: ParsedArguments, name: "memory" | "binding"): number | undefined {

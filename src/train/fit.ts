@@ -15,6 +15,8 @@ export interface Room {
 /** Settings that change what a run takes, as they are written in a record, and what it then takes. */
 export interface Remedy {
   readonly settings: readonly string[];
+  /** Where it takes more ranks than there are: how many. */
+  readonly ranks?: number;
   readonly bytes: number;
 }
 
@@ -31,6 +33,12 @@ export function roomOf({ runtime }: Pick<ResolvedConfig, "runtime">, { name, tra
   const { state } = Deno.permissions.querySync({ name: "sys", kind: "systemMemoryInfo" });
   if (state !== "granted") return undefined;
   return { bytes: Deno.systemMemoryInfo().available, from: "free on this machine" };
+}
+
+/** What a record would plan on a rank of a larger world, and how large it is now. */
+export interface OnMoreRanks {
+  readonly world: number;
+  planned(config: ResolvedConfig, place: { readonly rank: number; readonly world: number }): number;
 }
 
 interface Change {
@@ -70,6 +78,20 @@ const rowsOf = (rows: number) => (config: ResolvedConfig): Change | undefined =>
   };
 };
 
+/** The least number of stages, a power of two, that is enough: as many times more ranks. */
+function moreStages(config: ResolvedConfig, room: number, { world, planned }: OnMoreRanks): Remedy | undefined {
+  const { parallel, model } = config, { size } = parallel.pipeline;
+  for (let times = 2; times * size * model.num_chunks <= model.num_layers; times *= 2) {
+    const stages = times * size, ranks = times * world, pipeline = { ...parallel.pipeline, size: stages };
+    const changed = { ...config, parallel: { ...parallel, pipeline } };
+    // The first stage has the embedding and most micro-batches in flight, the last one the head.
+    const bytes = Math.max(
+      ...[0, ranks / stages * (stages - 1)].map((rank) => planned(changed, { rank, world: ranks })),
+    );
+    if (bytes <= room) return { settings: [`parallel.pipeline.size=${stages}`], ranks, bytes };
+  }
+}
+
 /** The optimizer's state over all data-parallel ranks. */
 const divided = (replicas: number) => (config: ResolvedConfig): Change | undefined => {
   const { parallel } = config, { size } = parallel.zero1;
@@ -100,10 +122,12 @@ function least(from: number, to: number, enough: (value: number) => boolean): nu
  */
 export function remedies(
   config: ResolvedConfig,
-  { bytes: room, planned, replicas = 1 }: {
+  { bytes: room, planned, replicas = 1, more }: {
     readonly bytes: number;
     readonly planned: Planned;
     readonly replicas?: number;
+    /** Offers more ranks too. */
+    readonly more?: OnMoreRanks | undefined;
   },
 ): { readonly fits: boolean; readonly remedies: readonly Remedy[] } {
   const known = new Map<string, number>();
@@ -127,18 +151,23 @@ export function remedies(
     divided(replicas)(config),
   ].filter((change) => change !== undefined).filter(fits);
   const remedy = (change: Change): Remedy => ({ settings: change.settings, bytes: bytesOf(change) });
-  if (alone.length > 0) return { fits: true, remedies: alone.map(remedy) };
+  const wider = more && moreStages(config, room, more), offered = wider ? [wider] : [];
+  if (alone.length > 0) return { fits: true, remedies: [...alone.map(remedy), ...offered] };
 
   const steps = [divided(replicas), recompute(layers), inHalf, rowsOf(1)];
   const chains = steps.map((_, count) => together(steps.slice(0, count + 1), config));
   const enough = chains.find(fits);
-  return { fits: enough !== undefined, remedies: [remedy(enough ?? chains.at(-1)!)] };
+  if (!enough && wider) return { fits: true, remedies: offered };
+  return { fits: enough !== undefined, remedies: [remedy(enough ?? chains.at(-1)!), ...offered] };
 }
 
 /** What would make a run fit, for people: the end of a sentence. */
 export function adviceFor(config: ResolvedConfig, options: Parameters<typeof remedies>[1]): string {
   const { fits, remedies: found } = remedies(config, options);
-  const words = ({ settings, bytes }: Remedy) => `${settings.join(" and ")} (takes ${formatBytes(bytes)})`;
+  const words = ({ settings, ranks, bytes }: Remedy) =>
+    `${settings.join(" and ")}${ranks ? ` on ${ranks} ranks` : ""} (takes ${formatBytes(bytes)}${
+      ranks ? " on each" : ""
+    })`;
   if (fits) return `it would fit with ${found.length > 1 ? "any of " : ""}${found.map(words).join(", ")}`;
   return `even with ${words(found[0]!)} it would not fit: a shorter data.seq_len, a smaller model, or more ranks ` +
     "(parallel.tensor, parallel.pipeline) are needed";

@@ -61,6 +61,22 @@ Deno.test("remedies() offers to divide the optimizer's state where replicas keep
   assertEquals(divided?.bytes, onFour(record({ parallel: { zero1: { size: -1 } } }, 4)));
 });
 
+Deno.test("remedies() offers stages on more ranks, the least that are enough, with what each rank then takes", () => {
+  const onMore = (config: ResolvedConfig, place: { rank: number; world: number }) =>
+    planModel(config, traits, runMesh(config, place)).memory.total;
+  const more = { world: 1, planned: onMore }, config = record({ data: { micro_num: 2 } });
+  const stages = (count: number) => record({ data: { micro_num: 2 }, parallel: { pipeline: { size: count } } }, count);
+  const [two, four] = [2, 4].map((world) =>
+    Math.max(...Array.from({ length: world }, (_, rank) => onMore(stages(world), { rank, world })))
+  ) as [number, number];
+  assert(four < two && two < planned(config));
+  const offer = (bytes: number) => remedies(config, { bytes, planned, more }).remedies.find(({ ranks }) => ranks);
+  assertEquals(offer(two), { settings: ["parallel.pipeline.size=2"], ranks: 2, bytes: two });
+  assertEquals(offer(two - 1), { settings: ["parallel.pipeline.size=4"], ranks: 4, bytes: four });
+  assertEquals(offer(100), undefined);
+  assertStringIncludes(adviceFor(config, { bytes: two, planned, more }), "parallel.pipeline.size=2 on 2 ranks (takes ");
+});
+
 Deno.test("initializeModel() refuses what does not fit before anything is allocated, with what would", async () => {
   using backend = await openBackend("cpu");
   const config = record({ runtime: { device_memory: "100KiB" } });

@@ -234,9 +234,11 @@ export function prefetchOf(
 
 /** What would make the record fit so many bytes on this rank. */
 function adviceHere(config: ResolvedConfig, bytes: number, { traits }: Backend, { mesh }: World): string {
-  const place = { rank: mesh.rank, world: mesh.world };
-  const planned = (changed: ResolvedConfig) => planModel(changed, traits, runMesh(changed, place)).memory.total;
-  return adviceFor(config, { bytes, planned, replicas: mesh.size("data") });
+  const here = { rank: mesh.rank, world: mesh.world };
+  const planned = (changed: ResolvedConfig, place = here) =>
+    planModel(changed, traits, runMesh(changed, place)).memory.total;
+  const more = { world: mesh.world, planned };
+  return adviceFor(config, { bytes, planned: (changed) => planned(changed), replicas: mesh.size("data"), more });
 }
 
 /**

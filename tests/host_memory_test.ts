@@ -1,0 +1,36 @@
+/** What ranks take of their machine's memory, as the system counts it, beside what is planned. */
+import { assert } from "@std/assert";
+import { loadConfig, resolveConfig } from "../src/config/mod.ts";
+import { openNullBackend } from "../src/backend/null/backend.ts";
+import { runMesh } from "../src/parallel/run_mesh.ts";
+import { estimateHostMemory } from "../src/train/host_memory.ts";
+import { planModel, prefetchOf } from "../src/train/model.ts";
+import { inFolder, rankOf, tinyRecord } from "./processes.ts";
+
+/** How far an estimate may be off: what Deno maps of itself, and how late it collects garbage, differ between machines. */
+const looseness = 0.25;
+
+Deno.test("real ranks take what was estimated of their machine's memory, within a quarter", () =>
+  inFolder(async (folder, processes) => {
+    const ranks = 2;
+    // Most of it is a large vocabulary: tables that are held, sent and gathered, and little work.
+    const record = tinyRecord(folder, {
+      model: { hidden_size: 64, vocab_size: 60_000 },
+      data: { seq_len: 8, micro_num: 1, total_steps: 3 },
+      ckpt: { enable_save_ckpt: false },
+      runtime: { backend: "cpu", run_dir: `${folder}/RUN/tiny` },
+    });
+    const config = resolveConfig(await loadConfig(record), { worldSize: ranks });
+    const run = processes.start(["train", "--config", record, "--json", "--nproc", String(ranks)], { folder });
+    await run.out.until((text) => text.split("\n").length > 2, "two steps");
+    for (let rank = 0; rank < ranks; rank++) {
+      const mesh = runMesh(config, { rank, world: ranks }), planned = planModel(config, openNullBackend().traits, mesh);
+      const host = estimateHostMemory(config, { ...planned, mesh, prefetches: prefetchOf(config) });
+      assert(host.synchronization > 0.1 * host.total, "a share of it travels between ranks");
+      // The CPU backend's device is the machine's memory too.
+      const estimate = host.total + planned.memory.total;
+      const peak = await processes.peakBytes(await rankOf(folder, 1, rank)), off = estimate / peak - 1;
+      assert(Math.abs(off) < looseness, `rank ${rank}: ${estimate} estimated, ${peak} at most, ${100 * off} % off`);
+    }
+    await run.ended;
+  }));

@@ -122,12 +122,11 @@ export function chargesOf(
     let slowest: LinkModel = { description: "one machine", bandwidth: host.hop, latency: loopbackLatency };
     if (ranks.some((rank) => hostOf(rank) !== own)) {
       // Of every group that leaves this machine one hop of the ring goes out, at the same time as those of the others.
-      const leaving = mesh.groups(mode).reduce(
-        (count, group) =>
-          count +
-          group.filter((rank, i) => hostOf(rank) === own && hostOf(group[(i + 1) % group.length]!) !== own).length,
-        0,
-      );
+      const size = ranks.length, stride = ranks[1]! - ranks[0]!;
+      const next = (rank: number) =>
+        Math.floor(rank / stride) % size === size - 1 ? rank - (size - 1) * stride : rank + stride;
+      const here = Array.from({ length: onHost }, (_, i) => own * onHost + i).filter((rank) => rank < mesh.world);
+      const leaving = here.filter((rank) => hostOf(next(rank)) !== own).length;
       const bandwidth = Math.min(connectionBandwidth, host.hop, machines.link.bandwidth / Math.max(1, leaving));
       slowest = { ...machines.link, bandwidth };
     }

@@ -2,11 +2,11 @@
  * What it takes that ranks with other data have the same gradients and parameters: the phases of
  * `src/optimizer/synchronize.ts` and `overlap.ts`, in the order in which they do them.
  */
-import type { Plan } from "../graph/plan.ts";
-import type { OverlapPlan } from "../optimizer/overlap.ts";
+import type { Plan, Segment } from "../graph/plan.ts";
+import type { GatherOverlapPlan, OverlapPlan } from "../optimizer/overlap.ts";
 import type { OwnedPart, Parcel, ZeroPlan } from "../optimizer/zero.ts";
-import type { Mesh } from "../parallel/mesh.ts";
-import type { Charges } from "./charge.ts";
+import type { Mesh, Mode } from "../parallel/mesh.ts";
+import { type Charges, wireBytes } from "./charge.ts";
 import { RankClock } from "./rank_clock.ts";
 
 export interface SyncCharge {
@@ -20,100 +20,133 @@ export interface SyncCharge {
 const bytesOf = (parts: readonly OwnedPart[]) => parts.reduce((sum, { begin, end }) => sum + 4 * (end - begin), 0);
 const ofOwner = ({ parts }: Parcel, owner: number) => bytesOf(parts.filter((part) => part.owner === owner));
 
-/**
- * @param overlap where the last backward pass is cut to send gradients meanwhile
- * @returns zeros where there is nobody to share with
- */
-export function chargeSync(
-  { plan, zero, overlap, mesh, charges }: {
-    readonly plan: Pick<Plan, "segments">;
-    readonly zero: readonly ZeroPlan[];
-    readonly overlap: OverlapPlan | undefined;
-    readonly mesh: Mesh;
-    readonly charges: Charges;
-  },
-): SyncCharge {
-  const { read, upload, collective, ways } = charges, clock = new RankClock();
-  let sent = 0, alone = 0;
+/** What is planned of a rank, as `planModel` gives it. */
+interface Planned {
+  readonly plan: Pick<Plan, "segments">;
+  readonly zero: readonly ZeroPlan[];
+  /** Where the last backward pass is cut to send gradients meanwhile. */
+  readonly overlap: OverlapPlan | undefined;
+  /** Where the first forward pass is cut to wait for parameters. */
+  readonly gatherOverlap: GatherOverlapPlan | undefined;
+  readonly mesh: Mesh;
+  readonly charges: Charges;
+}
 
-  const sums = zero.map(({ reduce, partition }) => {
-    const toOwners = mesh.size(partition) === mesh.size(reduce);
-    return {
-      operator: toOwners ? "reduce-scatter" as const : "all-reduce" as const,
-      reduce,
-      own: mesh.index(partition),
-    };
-  });
-  const started: { readonly bucket: Parcel; readonly own: number; readonly arrival: number }[] = [];
-  /** Begins the sum of a bucket that was read. */
-  const start = (bucket: Parcel, group: number) => {
-    const { operator, reduce, own } = sums[group]!, size = mesh.size(reduce), bytes = 4 * bucket.elements;
-    const counts = operator === "reduce-scatter" ? bucket.counts.map((count) => 4 * count) : undefined;
-    started.push({ bucket, own, arrival: clock.collective(collective(operator, reduce, bytes, counts)) });
-    sent += (operator === "all-reduce" ? 2 : 1) * bytes * (size - 1) / size;
-  };
-  /** Waits for the first of those under way and puts what this rank owns of it in its place. */
-  const finishFirst = () => {
-    const { bucket, own, arrival } = started.shift()!;
-    clock.wait(arrival);
-    clock.work(upload(ofOwner(bucket, own)));
-  };
-  const finish = () => {
-    while (started.length > 0) finishFirst();
-  };
+/** A segment that goes on the device piece by piece. */
+class CutPass {
+  /** Seconds that it takes by itself, so far. */
+  alone = 0;
+  #from = 0;
+  constructor(readonly segment: Segment, readonly charges: Charges, readonly clock: RankClock) {}
 
-  if (overlap) {
-    const { instructions } = plan.segments[overlap.segment];
-    let from = 0, waiting: (typeof overlap.buckets)[number] | undefined;
-    const run = (end: number) => {
-      const { device } = charges.segment({
-        ...plan.segments[overlap.segment],
-        instructions: instructions.slice(from, end),
-      });
-      clock.queue(charges.turns * device);
-      alone += charges.turns * device;
-      from = end;
-    };
-    overlap.cuts.forEach((cut, index) => {
-      if (cut + 1 > from) run(cut + 1);
-      if (waiting) start(waiting.bucket, waiting.group);
-      waiting = overlap.buckets[index]!;
-      clock.readBack(read(4 * waiting.bucket.elements));
-    });
-    if (from < instructions.length) run(instructions.length);
-    if (waiting) start(waiting.bucket, waiting.group);
-    finish();
-  } else {
-    zero.forEach(({ reduce, buckets }, group) => {
-      if (mesh.size(reduce) === 1) return;
-      for (const bucket of buckets) {
-        clock.work(read(4 * bucket.elements));
-        start(bucket, group);
-        if (started.length >= ways.travelling) finishFirst();
+  /** Queues what is left before instruction `end`. */
+  run(end = this.segment.instructions.length): void {
+    if (end <= this.#from) return;
+    const instructions = this.segment.instructions.slice(this.#from, end);
+    const seconds = this.charges.turns * this.charges.segment({ ...this.segment, instructions }).device;
+    this.clock.queue(seconds);
+    this.alone += seconds;
+    this.#from = end;
+  }
+}
+
+/** Parcels that go round a group, first come first served. */
+class Travelling {
+  sent = 0;
+  readonly #begun: { readonly arrival: number; readonly comes: number }[] = [];
+  constructor(readonly charges: Charges, readonly mesh: Mesh, readonly clock: RankClock) {}
+
+  get count(): number {
+    return this.#begun.length;
+  }
+
+  begin(
+    operator: "all-reduce" | "reduce-scatter" | "all-gather",
+    mode: Mode,
+    { elements, counts }: Parcel,
+    comes: number,
+  ) {
+    const bytes = 4 * elements, parts = operator === "all-reduce" ? undefined : counts.map((count) => 4 * count);
+    const arrival = this.clock.collective(this.charges.collective(operator, mode, bytes, parts));
+    this.#begun.push({ arrival, comes });
+    this.sent += wireBytes(operator, this.mesh.size(mode), bytes);
+  }
+
+  /** Waits for the first one and puts in its place what of it this rank needs. */
+  finishFirst(): void {
+    const first = this.#begun.shift();
+    if (!first) return;
+    this.clock.wait(first.arrival);
+    this.clock.work(this.charges.upload(first.comes));
+  }
+  finish(): void {
+    while (this.#begun.length > 0) this.finishFirst();
+  }
+}
+
+/** After or during the last backward pass. */
+function chargeReduction({ plan, zero, overlap, mesh, charges }: Planned) {
+  const clock = new RankClock(), travelling = new Travelling(charges, mesh, clock), { read, ways } = charges;
+  const start = (bucket: Parcel, { reduce, partition }: ZeroPlan) => {
+    const operator = mesh.size(partition) === mesh.size(reduce) ? "reduce-scatter" : "all-reduce";
+    travelling.begin(operator, reduce, bucket, ofOwner(bucket, mesh.index(partition)));
+  };
+  if (!overlap) {
+    for (const way of zero) {
+      if (mesh.size(way.reduce) === 1) continue;
+      for (const bucket of way.buckets) {
+        clock.readBack(read(4 * bucket.elements));
+        start(bucket, way);
+        if (travelling.count >= ways.travelling) travelling.finishFirst();
       }
-      finish();
-    });
-  }
-
-  // Begun after the update, by all ranks at once; a gather is done when the last owner has brought its part.
-  const after = new RankClock();
-  for (const { partition, gathers } of zero) {
-    const owners = mesh.size(partition), own = mesh.index(partition);
-    if (owners === 1) continue;
-    const begun: { readonly parcel: Parcel; readonly arrival: number }[] = [];
-    const finishFirst = () => {
-      const { parcel, arrival } = begun.shift()!;
-      after.wait(arrival);
-      after.work(upload(4 * parcel.elements - ofOwner(parcel, own)));
-    };
-    for (const parcel of gathers) {
-      const counts = parcel.counts.map((count) => 4 * count), bytes = 4 * parcel.elements;
-      after.work(read(Math.max(...counts)));
-      sent += bytes * (owners - 1) / owners;
-      begun.push({ parcel, arrival: after.collective(collective("all-gather", partition, bytes, counts)) });
-      if (begun.length >= ways.travelling) finishFirst();
+      travelling.finish();
     }
-    while (begun.length > 0) finishFirst();
+    return { seconds: clock.now, sent: travelling.sent };
   }
-  return { gradients: clock.now - alone, parameters: after.now, sent };
+  const pass = new CutPass(plan.segments[overlap.segment], charges, clock);
+  let last: (typeof overlap.buckets)[number] | undefined;
+  const startLast = () => last && start(last.bucket, zero[last.group]!);
+  overlap.cuts.forEach((cut, index) => {
+    pass.run(cut + 1);
+    startLast(); // the device has work meanwhile
+    last = overlap.buckets[index]!;
+    clock.readBack(read(4 * last.bucket.elements));
+  });
+  pass.run();
+  startLast();
+  travelling.finish();
+  return { seconds: clock.now - pass.alone, sent: travelling.sent };
+}
+
+/** After the update, or from there on into the next step's first forward pass. */
+function chargeGathers({ plan, zero, gatherOverlap, mesh, charges }: Planned) {
+  const clock = new RankClock(), { read, ways } = charges;
+  const all = zero.map(({ partition, gathers }) => {
+    const travelling = new Travelling(charges, mesh, clock), own = mesh.index(partition);
+    if (mesh.size(partition) === 1) return travelling;
+    for (const parcel of gathers) {
+      // Ranks begin together: it is under way when the one with most of it has brought that.
+      clock.readBack(read(4 * Math.max(...parcel.counts)));
+      travelling.begin("all-gather", partition, parcel, 4 * parcel.elements - ofOwner(parcel, own));
+      if (!gatherOverlap && travelling.count >= ways.travelling) travelling.finishFirst();
+    }
+    if (!gatherOverlap) travelling.finish();
+    return travelling;
+  });
+  const sent = all.reduce((total, travelling) => total + travelling.sent, 0);
+  if (!gatherOverlap) return { seconds: clock.now, sent };
+  const pass = new CutPass(plan.segments[gatherOverlap.segment], charges, clock);
+  for (const group of gatherOverlap.before) all[group]!.finishFirst();
+  gatherOverlap.cuts.forEach((cut, index) => {
+    pass.run(cut + 1);
+    all[gatherOverlap.groups[index]!]!.finishFirst();
+  });
+  pass.run();
+  return { seconds: clock.now - pass.alone, sent };
+}
+
+/** @returns zeros where there is nobody to share with */
+export function chargeSync(planned: Planned): SyncCharge {
+  const gradients = chargeReduction(planned), parameters = chargeGathers(planned);
+  return { gradients: gradients.seconds, parameters: parameters.seconds, sent: gradients.sent + parameters.sent };
 }

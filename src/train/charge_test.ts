@@ -2,7 +2,7 @@
 import { assert, assertAlmostEquals, assertEquals } from "@std/assert";
 import { resolveConfig } from "../config/mod.ts";
 import type { Segment } from "../graph/plan.ts";
-import type { OverlapPlan } from "../optimizer/overlap.ts";
+import type { GatherOverlapPlan, OverlapPlan } from "../optimizer/overlap.ts";
 import type { OwnedPart, Parcel, ZeroPlan } from "../optimizer/zero.ts";
 import { moduleNames } from "../models/registry.ts";
 import type { Mesh } from "../parallel/mesh.ts";
@@ -35,13 +35,21 @@ const charges = {
   segment: ({ instructions }: Segment) => ({ device: 5 * instructions.length }),
 } as unknown as Charges;
 const mesh = { size: () => 2, index: () => 0 } as unknown as Mesh;
-const plan = { segments: { "backward 0": { instructions: Array(4) } } } as unknown as Parameters<
+const instructions = Array(4);
+const plan = { segments: { "forward 0": { instructions }, "backward 0": { instructions } } } as unknown as Parameters<
   typeof chargeSync
 >[0]["plan"];
 
 Deno.test("chargeSync() reads, sends and uploads buckets as the synchronizer does, three under way", () => {
   // Read to 2, 4, 6; sums done at 6, 10, 14; uploads of half a bucket each: 6.5, 10.5, 14.5. Gather: 3, then 15, then 1.5.
-  const { gradients, parameters, sent } = chargeSync({ plan, zero, overlap: undefined, mesh, charges });
+  const { gradients, parameters, sent } = chargeSync({
+    plan,
+    zero,
+    overlap: undefined,
+    gatherOverlap: undefined,
+    mesh,
+    charges,
+  });
   assertEquals([gradients, parameters, sent], [14.5, 16.5, 3 * 4 + 12]);
 });
 
@@ -52,8 +60,23 @@ Deno.test("chargeSync() credits gradients that travel while the last backward pa
     buckets: buckets.map((bucket) => ({ group: 0, bucket })),
   };
   // The device: 5, then from each read-back on 5 more: 12, 19, 26, where the last sum is over at 25 and put at 25.5.
-  const { gradients, parameters } = chargeSync({ plan, zero, overlap, mesh, charges });
+  const { gradients, parameters } = chargeSync({ plan, zero, overlap, gatherOverlap: undefined, mesh, charges });
   assertEquals([gradients, parameters], [26 - 4 * 5, 16.5], "three read-backs of 2, during which the device waits");
+});
+
+Deno.test("chargeSync() credits parameters that come while the first forward pass goes on, each where it is read", () => {
+  const gathers = ["a", "b"].map((name) => parcelOf(name, 2));
+  const gatherOverlap: GatherOverlapPlan = { segment: "forward 0", cuts: [1], groups: [0], before: [0] };
+  // Read back to 1 and 2; there at 5 and 9. The pass begins at 5.5, with a's upload, and its first half is over at 15.5.
+  const { parameters } = chargeSync({
+    plan,
+    zero: [{ ...zero[0]!, gathers }],
+    overlap: undefined,
+    gatherOverlap,
+    mesh,
+    charges,
+  });
+  assertEquals(parameters, 25.5 - 4 * 5, "what it waits for a");
 });
 
 const machines = (changes: Partial<Machines> = {}): Machines => ({

@@ -6,7 +6,7 @@
 import type { ResolvedConfig } from "../config/mod.ts";
 import type { CollectiveInstruction, Plan, Segment, SegmentName } from "../graph/plan.ts";
 import { beginnings, isWeightGather, type Prefetches } from "../graph/weight_gathers.ts";
-import type { OverlapPlan } from "../optimizer/overlap.ts";
+import type { GatherOverlapPlan, OverlapPlan } from "../optimizer/overlap.ts";
 import { mostTravelling } from "../optimizer/synchronize.ts";
 import type { Parcel, ZeroPlan } from "../optimizer/zero.ts";
 import type { Mesh } from "../parallel/mesh.ts";
@@ -62,11 +62,17 @@ class Pool {
   }
 }
 
+/** What travels during passes: all of it is under way at once then. */
+interface Overlaps {
+  readonly gradients: boolean;
+  readonly parameters: boolean;
+}
+
 /** Rooms of gradients and parameters, as a synchronizer takes them in one step. */
 function synchronizationBytes(
   { reduce, partition, buckets, gathers }: ZeroPlan,
   mesh: Mesh,
-  overlaps: boolean,
+  overlaps: Overlaps,
 ): number {
   const pool = new Pool(false);
   const travel = (parcels: readonly Parcel[], most: number) => {
@@ -77,8 +83,8 @@ function synchronizationBytes(
     }
     under.forEach((room) => pool.give(room));
   };
-  if (mesh.size(reduce) > 1) travel(buckets, overlaps ? Infinity : mostTravelling);
-  if (mesh.size(partition) > 1) travel(gathers, mostTravelling);
+  if (mesh.size(reduce) > 1) travel(buckets, overlaps.gradients ? Infinity : mostTravelling);
+  if (mesh.size(partition) > 1) travel(gathers, overlaps.parameters ? Infinity : mostTravelling);
   return pool.bytes;
 }
 
@@ -144,10 +150,11 @@ function messageBytes(plan: Plan, stage: Stage, microBatches: number): number {
 /** What a host takes beside the device, by what `planModel` planned. */
 export function estimateHostMemory(
   config: Pick<ResolvedConfig, "data" | "runtime">,
-  { plan, zero, overlap, stage, shapes, mesh, prefetches, microBatches = config.data.micro_num }: {
+  { plan, zero, overlap, gatherOverlap, stage, shapes, mesh, prefetches, microBatches = config.data.micro_num }: {
     readonly plan: Plan;
     readonly zero: readonly ZeroPlan[];
     readonly overlap: OverlapPlan | undefined;
+    readonly gatherOverlap: GatherOverlapPlan | undefined;
     readonly stage: Stage;
     readonly shapes: ReadonlyMap<string, readonly number[]>;
     readonly mesh: Mesh;
@@ -156,7 +163,8 @@ export function estimateHostMemory(
   },
 ): HostMemory {
   const { data: { packed_length: tokens }, runtime: { backend } } = config;
-  const synchronization = sum(zero.map((each) => synchronizationBytes(each, mesh, overlap !== undefined)));
+  const overlaps = { gradients: overlap !== undefined, parameters: gatherOverlap !== undefined };
+  const synchronization = sum(zero.map((each) => synchronizationBytes(each, mesh, overlaps)));
   const passes = stagingBytes(plan) + weightBytes(plan, prefetches) + messageBytes(plan, stage, microBatches);
   const reads = [
     ...zero.flatMap(({ reduce, buckets }) => mesh.size(reduce) > 1 ? buckets.map(({ elements }) => 4 * elements) : []),

@@ -74,7 +74,7 @@ function chargeStage(config: ResolvedConfig, machines: Machines, stage: number) 
   const { world, device } = machines, { data } = config, rank = stage * world / parallelSizes(config, world).pp;
   const mesh = runMesh(config, { rank, world });
   const { ofStage } = companions(config, machines, rank), charges = chargesOf(config, machines, mesh, ofStage);
-  const { plan, zero, overlap, stage: { shared }, shapes } = planModel(config, device, mesh);
+  const { plan, zero, overlap, gatherOverlap, stage: { shared }, shapes } = planModel(config, device, mesh);
   const traffic: Record<string, number> = {};
   const send = (axis: string, bytes: number) => {
     if (bytes > 0) traffic[axis] = (traffic[axis] ?? 0) + bytes;
@@ -99,7 +99,7 @@ function chargeStage(config: ResolvedConfig, machines: Machines, stage: number) 
     busy += charges.turns * charge.device * data.micro_num;
   }
 
-  const sync = chargeSync({ plan, zero, overlap, mesh, charges });
+  const sync = chargeSync({ plan, zero, overlap, gatherOverlap, mesh, charges });
   send("data", sync.sent);
   let gradients = sync.gradients + sync.parameters + charges.read(sum(mirrored.values()));
   for (const { name } of shared) {

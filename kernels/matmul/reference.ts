@@ -2,7 +2,7 @@
 import type { HostArray } from "../kernel.ts";
 import type { MatmulShape } from "./shape.ts";
 
-/** a, b, [bias], [residual], c. Loops are ordered so that the innermost one runs along memory. */
+/** a, b, [bias], [residual], c. Rows of a four at a time, so that an element of b is fetched once for four products. */
 export function matmul(
   { m, n, k, transposeA, transposeB, batch, accumulate, bias, residual }: MatmulShape,
   views: readonly HostArray[],
@@ -11,64 +11,70 @@ export function matmul(
   const biasView = bias ? views[2] : undefined;
   const residualView = residual ? views[bias ? 3 : 2] : undefined;
   const c = views[2 + Number(bias) + Number(residual)];
-  const row = new Float64Array(k), sums = new Float64Array(n);
+  const rows = new Float64Array(4 * k), sums = new Float64Array(4 * n);
+  const toColumn = transposeB ? k : 1, toRow = transposeB ? 1 : n;
   for (let z = 0; z < batch; z++) {
     const aBase = z * m * k, bBase = z * k * n, cBase = z * m * n;
-    for (let i = 0; i < m; i++) {
-      for (let p = 0; p < k; p++) row[p] = a[aBase + (transposeA ? p * m + i : i * k + p)];
-      if (transposeB) rowTimesTransposed(row, b, bBase, sums);
-      else rowTimesPlain(row, b, bBase, sums);
-      for (let j = 0; j < n; j++) {
-        const at = cBase + i * n + j;
-        let sum = sums[j];
-        if (biasView) sum += biasView[j];
-        if (residualView) sum += residualView[at];
-        c[at] = accumulate ? c[at] + sum : sum;
+    for (let i = 0; i < m; i += 4) {
+      const height = Math.min(4, m - i);
+      for (let r = 0; r < height; r++) {
+        for (let p = 0; p < k; p++) rows[4 * p + r] = a[aBase + (transposeA ? p * m + i + r : (i + r) * k + p)];
+      }
+      fourRows(rows, b, bBase, toColumn, toRow, sums);
+      for (let r = 0; r < height; r++) {
+        for (let j = 0; j < n; j++) {
+          const at = cBase + (i + r) * n + j;
+          let sum = sums[4 * j + r];
+          if (biasView) sum += biasView[j];
+          if (residualView) sum += residualView[at];
+          c[at] = accumulate ? c[at] + sum : sum;
+        }
       }
     }
   }
 }
 
-/** b is `[k, n]`. Four of its rows at a time, so that a sum is fetched and stored once for four products. */
-function rowTimesPlain(row: Float64Array, b: HostArray, base: number, sums: Float64Array): void {
-  const k = row.length, n = sums.length;
-  sums.fill(0);
-  let p = 0;
-  for (; p + 4 <= k; p += 4) {
-    const v0 = row[p], v1 = row[p + 1], v2 = row[p + 2], v3 = row[p + 3];
-    const r0 = base + p * n, r1 = r0 + n, r2 = r1 + n, r3 = r2 + n;
-    for (let j = 0; j < n; j++) {
-      sums[j] = sums[j] + v0 * b[r0 + j] + v1 * b[r1 + j] + v2 * b[r2 + j] + v3 * b[r3 + j];
+/**
+ * Four rows, an element of each after the other, times b; likewise the sums. Two columns of b at a time: eight sums are
+ * under way, as many as fit into registers beside their operands.
+ *
+ * @param toColumn from an element of b to that of the next column, and `toRow` to that of the next row
+ */
+function fourRows(
+  rows: Float64Array,
+  b: HostArray,
+  base: number,
+  toColumn: number,
+  toRow: number,
+  sums: Float64Array,
+): void {
+  const n = sums.length / 4;
+  for (let j = 0; j < n; j += 2) {
+    let s0 = 0, s1 = 0, s2 = 0, s3 = 0, t0 = 0, t1 = 0, t2 = 0, t3 = 0;
+    // The last column of an odd number goes twice.
+    let at = base + j * toColumn, next = j + 1 < n ? at + toColumn : at;
+    for (let p = 0; p < rows.length; p += 4) {
+      const v0 = rows[p], v1 = rows[p + 1], v2 = rows[p + 2], v3 = rows[p + 3], x = b[at], y = b[next];
+      s0 += v0 * x;
+      s1 += v1 * x;
+      s2 += v2 * x;
+      s3 += v3 * x;
+      t0 += v0 * y;
+      t1 += v1 * y;
+      t2 += v2 * y;
+      t3 += v3 * y;
+      at += toRow;
+      next += toRow;
     }
-  }
-  for (; p < k; p++) {
-    const value = row[p], start = base + p * n;
-    for (let j = 0; j < n; j++) sums[j] += value * b[start + j];
-  }
-}
-
-/** b is `[n, k]`. Four columns at a time, so that four sums are under way. */
-function rowTimesTransposed(row: Float64Array, b: HostArray, base: number, sums: Float64Array): void {
-  const k = row.length, n = sums.length;
-  let j = 0;
-  for (; j + 4 <= n; j += 4) {
-    const start = base + j * k;
-    let s0 = 0, s1 = 0, s2 = 0, s3 = 0;
-    for (let p = 0; p < k; p++) {
-      const value = row[p];
-      s0 += value * b[start + p];
-      s1 += value * b[start + k + p];
-      s2 += value * b[start + 2 * k + p];
-      s3 += value * b[start + 3 * k + p];
-    }
-    sums[j] = s0;
-    sums[j + 1] = s1;
-    sums[j + 2] = s2;
-    sums[j + 3] = s3;
-  }
-  for (; j < n; j++) {
-    let sum = 0;
-    for (let p = 0; p < k; p++) sum += row[p] * b[base + j * k + p];
-    sums[j] = sum;
+    const to = 4 * j;
+    sums[to] = s0;
+    sums[to + 1] = s1;
+    sums[to + 2] = s2;
+    sums[to + 3] = s3;
+    if (j + 1 === n) break;
+    sums[to + 4] = t0;
+    sums[to + 5] = t1;
+    sums[to + 6] = t2;
+    sums[to + 7] = t3;
   }
 }

@@ -96,7 +96,7 @@ Deno.test("64 ranks in one process start, sum, lose one, start again and finish"
         rank: (attempt, rank) => summingRank(worlds[rank]!, rank, attempt === 1 && rank === 37, sums[rank]!),
       }),
     );
-    const outcome = await root.ask({ kind: "run" }, { timeoutMs: 60_000 });
+    const outcome = await root.ask({ kind: "run" }, { timeoutMs: 600_000 });
     assertEquals(outcome.outcome, "finished", outcome.reason);
     assertMatch(shown, /Rank 37 crashed with 0 steps done: out of luck; starting all ranks again \(restart 1/);
     assertMatch(shown, /All 64 ranks are back/);

@@ -29,7 +29,7 @@ const places: Record<string, () => ActorSpec<typeof echoProtocol>> = {
 
 async function withRuntime(run: (runtime: Runtime, log: string[]) => Promise<void>): Promise<void> {
   const log: string[] = [];
-  const runtime = createRuntime({ log: (actor, text) => log.push(`${actor}: ${text}`), askTimeoutMs: 30_000 });
+  const runtime = createRuntime({ log: (actor, text) => log.push(`${actor}: ${text}`), askTimeoutMs: 300_000 });
   try {
     await run(runtime, log);
   } finally {

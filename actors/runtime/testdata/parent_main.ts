@@ -9,5 +9,5 @@ const ref = runtime.spawn(
   "echo",
   place === "worker" ? inWorker(echoProtocol, { url }) : inProcess(echoProtocol, { args: ["run", url.pathname] }),
 );
-console.log(await ref.ask({ kind: "pid" }, { timeoutMs: 30_000 }));
+console.log(await ref.ask({ kind: "pid" }, { timeoutMs: 300_000 }));
 if (then === "wait") await runtime.terminated(ref);

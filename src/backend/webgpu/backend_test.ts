@@ -85,16 +85,14 @@ Deno.test("get() compiles equal texts once", async () => {
   device.destroy();
 });
 
-Deno.test("get() prints the texts that TROUPE_PRINT_WGSL names", async () => {
+Deno.test("get() prints the texts of the kernel that is asked for", async () => {
   const { device } = await openDevice("deno");
   const print = mock.method(console, "error", () => {});
-  Deno.env.set("TROUPE_PRINT_WGSL", "matmul");
   try {
-    const cache = createPipelineCache(device);
+    const cache = createPipelineCache(device, "matmul");
     await cache.get("add", increment, "main");
     await cache.get("matmul.forward", increment + "\n", "main");
   } finally {
-    Deno.env.delete("TROUPE_PRINT_WGSL");
     print.mock.restore();
     device.destroy();
   }

@@ -14,9 +14,9 @@ export interface PipelineCache {
   readonly size: number;
 }
 
-export function createPipelineCache(device: GPUDevice): PipelineCache {
+/** @param printed kernel whose texts are printed; what the environment says, if left out */
+export function createPipelineCache(device: GPUDevice, printed = wantedText()): PipelineCache {
   const pipelines = new Map<string, Promise<GPUComputePipeline>>();
-  const printed = wantedText();
   return {
     get size() {
       return pipelines.size;

@@ -247,6 +247,7 @@ async function initialise(
     notice(`${error.message}\nNo GPU: going on with the CPU backend, which is many times slower.`);
     return open("cpu", "deno");
   });
+  backend.choices?.take(config.runtime.tuning?.[backend.traits.adapter ?? ""] ?? {});
   if (config.model.matmul_precision === "split" && !backend.traits.features.matrixUnits) {
     const { description } = backend.traits;
     notice(`model.matmul_precision: split: ${description} shows no matrix units; products are computed in float32`);
@@ -278,6 +279,13 @@ async function initialise(
     backend[Symbol.dispose]();
     throw error;
   });
+  const tuned = backend.choices?.used ?? new Map<string, string>();
+  if (tuned.size > 0) {
+    notice(
+      `Kernels as tuned for ${backend.traits.description}, kept with the run: ` +
+        [...tuned].map(([question, form]) => `${question}: ${form}`).join("; "),
+    );
+  }
   let loaded: string | undefined;
   try {
     if (saved) {

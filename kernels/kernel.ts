@@ -10,6 +10,8 @@
  * dispatch, even in disjoint ranges), which is why in-place work is a single `update` operand.
  */
 
+import type { Choices } from "./choices.ts";
+
 /** Element types as stored. Half types are storage alone, with `f32` arithmetic: `storage.ts` on devices, `host.ts` here. */
 export type ElementType = "f32" | "f16" | "bf16" | "u32" | "i32";
 
@@ -35,6 +37,10 @@ export type HostArray = Float32Array | Float64Array | Uint32Array | Int32Array;
 
 /** What the renderer may know of a device. */
 export interface DeviceTraits {
+  /** Provider, maker, model and driver, as far as WebGPU tells them: what a tuner's choices hold for. */
+  readonly adapter?: string;
+  /** Which of several forms of a kernel to render. @default the shipped ones */
+  readonly choices?: Choices;
   readonly provider: "deno" | "dawn" | "none";
   /** For people: "llvmpipe (LLVM 15.0.6, 256 bits)", "NVIDIA H200". */
   readonly description: string;

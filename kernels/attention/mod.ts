@@ -1,4 +1,5 @@
 /** Causal attention within segments of a flat stream of tokens, forward and backward. */
+import { choose, sizeClass } from "../choices.ts";
 import { type DeviceTraits, type Kernel, leastBytes, type Operand } from "../kernel.ts";
 import { subgroupMatrix } from "../matrix_unit.ts";
 import { requireSizes } from "../norm/rows.ts";
@@ -53,10 +54,12 @@ export function attentionForward(options: AttentionOptions): Kernel {
     operands,
     cost: { flops: 2 * productFlops(shape), bytes: leastBytes(operands) },
     reference: (views) => reference.attentionForward(shape, views),
-    passes: (traits) =>
-      onMatrixUnits(shape, traits)
+    passes(traits) {
+      const form = formFor("forward", shape, traits);
+      return form === "units"
         ? [matrixForwardPass(shape, operands, traits, subgroupMatrix)]
-        : [forwardPass(formFor(shape, traits), shape, operands, traits)],
+        : [forwardPass(form, shape, operands, traits)];
+    },
   };
 }
 
@@ -91,10 +94,10 @@ export function attentionBackward(options: AttentionOptions): Kernel {
     cost: { flops: 5 * productFlops(shape), bytes: leastBytes(operands) },
     reference: (views) => reference.attentionBackward(shape, views),
     passes(traits) {
-      if (onMatrixUnits(shape, traits)) {
+      const form = formFor("backward", shape, traits);
+      if (form === "units") {
         return [rowDataPass(shape, operands, traits), ...matrixBackwardPasses(shape, operands, traits, subgroupMatrix)];
       }
-      const form = formFor(shape, traits);
       // Sums of both gradients of a long head do not fit the registers of one invocation.
       const fit = 2 * form.localRows * form.quads <= mostSums;
       const together: readonly ("dK" | "dV")[][] = fit ? [["dK", "dV"]] : [["dK"], ["dV"]];
@@ -113,14 +116,22 @@ const onMatrixUnits = (shape: AttentionShape, { features, limits }: DeviceTraits
 /** `vec4f` that an invocation may keep as sums, before registers spill and compilers slow down. */
 const mostSums = 32;
 
-/** The best form known for a device. */
-function formFor({ headDim }: AttentionShape, traits: DeviceTraits): BlockForm {
-  const { software, subgroupSize } = traits;
-  if (software && subgroupSize >= 4 && subgroupSize <= 32) {
-    const form = subgroupBlocks(headDim, traits);
-    if (form.localRows * form.quads <= mostSums) return form;
+/** The form chosen for a device, else the best one known. */
+function formFor(pass: "forward" | "backward", shape: AttentionShape, traits: DeviceTraits): BlockForm | "units" {
+  const { software, subgroupSize, limits } = traits, { headDim, tokens, heads, type } = shape;
+  const subgroups = subgroupSize >= 4 && subgroupSize <= 32 ? subgroupBlocks(headDim, traits) : undefined;
+  const fits = subgroups !== undefined && subgroups.localRows * subgroups.quads <= mostSums;
+  const short = { ...traits, limits: { ...limits, maxComputeWorkgroupStorageSize: 16 << 10 } };
+  const forms = new Map<string, () => BlockForm | "units">();
+  if (onMatrixUnits(shape, traits)) forms.set("units", () => "units");
+  if (software && fits) forms.set("subgroups", () => subgroups);
+  forms.set("tiles", () => workgroupBlocks(headDim, traits));
+  if (limits.maxComputeWorkgroupStorageSize > 16 << 10) {
+    forms.set("tiles, short slices", () => workgroupBlocks(headDim, short));
   }
-  return workgroupBlocks(headDim, traits);
+  if (!software && fits) forms.set("subgroups", () => subgroups);
+  const question = `attention.${pass} ${type} ${sizeClass(tokens)} x ${heads} x ${headDim}`;
+  return forms.get(choose(traits, question, [...forms.keys()]))!();
 }
 
 function shapeOf(kernel: string, options: AttentionOptions): AttentionShape {

@@ -2,14 +2,14 @@
  * The matrix product, with bias, residual and accumulation. Versions: `naive`, `workgroup_tiles`, `subgroup_broadcast`,
  * `matrix_units`.
  */
+import { choose } from "../choices.ts";
 import { type DeviceTraits, type Kernel, leastBytes, type Operand, type Pass } from "../kernel.ts";
-import { subgroupMatrix } from "../matrix_unit.ts";
 import { requireSizes } from "../norm/rows.ts";
-import { largestOperand, matrixTilingOf, matrixUnitPasses } from "./matrix_units.ts";
+import { formsOf, questionOf } from "./candidates.ts";
+import { largestOperand } from "./matrix_units.ts";
 import * as reference from "./reference.ts";
 import { matmulOperands, type MatmulOptions, type MatmulShape } from "./shape.ts";
-import { subgroupBroadcastPasses } from "./subgroup_broadcast.ts";
-import { tilingOf, workgroupTilePasses } from "./workgroup_tiles.ts";
+import { tilingOf } from "./workgroup_tiles.ts";
 
 export type { MatmulOptions } from "./shape.ts";
 
@@ -70,14 +70,9 @@ function unitsOf({ types, split }: MatmulShape): "halves" | "scaled" | "split" |
   return a === "f16" ? "halves" : a === "bf16" ? "scaled" : split ? "split" : "none";
 }
 
-/** The best form known for a device. All but the last take every operand in every type. */
+/** The form chosen for a device, else the best one known. All but those on matrix units take every operand in every type. */
 function passesFor(shape: MatmulShape, operands: readonly Operand[], splits: number, traits: DeviceTraits): Pass[] {
-  const { software, subgroupSize, features } = traits;
-  const units = unitsOf(shape);
-  if (features.matrixUnits && units !== "none") {
-    const tiling = matrixTilingOf(shape, units === "split" ? 2 : 1, splits);
-    return matrixUnitPasses(shape, operands, traits, subgroupMatrix, tiling);
-  }
-  if (software && subgroupSize >= 4 && subgroupSize <= 64) return subgroupBroadcastPasses(shape, operands, traits);
-  return workgroupTilePasses(shape, operands, traits);
+  const use = unitsOf(shape), onUnits = traits.features.matrixUnits && use !== "none";
+  const forms = formsOf(shape, operands, traits, { units: onUnits ? use === "split" ? 2 : 1 : undefined, splits });
+  return forms.get(choose(traits, questionOf(shape), [...forms.keys()]))!();
 }

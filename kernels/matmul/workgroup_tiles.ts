@@ -69,6 +69,9 @@ const manyGroups = 500;
 const large = { rows: 128, columns: 128, blockRows: 8, blockColumns: 8, depth: 16 } as const;
 const wide = { rows: 64, columns: 128, blockRows: 8, blockColumns: 8, depth: 16 } as const;
 
+/** All of them, for tuners. */
+export const tilingShapes = [...shapes, large, wide] as const;
+
 /**
  * The tiling for a device: another than {@linkcode tilingOf} says where C is large and workgroup memory allows it. An
  * H200 in TFLOP/s, with tiles of 128 x 64, 64 x 128, 128 x 128: 4096 x 50304 x 768 `nt` 43.9, 43.8, 44.3; added to

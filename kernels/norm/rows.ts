@@ -8,6 +8,7 @@
  * v4  on a rasteriser in software one invocation a row: there workgroup memory is as slow as the buffers themselves
  *     (llvmpipe, 512 rows: norms of 128 columns 1.3 to 2.3 times as fast, cross entropy of 4,096 columns 8 times)
  */
+import { choose, sizeClass } from "../choices.ts";
 import type { DeviceTraits, Operand } from "../kernel.ts";
 import { spread } from "../kernel.ts";
 
@@ -43,17 +44,31 @@ export function layOutRows(
   const width = columns % 4 === 0 ? 4 : 1;
   const vectors = columns / width;
   const shape = { rows, columns, width, vectors } as const;
-  if (traits.software) {
-    return { ...shape, lanes: 1, held: 0, workgroups: spread(Math.ceil(rows / rowsPerGroup)) };
-  }
+  const shipped = shippedLanes({ columns, values }, traits), most = mostLanes(traits);
+  const others = (traits.software ? [1, 32] : [32, 64, 128, 256, 512, 1024]).filter((lanes) =>
+    lanes <= most && lanes <= Math.max(32, vectors)
+  );
+  const candidates = [...new Set([shipped, ...others])].map((lanes) => `${lanes} lanes` as const);
+  const question = `rows ${sizeClass(rows)} x ${sizeClass(columns)}, ${width * values} wide`;
+  const lanes = parseInt(choose(traits, question, candidates));
+  if (lanes === 1) return { ...shape, lanes, held: 0, workgroups: spread(Math.ceil(rows / rowsPerGroup)) };
+  const each = Math.ceil(vectors / lanes), fits = each * width * values <= registerBudget;
+  return { ...shape, lanes, held: fits ? each : 0, workgroups: spread(rows) };
+}
+
+const mostLanes = ({ limits }: DeviceTraits) => Math.min(1024, limits.maxComputeInvocationsPerWorkgroup);
+
+/** Lanes on one row, as experience has them. */
+function shippedLanes({ columns, values }: { columns: number; values: number }, traits: DeviceTraits): number {
+  if (traits.software) return 1;
+  const width = columns % 4 === 0 ? 4 : 1, vectors = columns / width;
   const fits = (lanes: number) => Math.ceil(vectors / lanes) * width * values <= registerBudget;
-  const most = Math.min(1024, traits.limits.maxComputeInvocationsPerWorkgroup);
+  const most = mostLanes(traits);
   let lanes = 32;
   while (lanes < 256 && lanes * 4 < vectors) lanes *= 2;
   const narrow = lanes;
   while (lanes * 2 <= most && !fits(lanes)) lanes *= 2;
-  if (fits(lanes)) return { ...shape, lanes, held: Math.ceil(vectors / lanes), workgroups: spread(rows) };
-  return { ...shape, lanes: narrow, held: 0, workgroups: spread(rows) };
+  return fits(lanes) ? lanes : narrow;
 }
 
 /** Declares operands as bindings. `elements` overrides the element type by name, e.g. `{ x: "V" }`. */

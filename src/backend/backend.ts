@@ -3,6 +3,7 @@
  * as a host function, never what an operator means. Three backends implement it: `webgpu`, `cpu` (slow on purpose: the
  * oracle), and `null` (allocates and computes nothing, so that plans and schedules are tested without a device).
  */
+import type { ChoiceTable } from "../../kernels/choices.ts";
 import type { DeviceTraits, Kernel } from "../../kernels/kernel.ts";
 
 /** Device memory. Contents start as zero. Offsets and sizes are in bytes, multiples of 4. */
@@ -81,6 +82,8 @@ export interface Backend extends Disposable {
   readInto(ranges: readonly Range[], places: readonly Uint8Array[]): ReadTicket<void>;
   /** Waits for all submitted work. */
   finish(): Promise<void>;
+  /** Which forms of kernels are compiled from now on, where there are several; `traits.choices` is the same. */
+  readonly choices?: ChoiceTable;
   /** Absent where commands are not recorded. */
   readonly hostTimes?: HostTimes;
   /**

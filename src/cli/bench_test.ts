@@ -4,7 +4,8 @@ import { openNullBackend } from "../backend/null/backend.ts";
 import { openBackend } from "../backend/open.ts";
 import { loadConfig, resolveConfig } from "../config/mod.ts";
 import { inScratch, jsonLines, tinyRun, troupe } from "./_testing.ts";
-import { benchKernels, kernelsOf, measureKernel, otherRuns } from "./bench_kernels.ts";
+import { kernelsOf } from "../train/kernel_trial.ts";
+import { benchKernels, measureKernel, otherRuns } from "./bench_kernels.ts";
 import { type BenchLine, round, spread } from "./bench_line.ts";
 
 const byFigure = (lines: readonly BenchLine[]) => new Map(lines.map((line) => [line.figure, line]));

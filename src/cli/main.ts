@@ -21,6 +21,7 @@ const verbs: Readonly<Record<string, { load: () => Promise<Verb>; hidden?: true 
   blackbox: { load: async () => (await import("./blackbox.ts")).blackbox },
   doctor: { load: async () => (await import("./doctor.ts")).doctorVerb },
   bench: { load: async () => (await import("./bench.ts")).bench },
+  tune: { load: async () => (await import("./tune.ts")).tuneVerb },
   test: { load: async () => (await import("./test.ts")).test },
   rank: { load: async () => (await import("./rank.ts")).rank, hidden: true },
 };

@@ -44,6 +44,7 @@ export interface DefaultArguments extends ParsedArguments {
   readonly backend: "webgpu" | "cpu" | "null" | "nccl" | undefined;
   readonly seed: number;
   readonly profiling: boolean;
+  readonly retune: boolean;
   readonly enable_ali_topology: boolean;
   readonly disable_volc_topology: boolean;
   readonly set: readonly string[];
@@ -313,6 +314,11 @@ export function getDefaultParser(): ArgumentParser<DefaultArguments> {
       verbs: ["train"],
       type: "flag",
       help: "Leave a profile of the third step in the run's folder: device time by kernel, as a table and a trace",
+    })
+    .addArgument("--retune", {
+      verbs: ["train", "tune"],
+      type: "flag",
+      help: "Find the forms of kernels that are fastest on this device anew, whatever was found before",
     })
     .addArgument("--enable_ali_topology", {
       verbs: ["train"],

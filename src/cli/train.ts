@@ -19,6 +19,9 @@ import { ArgumentError, type DefaultArguments, getDefaultParser } from "./parser
 import { detectLaunch, type Launch } from "./launch.ts";
 import { keepProcessNote } from "./process_note.ts";
 import { rankVariables } from "./rank.ts";
+import { withTuning } from "./run_tuning.ts";
+import { tuneFor } from "./tune.ts";
+import { openBackend } from "../backend/open.ts";
 import { sharedTablesFolder } from "../data/mod.ts";
 import { startRankProcess } from "./rank_process.ts";
 import { programVersion } from "./self.ts";
@@ -57,20 +60,23 @@ export const train: Verb = {
     // A start that cannot be is refused before anything is read or written.
     const token = launch.role === "alone" ? crypto.randomUUID() : sharedToken();
     if (launch.role === "member") return await beMember(parsed, launch, token);
-    const config = await recordFromArguments(parsed, { worldSize: launch.world });
-    const { ckpt } = config;
+    const record = await recordFromArguments(parsed, { worldSize: launch.world });
+    const { ckpt } = record;
     const pathOf = (folder: string | null) => folder ? parseStoragePath(folder).path : undefined;
     const folder = ckpt.enable_save_ckpt ? pathOf(ckpt.save_ckpt_folder) : undefined;
     const snapshots = folder && ckpt.oss_snapshot_freq ? pathOf(ckpt.snapshot_ckpt_folder) : undefined;
-    const run = chooseRunFolder(config, [folder, snapshots].filter((path) => path !== undefined));
-    const { run_dir } = config.runtime;
+    const folders = [folder, snapshots].filter((path) => path !== undefined);
+    const run = chooseRunFolder(record, folders);
+    const { run_dir } = record.runtime;
     requireWritable("runtime.run_dir", run.path.startsWith(`${run_dir}/`) ? run_dir : run.path);
     if (folder) requireWritable("ckpt.save_ckpt_folder", folder);
     if (snapshots) requireWritable("ckpt.snapshot_ckpt_folder", snapshots);
-    const { use_shm: share, shm_path: shm, train_folder } = config.data;
-    const tables = share && train_folder !== null && config.data.type === "tokenized"
+    const { use_shm: share, shm_path: shm, train_folder } = record.data;
+    const tables = share && train_folder !== null && record.data.type === "tokenized"
       ? sharedTablesFolder(shm, run.path)
       : undefined;
+    const retuned = await retune(parsed, record, launch);
+    const config = withTuning(record, { folders, retuned, onNotice: say });
     makeRunFolder(run);
     if (tables) requireWritable("data.shm_path", tables);
     return await runCompany(config, run, {
@@ -86,6 +92,18 @@ export const train: Verb = {
     });
   },
 };
+
+/** Has the tuner look anew where the user asks for it, before any rank takes the device. */
+async function retune(parsed: DefaultArguments, config: ResolvedConfig, launch: Launch): Promise<boolean> {
+  if (!parsed.retune) return false;
+  const { backend: name, webgpu, nproc } = config.runtime;
+  if (name !== "webgpu") {
+    throw new ArgumentError(`--retune: the ${name} backend has one form of every kernel; leave it out`);
+  }
+  using backend = await openBackend(name, { provider: webgpu });
+  await tuneFor(config, { backend, world: launch.world ?? nproc, retune: true, seconds: retuneSeconds });
+  return true;
+}
 
 interface CompanyOptions {
   /** Folder of checkpoints; absent where none are written. */
@@ -315,7 +333,7 @@ function sharedToken(): string {
 
 /** What of a record must be the same on all hosts, as text. */
 const comparable = (config: ResolvedConfig): string =>
-  printResolved({ ...config, runtime: { ...config.runtime, nproc: 1 } });
+  printResolved({ ...config, runtime: { ...config.runtime, nproc: 1, tuning: null } });
 
 /** A host of ranks that another host's root commands. @returns the exit code */
 async function beMember(args: DefaultArguments, launch: Launch, token: string): Promise<number> {
@@ -364,6 +382,8 @@ interface Said {
   readonly records?: readonly FlightRecord[];
 }
 
+/** How long `--retune` may put off a run; `troupe tune` takes as long as it is told. */
+const retuneSeconds = 120;
 /** How long ranks may take from the first to the last to be there: processes start, devices open, data is read. */
 const meetingMs = 600_000;
 /** How long a run that may go on with fewer ranks waits for those that are lost. */

@@ -5,6 +5,7 @@
  * The device reports faults later than the call that caused them. They are kept, and thrown by the next call: a device
  * that has failed once computes nothing that can be trusted, so every later call throws too.
  */
+import { ChoiceTable } from "../../../kernels/choices.ts";
 import type { DeviceTraits, Kernel, Pass } from "../../../kernels/kernel.ts";
 import type { Backend, Command, CommandList, DeviceBuffer, Range, ReadTicket } from "../backend.ts";
 import { Ledger, operandBytes } from "../ledger.ts";
@@ -49,7 +50,8 @@ export async function openWebGpuBackend(
   limits: Partial<DeviceTraits["limits"]> = {},
 ): Promise<Backend> {
   const { device, traits: whole } = await openDevice(provider);
-  const traits: DeviceTraits = { ...whole, limits: { ...whole.limits, ...limits } };
+  const choices = new ChoiceTable();
+  const traits: DeviceTraits = { ...whole, choices, limits: { ...whole.limits, ...limits } };
   const ledger = new Ledger<GpuBuffer>("webgpu", traits);
   const pipelines = createPipelineCache(device);
   const pipelineIds = new Map<GPUComputePipeline, number>();
@@ -155,6 +157,7 @@ export async function openWebGpuBackend(
   const backend: Backend = {
     name: "webgpu",
     hostTimes,
+    choices,
     traits,
     get allocatedBytes() {
       return ledger.allocatedBytes;

@@ -117,6 +117,7 @@ function traitsOf(adapter: GPUAdapter, device: GPUDevice, provider: Provider): D
   const fixedSize = info.subgroupMinSize === info.subgroupMaxSize ? info.subgroupMinSize : 0;
   const subgroups = features.has("subgroups") && fixedSize > 0;
   return {
+    adapter: [provider, info.vendor, info.architecture, info.device, info.description].join(" | "),
     provider,
     description: describe(info),
     software: info.isFallbackAdapter || /llvmpipe|lavapipe|swiftshader/i.test(describe(info) + info.architecture),

@@ -32,6 +32,11 @@ export const runtimeSchema = z.strictObject({
     float({ above: 0 }).default(30),
     "A rank that is not heard of for this long, in seconds, is taken for dead. Busy ranks are heard of every second.",
   ),
+  tuning: works(
+    z.record(z.string(), z.record(z.string(), z.string())).nullable().default(null),
+    "Forms of kernels by adapter, as `troupe tune` found them: filled in when a run begins, and kept in its checkpoints, " +
+      "since sums in another order differ in their last bits. {} for the shipped ones.",
+  ),
   encrypt: works(bool().default(false), "Encrypt what ranks send to each other."),
   elastic: works(
     bool().default(false),

@@ -17,20 +17,34 @@ export interface OverlapPlan {
   /** Instructions of the segment after which a bucket is done, in order; two may be done at once. */
   readonly cuts: readonly number[];
   /** What is done there: a bucket of one of the groups of parameters. */
-  readonly buckets: readonly { readonly group: number; readonly bucket: Parcel }[];
+  readonly buckets: readonly GroupBucket[];
+  /** Buckets with gradients of which other stages have terms: they leave once those are added. */
+  readonly late: readonly GroupBucket[];
 }
 
-/** @param plan of a rank whose backward pass is one segment */
-export function planOverlap(plan: Pick<Plan, "segments" | "parameters">, zero: readonly ZeroPlan[]): OverlapPlan {
+interface GroupBucket {
+  readonly group: number;
+  readonly bucket: Parcel;
+}
+
+/**
+ * @param plan of a rank whose backward passes are whole. Of several chunks the first is the last to go backward: the
+ * gradients of the others are done when it begins
+ * @param shared parameters that other stages hold too
+ */
+export function planOverlap(
+  plan: Pick<Plan, "segments" | "parameters">,
+  zero: readonly ZeroPlan[],
+  shared: ReadonlySet<string>,
+): OverlapPlan {
   const segment: SegmentName = "backward 0", touched = lastTouches(plan, segment);
-  const done = zero.flatMap(({ buckets }, group) =>
-    buckets.map((bucket) => ({
-      group,
-      bucket,
-      cut: Math.max(0, ...bucket.parts.map(({ name }) => touched.get(name) ?? 0)),
-    }))
-  ).sort((a, b) => a.cut - b.cut);
-  return { segment, cuts: done.map(({ cut }) => cut), buckets: done };
+  const all = zero.flatMap(({ buckets }, group) => buckets.map((bucket): GroupBucket => ({ group, bucket })));
+  const isLate = ({ bucket }: GroupBucket) => bucket.parts.some(({ name }) => shared.has(name));
+  const done = all.filter((each) => !isLate(each)).map((each) => ({
+    ...each,
+    cut: Math.max(0, ...each.bucket.parts.map(({ name }) => touched.get(name) ?? 0)),
+  })).sort((a, b) => a.cut - b.cut);
+  return { segment, cuts: done.map(({ cut }) => cut), buckets: done, late: all.filter(isLate) };
 }
 
 /** The reductions of one step's last backward pass. */
@@ -57,6 +71,15 @@ export class OverlappedReduction {
   /** After the pass: the last bucket leaves too. What is under way is the synchronizers' to finish. */
   *end(): Generator<Wait, void> {
     yield* this.#send();
+  }
+
+  /** After gradients of several stages are added: those leave too. */
+  *late(): Generator<Wait, void> {
+    for (const { group, bucket } of this.plan.late) {
+      const synchronizer = this.synchronizers[group]!, reading = synchronizer.read(bucket);
+      yield reading;
+      synchronizer.start(reading);
+    }
   }
 
   *#send(): Generator<Wait, void> {

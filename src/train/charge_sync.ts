@@ -114,6 +114,10 @@ function chargeReduction({ plan, zero, overlap, mesh, charges }: Planned) {
   });
   pass.run();
   startLast();
+  for (const { bucket, group } of overlap.late) {
+    clock.readBack(read(4 * bucket.elements));
+    start(bucket, zero[group]!);
+  }
   travelling.finish();
   return { seconds: clock.now - pass.alone, sent: travelling.sent };
 }

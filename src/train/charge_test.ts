@@ -58,6 +58,7 @@ Deno.test("chargeSync() credits gradients that travel while the last backward pa
     segment: "backward 0",
     cuts: [0, 1, 2],
     buckets: buckets.map((bucket) => ({ group: 0, bucket })),
+    late: [],
   };
   // The device: 5, then from each read-back on 5 more: 12, 19, 26, where the last sum is over at 25 and put at 25.5.
   const { gradients, parameters } = chargeSync({ plan, zero, overlap, gatherOverlap: undefined, mesh, charges });

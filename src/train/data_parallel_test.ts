@@ -1,4 +1,4 @@
-import { assertAlmostEquals, assertEquals, assertLess, assertRejects } from "@std/assert";
+import { assert, assertAlmostEquals, assertEquals, assertLess, assertRejects } from "@std/assert";
 import { openBackend } from "../backend/open.ts";
 import { firstReads } from "../graph/gradient_order.ts";
 import { openNullBackend } from "../backend/null/backend.ts";
@@ -49,12 +49,12 @@ const record = (zero: Record<string, unknown> = {}, size = -1, ranks = 1) =>
   }, { worldSize: ranks });
 
 /** Two steps on one global batch dealt out in turn. */
-async function twoSteps(trainer: Trainer, { mesh }: World) {
-  const own = batch.filter((_, index) => index % mesh.size("data") === mesh.index("data"));
+async function twoSteps(trainer: Trainer, { mesh }: World, rows = batch) {
+  const own = rows.filter((_, index) => index % mesh.size("data") === mesh.index("data"));
   const results = [];
   for (let step = 0; step < 2; step++) {
     trainer.zeroGrad();
-    const { loss } = await trainer.executeSchedule({ microBatches: own, globalRows: batch.length });
+    const { loss } = await trainer.executeSchedule({ microBatches: own, globalRows: rows.length });
     const { gradNorm, success } = await trainer.step();
     results.push({ loss, gradNorm, success });
   }
@@ -117,6 +117,41 @@ Deno.test("overlapping changes no bit", async () => {
   );
   assertEquals(overlapped, plain);
 });
+
+const overlapping: [string, Record<string, unknown>, Record<string, unknown>, (trainer: Trainer) => boolean][] = [
+  [
+    "on stages that tie a head to the embedding",
+    { tie_word_embeddings: true },
+    { pipeline: { size: 2 } },
+    (trainer) => trainer.model.overlap!.late.length > 0,
+  ],
+  ["on stages of two chunks", { num_layers: 4, num_chunks: 2 }, {
+    pipeline: { size: 2, interleaved_overlap: true },
+  }, (trainer) => trainer.model.overlap!.buckets.length > 2],
+  ["where gradients are summed a second time, over a tensor group", {}, { tensor: { size: 2, mode: "msp" } }, (
+    trainer,
+  ) => trainer.model.terms.length > 0],
+];
+for (const [what, model, parallel, covers] of overlapping) {
+  Deno.test(`overlapping changes no bit ${what}`, async () => {
+    const config = (overlap_sync_grad: boolean) =>
+      tinyRecord({
+        model: { hidden_size: 16, num_attention_heads: 2, num_kv_attention_heads: 2, vocab_size: 18, ...model },
+        data: { seq_len: 10, micro_num: 2 },
+        hybrid_zero_optimizer: { clip_grad_norm: 0.5, reduce_bucket_size: 150, overlap_sync_grad },
+        parallel,
+      }, { worldSize: 4 });
+    const rows = [[10], [4, 6], [2, 8], [10]].map((each, index) => drawnMicroBatch(`even row ${index}`, each));
+    const ran = async (overlap: boolean) =>
+      await together(config(overlap), 4, async (trainer, world) => {
+        assertEquals(trainer.model.overlap !== undefined, overlap);
+        return { ...await twoSteps(trainer, world, rows), covers: overlap && covers(trainer) };
+      });
+    const [plain, overlapped] = [await ran(false), await ran(true)];
+    assert(overlapped.some(({ covers }) => covers), "some rank has what the test is of");
+    assertEquals(overlapped.map(({ covers: _, ...each }) => each), plain.map(({ covers: _, ...each }) => each));
+  });
+}
 
 Deno.test("parameters of other ranks are waited for where a forward pass first reads them, and not before", async () => {
   const config = (ranks: number) =>

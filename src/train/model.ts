@@ -149,10 +149,9 @@ export function planModel(
     counted: countedOnce(zero, (name) => isFirstHolder(mode, layouts.get(name)!, mesh), mesh, stage.shared),
   });
   const plan = { ...whole, state };
-  // With stages, and where gradients are summed a second time, the sums come after the last pass.
   const { overlap_sync_grad, overlap_sync_param } = config.hybrid_zero_optimizer;
   const oneSegment = stage.chunks.length === 1 && mesh.size("pipeline") === 1;
-  const overlaps = overlap_sync_grad && oneSegment && zero.some(({ reduce }) => mesh.size(reduce) > 1);
+  const overlaps = overlap_sync_grad && zero.some(({ reduce }) => mesh.size(reduce) > 1);
   const memory = estimateMemory(plan, {
     frames: stage.frames,
     microBatches,
@@ -160,7 +159,9 @@ export function planModel(
   });
   const shapes = new Map([...everywhere.boxes].map(([name, { shape }]) => [name, shape]));
   const terms = planTerms(zero, everywhere.summed, { config, mesh });
-  const overlap = overlaps && terms.length === 0 ? planOverlap(plan, zero) : undefined;
+  const shared = new Set(stage.shared.map(({ name }) => name));
+  // The record refuses it for backward passes in halves.
+  const overlap = overlaps && "backward 0" in plan.segments ? planOverlap(plan, zero, shared) : undefined;
   const gatherOverlap = overlap_sync_param && oneSegment && zero.some(({ partition }) => mesh.size(partition) > 1)
     ? planGatherOverlap(plan, zero)
     : undefined;

@@ -175,12 +175,16 @@ export class Trainer implements Disposable {
         if (program.plan.segments[name].outputs.size > 0) program.keepOutputs(microBatch, frame, chunk);
       },
     });
-    yield* sumSharedGradients(stage.shared, { program, pipeline });
     if (overlapped) {
       if (passes === 0) { for (const cut of overlapped.plan.cuts.keys()) yield* overlapped.at(cut); }
       yield* overlapped.end();
-      for (const synchronizer of synchronizers) yield* synchronizer.finish();
-    } else for (const synchronizer of synchronizers) yield* synchronizer.reduce();
+    }
+    yield* sumSharedGradients(stage.shared, { program, pipeline });
+    if (overlapped) yield* overlapped.late();
+    // A second sum of gradients, over ranks of a tensor group, comes after the first.
+    for (const [group, synchronizer] of synchronizers.entries()) {
+      yield* overlapped && group < this.model.zero.length ? synchronizer.finish() : synchronizer.reduce();
+    }
     this.onInstruction(`step ${this.stepCount + 1}: norm`);
     this.optimizer.device.norm();
     // Losses are with the last stage.

@@ -62,14 +62,19 @@ const environment: Record<string, string> = {
   ...(Deno.stdout.isTerminal() ? {} : { NO_COLOR: "1" }),
 };
 
-async function check(name: string, args: readonly string[]): Promise<boolean> {
+interface Checked {
+  readonly success: boolean;
+  /** What to say of it, once the tests have had their say. */
+  readonly text: string;
+}
+
+async function check(name: string, args: readonly string[]): Promise<Checked> {
   const started = performance.now();
   const options = { args: [...args], env: environment, stdout: "piped", stderr: "piped" } satisfies Deno.CommandOptions;
   const { success, stdout, stderr } = await new Deno.Command("deno", options).output();
   const seconds = ((performance.now() - started) / 1000).toFixed(1);
-  console.log(`${success ? "ok  " : "FAIL"} ${name} (${seconds} s)`);
-  if (!success) console.log(decoder.decode(stdout) + decoder.decode(stderr));
-  return success;
+  const text = `${success ? "ok  " : "FAIL"} ${name} (${seconds} s)`;
+  return { success, text: success ? text : `${text}\n${decoder.decode(stdout)}${decoder.decode(stderr)}` };
 }
 
 /** Runs tests, passing their words on. */
@@ -109,17 +114,17 @@ if (import.meta.main && Deno.args.some((argument) => argument === "--help" || ar
   );
 } else if (import.meta.main) {
   const named = Deno.args.some((argument) => !argument.startsWith("-"));
-  let failedChecks = 0;
-  if (!named) {
-    const checks = {
-      formatting: ["fmt", "--check"],
-      lint: ["lint", "--quiet"],
-      "types, examples included": ["check", "--quiet", "--doc", "."],
-    };
-    for (const [name, args] of Object.entries(checks)) if (!await check(name, args)) failedChecks++;
-  }
+  const checks = named ? {} : {
+    formatting: ["fmt", "--check"],
+    lint: ["lint", "--quiet"],
+    "types, examples included": ["check", "--quiet", "--doc", "."],
+  };
+  // Beside the tests: most of a check runs on one core.
+  const checking = Promise.all(Object.entries(checks).map(([name, args]) => check(name, args)));
   // Types are checked above; with files named, here.
   const { passed, failed, skipped } = await test(named ? Deno.args.map(locate) : ["--no-check", ...Deno.args]);
+  const checked = await checking, failedChecks = checked.filter(({ success }) => !success).length;
+  for (const { text } of checked) console.log(text);
   console.log(`\n${formatCounts({ passed, failed: failed + failedChecks, skipped })}`);
   Deno.exitCode = failed + failedChecks > 0 ? 1 : 0;
 }

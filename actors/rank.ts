@@ -27,6 +27,8 @@ import { Diagnosis } from "../src/train/diagnosis.ts";
 import { describeContent, loadHuggingFace, openGivenCheckpoint, recordDifferences } from "../src/train/load.ts";
 import { loadPlugins } from "../src/train/model.ts";
 import { profileStep } from "../src/train/profile.ts";
+import type { FlightRecord, FlightRecorder } from "../src/observe/flight_recorder.ts";
+import { recordedSpans, TraceWriter } from "../src/observe/trace.ts";
 import { Session, type StepReport } from "../src/train/session.ts";
 import { modelTypes } from "../src/train/types.ts";
 import type { Communicator } from "../src/comm/collectives/communicator.ts";
@@ -126,6 +128,8 @@ interface Ready {
   readonly runFolder: string;
   /** Steps since this start. */
   steps: number;
+  /** Of the steps that are traced: what was recorded meanwhile, up to record `next`. */
+  traced?: { readonly writer: TraceWriter; readonly records: FlightRecord[]; next: number };
   /** Position after the last batch used. */
   position: DataPosition | undefined;
   readonly loaded: string | undefined;
@@ -151,8 +155,10 @@ export interface RankOptions {
   readonly progress?: Progress;
   /** Keeps what the rank does, for the story of an accident. */
   readonly record?: (text: string) => void;
-  /** Leaves a profile of the third step in the run's folder. @default {false} */
+  /** Leaves a profile of the third step in the run's folder, and a trace of the five after it. @default {false} */
   readonly profile?: boolean;
+  /** What was recorded since, for the trace: collectives, as the communicator notes them. */
+  readonly recorded?: FlightRecorder["since"];
 }
 
 const internal = { advance: {} };
@@ -328,12 +334,39 @@ async function initialise(
   };
 }
 
-/** Trains on one batch. With a profile asked for, the third step of this start leaves one: what came before warmed up. */
-async function step(ready: Ready, batch: Batch, profile: boolean): Promise<StepReport> {
+/** Steps of this start that `--profiling` looks at: what came before warmed up. */
+const profiledStep = 2, tracedSteps = { first: 3, last: 7 };
+
+/** Trains on one batch, and leaves a profile or a trace of it where that is asked for. */
+async function step(ready: Ready, batch: Batch, { profile, recorded }: RankOptions): Promise<StepReport> {
   const { session, backend, monitor, runFolder, world: { mesh } } = ready;
   const { model: type, split = false } = modelTypes(session.config), number = ready.steps++;
-  if (!profile || number !== 2) return await session.step(batch);
   const told = (text: string) => mesh.rank === 0 && monitor.send({ kind: "notice", text });
+  if (profile && number >= tracedSteps.first && number <= tracedSteps.last) {
+    const path = `${runFolder}/steps_rank${mesh.rank}.json`;
+    const traced = ready.traced ??= {
+      writer: new TraceWriter(path, { rank: mesh.rank }),
+      records: [],
+      next: recorded?.(Infinity).next ?? 0,
+    };
+    const { writer, records } = traced, began = performance.now();
+    session.trainer.onSpan = (...span) => writer.complete(...span);
+    const report = await session.step(batch);
+    writer.complete(`step ${session.trainer.stepCount}`, began, performance.now(), { lane: "steps" });
+    const kept = recorded?.(traced.next) ?? { records: [], next: 0 };
+    records.push(...kept.records);
+    traced.next = kept.next;
+    if (number === tracedSteps.last) {
+      for (const { name, begin, end } of recordedSpans(records)) {
+        writer.complete(name, begin, end, { lane: "communicator" });
+      }
+      session.trainer.onSpan = undefined;
+      writer[Symbol.dispose]();
+      told(`Trace of five steps, for chrome://tracing: ${path}`);
+    }
+    return report;
+  }
+  if (!profile || number !== profiledStep) return await session.step(batch);
   const taken = await profileStep(backend, () => session.step(batch), { rank: mesh.rank, type, split });
   if (taken.profile === undefined) {
     told(`--profiling: ${backend.traits.description} has no timestamps, so no kernel can be timed; left out`);
@@ -363,9 +396,9 @@ async function advance(
   state: State,
   ready: Ready,
   context: Own,
-  { progress, profile = false }: RankOptions,
+  options: RankOptions,
 ): Promise<void> {
-  const { session, loader, monitor, world: { mesh } } = ready, { trainer, config } = session;
+  const { session, loader, monitor, world: { mesh } } = ready, { trainer, config } = session, { progress } = options;
   const finished = (ready.position?.batch_count ?? 0) >= config.data.total_steps;
   if (mesh.rank === 0) reportMemory(ready);
   if (!finished && selfTestDue(ready)) await selfTest(ready);
@@ -396,7 +429,7 @@ async function advance(
     if (mesh.logs) monitor.send({ kind: "notice", text: `Skip batch count:\`${batch.batchCount}\`...` });
   } else {
     progress?.enter(phases.step, trainer.stepCount);
-    const { record, loss, gradNorm, learningRate, tokensPerSecond, success } = await step(ready, batch, profile);
+    const { record, loss, gradNorm, learningRate, tokensPerSecond, success } = await step(ready, batch, options);
     if (mesh.logs) {
       monitor.send({
         kind: "step",

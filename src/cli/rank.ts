@@ -108,6 +108,7 @@ export const rank: Verb = {
         meet: async (meeting) => await meet(await joined, meeting),
         progress,
         record: (text) => recorder.note(text),
+        recorded: (cursor) => recorder.since(cursor),
         profile: Deno.env.has(profileVariable),
       });
     }, quiet);

@@ -1,5 +1,6 @@
 /** Spans of a step in Chrome's trace format: open the file in `chrome://tracing` or https://ui.perfetto.dev. */
 import { AppendFile } from "./append_file.ts";
+import type { FlightRecord } from "./flight_recorder.ts";
 
 /** What a step is divided into. Other names are as good; these are the ones that tools compare. */
 export const stepSpans = ["data", "forward", "backward", "communicate", "optimizer", "read-back", "save"] as const;
@@ -22,6 +23,21 @@ export interface SpanOptions {
 
 /** Takes a span that is over: {@linkcode TraceWriter.complete}, or another. */
 export type SpanSink = (name: string, begin: number, end: number, options?: SpanOptions) => void;
+
+/**
+ * What a flight recorder kept of things that begin and end, as spans on the clock of this thread: notes that end in
+ * `: begun` and `: done`, the first of a name with the first.
+ */
+export function recordedSpans(records: readonly FlightRecord[]): { name: string; begin: number; end: number }[] {
+  const begun = new Map<string, number[]>();
+  return records.flatMap(({ at, text }) => {
+    const [, name, what] = text.match(/^(.*): (begun|done)$/) ?? [], time = at - performance.timeOrigin;
+    if (name === undefined) return [];
+    if (what === "begun") begun.set(name, [...begun.get(name) ?? [], time]);
+    const begin = what === "done" ? begun.get(name)?.shift() : undefined;
+    return begin === undefined ? [] : [{ name, begin, end: time }];
+  });
+}
 
 /** A span that is going on; `end()` or the end of its `using` block closes it. */
 export interface Span extends Disposable {

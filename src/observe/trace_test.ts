@@ -1,5 +1,5 @@
 import { assertEquals } from "@std/assert";
-import { TraceWriter } from "./trace.ts";
+import { recordedSpans, TraceWriter } from "./trace.ts";
 
 interface Event {
   ph: string;
@@ -39,4 +39,21 @@ Deno.test("TraceWriter writes nested spans, lanes and counters that a viewer can
   } finally {
     Deno.removeSync(folder, { recursive: true });
   }
+});
+
+Deno.test("recordedSpans() pairs what began with what is done, in order, and leaves out what is still going on", () => {
+  const at = (ms: number, text: string) => ({ at: performance.timeOrigin + ms, text });
+  const records = [
+    at(1, "reduce: begun"),
+    at(2, "reduce: begun"),
+    at(3, "a note"),
+    at(5, "reduce: done"),
+    at(6, "gather: done"),
+    at(9, "reduce: done"),
+    at(10, "gather: begun"),
+  ];
+  assertEquals(
+    recordedSpans(records).map(({ name, begin, end }) => [name, Math.round(begin), Math.round(end)]),
+    [["reduce", 1, 5], ["reduce", 2, 9]],
+  );
 });

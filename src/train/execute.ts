@@ -19,6 +19,8 @@ export interface ExecuteOptions {
   feed(name: SegmentName, run: Run): void;
   /** Before a pass is queued. */
   began?(name: SegmentName, run: Run): void;
+  /** After it is, or where the device computes in this thread, done. */
+  ended?(name: SegmentName, run: Run): void;
   /** What to do at the cuts of a pass, where there is something. */
   atCuts?(name: SegmentName, run: Run): ((cut: number) => Generator<Wait, void>) | undefined;
   /** After a forward pass, before anything else is queued. */
@@ -145,6 +147,7 @@ export class Executor {
       } else if (segment !== "backward weight") deliver(name, { carries: "gradient", chunk, microBatch }, frame);
       options.began?.(name, step);
       yield* program.run(name, evaluating ? 0 : frame, options.atCuts?.(name, step));
+      options.ended?.(name, step);
       observer?.ran(step);
       if (segment === "forward" && options.done) yield* options.done(name, step);
     }

@@ -19,6 +19,7 @@ import type { DynamicGradScaler, GradScalerState } from "../optimizer/grad_scale
 import type { FineTuneCosineAnnealingWarmupLR, LearningRateState } from "../optimizer/learning_rate.ts";
 import { OverlappedReduction } from "../optimizer/overlap.ts";
 import type { StageObserver } from "../pipeline/stage_clock.ts";
+import type { SpanSink } from "../observe/trace.ts";
 import type { Synchronizer } from "../optimizer/synchronize.ts";
 import { agree } from "./agree.ts";
 import { Executor, type Traffic } from "./execute.ts";
@@ -113,9 +114,21 @@ export class Trainer implements Disposable {
   /** Told of every pass of a step and of messages between stages. */
   observer: StageObserver | undefined;
   readonly #executor = new Executor();
+  #onSpan: SpanSink | undefined;
   #squaredNorm: number | undefined;
 
   constructor(readonly model: Model, readonly optimizer: Optimizer) {}
+
+  /** Told of what this thread does in a step, pass by pass and phase by phase, while it is set. */
+  set onSpan(sink: SpanSink | undefined) {
+    this.#onSpan = sink;
+    for (const synchronizer of this.optimizer.synchronizers) synchronizer.onSpan = sink;
+  }
+
+  /** Tells of a span that began then and is over. */
+  #over(name: string, began: number): void {
+    this.#onSpan?.(name, began, performance.now());
+  }
 
   /** Clears the gradients of the step before. */
   zeroGrad(): void {
@@ -147,6 +160,7 @@ export class Trainer implements Disposable {
       for (const group of gatherOverlap.before) yield* synchronizers[group]!.finishGather();
     } else for (const synchronizer of synchronizers) yield* synchronizer.gather();
     const inThread = program.backend.traits.provider === "none";
+    let passBegan = 0;
     const overlapped = overlap && new OverlappedReduction(overlap, synchronizers, inThread);
     this.sent = yield* this.#executor.run(stage.schedule(passes), {
       program,
@@ -160,8 +174,11 @@ export class Trainer implements Disposable {
         const weights = { lossWeight, auxiliaryWeight: index < microBatches.length ? scale / all : 0 };
         feed(this.model, name, microBatch, { ...weights, step: this.stepCount, microBatch: place, frame });
       },
-      began: (name, { microBatch }) =>
-        this.onInstruction(`step ${this.stepCount + 1}: ${name} of micro-batch ${microBatch}`),
+      began: (name, { microBatch }) => {
+        this.onInstruction(`step ${this.stepCount + 1}: ${name} of micro-batch ${microBatch}`);
+        passBegan = performance.now();
+      },
+      ended: (name, { microBatch }) => this.#over(`${name} of micro-batch ${microBatch}`, passBegan),
       atCuts: (name, { microBatch }) => {
         if (overlapped && name === overlapped.plan.segment && microBatch === passes - 1) {
           return (cut) => overlapped.at(cut);
@@ -186,7 +203,9 @@ export class Trainer implements Disposable {
       yield* overlapped && group < this.model.zero.length ? synchronizer.finish() : synchronizer.reduce();
     }
     this.onInstruction(`step ${this.stepCount + 1}: norm`);
+    let began = performance.now();
     this.optimizer.device.norm();
+    this.#over("norm", began);
     // Losses are with the last stage.
     const judged = world.mesh.index("pipeline") === world.mesh.size("pipeline") - 1 ? microBatches : [];
     const ranges = judged.flatMap((_, index) => outputNames.map((name) => program.outputRange(name, index)));
@@ -197,8 +216,10 @@ export class Trainer implements Disposable {
     );
     const ticket = program.backend.read([...ranges, ...auxiliaryRanges, ...this.optimizer.device.normRanges]);
     this.times.submit = (performance.now() - started) / 1000;
+    began = performance.now();
     yield ticket;
     const read = ticket.take();
+    this.#over("read-back", began);
     this.times.readBack = (performance.now() - started) / 1000 - this.times.submit;
 
     const outputs = read.splice(0, outputNames.length * judged.length);
@@ -214,9 +235,11 @@ export class Trainer implements Disposable {
     // The ranks of one data-parallel replica have the same losses; its first one tells them.
     const tells = world.mesh.index("tensor") === 0 ? 1 : 0;
     const lossSum = tells * results.reduce((sum, { loss }) => sum + loss, 0);
+    began = performance.now();
     const [losses, squaredNorm, balanceSum] = yield* awaited(
       agree(world, [lossSum, counted + finite, tells * balances]),
     );
+    this.#over("agree", began);
     this.#squaredNorm = squaredNorm!;
     const moeLoss = this.model.config.loss.moe_loss_coeff * balanceSum! / all;
     return {
@@ -302,6 +325,7 @@ export class Trainer implements Disposable {
       updates: this.optimizerSteps + 1,
       gradientScale: (clip_grad_norm > 0 ? clipFactor(gradNorm, clip_grad_norm) : 1) / lossScale,
     });
+    this.#over("optimizer", started);
     this.stepCount++;
     this.optimizerSteps++;
     learningRate.step();

@@ -1,0 +1,200 @@
+/**
+ * Whether communication hides behind computing on a slow link: two ranks, each in a network namespace of its own, joined by
+ * a link of 1 Gbit/s; trained without and with overlap. Needs root, `iproute2` and `nsenter`.
+ *
+ *     deno run --allow-all tests/bench/slow_link.ts [--rate=1gbit] [--tokens=8] [--layers=4] [--hidden=512]
+ *
+ * Prints a JSON line for each run, of rank 0's trace of five steps (`--profiling`), seconds a step:
+ *
+ *  - `step`: from the beginning of one to that of the next;
+ *  - `compute`: forward and backward passes less what is waited for, read back and uploaded within them;
+ *  - `communication`: what was sent and received, divided by what a bare stream carries over the link both ways at once;
+ *  - `optimizer`: norm and update; `under_way`: while at least one collective was; of the thread that computes, `waited` for
+ *    other ranks' gradients and parameters, `copied` to and from the device, `agreed` on losses and norms;
+ *  - `bound`: 1.1 × max(compute, communication) + optimizer; `read_backs`: how many a step has.
+ *
+ * The exit code is 1 where the overlapped step is over its bound.
+ */
+import { fileURLToPath } from "node:url";
+
+const option = (name: string, otherwise: string) =>
+  Deno.args.find((arg) => arg.startsWith(`--${name}=`))?.slice(name.length + 3) ?? otherwise;
+const rate = option("rate", "1gbit"), tokens = Number(option("tokens", "8"));
+const layers = Number(option("layers", "4")), hidden = Number(option("hidden", "512"));
+const project = fileURLToPath(new URL("../../", import.meta.url));
+const [a, b] = [`slow${Deno.pid}a`, `slow${Deno.pid}b`], address = "10.79.78.1", other = "10.79.78.2";
+
+function shell(text: string): void {
+  const { success, stderr } = new Deno.Command("sh", { args: ["-ec", text] }).outputSync();
+  if (!success) throw new Error(`Cannot make the link: ${new TextDecoder().decode(stderr).trim()}`);
+}
+
+function start(namespace: string, args: string[], env: Record<string, string> = {}): Deno.ChildProcess {
+  return new Deno.Command("nsenter", {
+    args: [`--net=/run/netns/${namespace}`, ...args],
+    cwd: project,
+    env: { LP_NUM_THREADS: "1", ...env },
+    stdout: "piped",
+    stderr: "piped",
+  }).spawn();
+}
+
+async function finished(name: string, ...children: Deno.ChildProcess[]): Promise<void> {
+  const outputs = await Promise.all(children.map((child) => child.output()));
+  const failed = outputs.find(({ success }) => !success);
+  if (failed) throw new Error(`${name} failed:\n${new TextDecoder().decode(failed.stderr)}`);
+}
+
+/** One end of a bare stream, both ways at once; the bytes a second that it got. */
+const bareEnd = (listens: boolean) => `
+  const chunk = new Uint8Array(1 << 20), into = new Uint8Array(1 << 20), total = 32 << 20, place = { hostname: "${address}", port: 8897 };
+  const dial = async () => { for (;;) try { return await Deno.connect(place); } catch { await new Promise((go) => setTimeout(go, 100)); } };
+  const connection = ${listens ? "await Deno.listen(place).accept()" : "await dial()"};
+  const send = async () => { for (let sent = 0; sent < total;) sent += await connection.write(chunk.subarray(0, total - sent)); };
+  const began = performance.now(), sent = send();
+  for (let got = 0; got < total;) got += await connection.read(into);
+  const seconds = (performance.now() - began) / 1000;
+  await sent;
+  await connection.closeWrite();
+  await connection.read(into); // until the other end has all
+  console.log(total / seconds);
+  Deno.exit(0);`;
+
+async function bareRate(): Promise<number> {
+  const ends = [true, false].map((listens) => start(listens ? a : b, [Deno.execPath(), "eval", bareEnd(listens)]));
+  const outputs = await Promise.all(ends.map((child) => child.output()));
+  const failed = outputs.find(({ success }) => !success);
+  if (failed) throw new Error(`The bare stream failed:\n${new TextDecoder().decode(failed.stderr)}`);
+  return Math.min(...outputs.map(({ stdout }) => Number(new TextDecoder().decode(stdout))));
+}
+
+interface TraceEvent {
+  readonly ph: string;
+  readonly name: string;
+  readonly tid: number;
+  readonly ts: number;
+  readonly dur: number;
+  readonly args: Readonly<Record<string, unknown>>;
+}
+
+function find(folder: string, wanted: string): string | undefined {
+  for (const { name, isDirectory } of Deno.readDirSync(folder)) {
+    if (name === wanted) return `${folder}/${name}`;
+    const inside = isDirectory ? find(`${folder}/${name}`, wanted) : undefined;
+    if (inside) return inside;
+  }
+}
+
+/** Trains nine steps and reads rank 0's trace. */
+async function train(folder: string, overlap: boolean) {
+  await Deno.mkdir(folder);
+  const record = {
+    JOB_NAME: "slow_link",
+    model_type: "INTERNLM2",
+    model: {
+      num_layers: layers,
+      hidden_size: hidden,
+      num_attention_heads: 8,
+      num_kv_attention_heads: 8,
+      vocab_size: 512,
+      mlp_ratio: 8 / 3,
+      multiple_of: 64,
+      no_bias: true,
+    },
+    data: { seq_len: tokens, micro_bsz: 1, micro_num: 1, total_steps: 9, valid_every: 0 },
+    adam: { lr: 1e-3 },
+    parallel: { zero1: { size: -1 } },
+    hybrid_zero_optimizer: {
+      overlap_sync_grad: overlap,
+      overlap_sync_param: overlap,
+      use_split_tensor_optim: true,
+      reduce_bucket_size: 1 << 19,
+      all_gather_size: 2 << 20,
+    },
+    ckpt: { enable_save_ckpt: false },
+    runtime: { run_dir: `${folder}/RUN` },
+  };
+  const path = `${folder}/record.yaml`;
+  await Deno.writeTextFile(path, JSON.stringify(record));
+  const place = ["--config", path, "--backend", "cpu", "--host", address, "--port", "8899", "--profiling"];
+  const env = { TROUPE_TOKEN: "of this benchmark", TROUPE_NET: `,${address},${other}`, TROUPE_WRITE: `,${folder}` };
+  const each = (namespace: string, ...more: string[]) =>
+    start(namespace, ["./troupe", "train", ...place, ...more], env);
+  await finished("The training", each(a, "--world_size", "2"), each(b, "--join"));
+
+  const trace = find(folder, "steps_rank0.json");
+  if (trace === undefined) throw new Error("The training left no trace of rank 0");
+  const events: TraceEvent[] = JSON.parse(await Deno.readTextFile(trace));
+  const lanes = new Map(events.filter(({ name }) => name === "thread_name").map(({ tid, args }) => [tid, args.name]));
+  const spans = events.filter(({ ph }) => ph === "X").map(({ name, tid, ts, dur, args }) => (
+    { name, lane: lanes.get(tid), begin: ts / 1e6, end: (ts + dur) / 1e6, args }
+  ));
+  const steps = spans.filter(({ lane }) => lane === "steps").sort((x, y) => x.begin - y.begin);
+  const from = steps[0]!.begin, to = steps.at(-1)!.begin, count = steps.length - 1;
+  const within = spans.filter(({ begin }) => begin >= from && begin < to),
+    host = within.filter(({ lane }) => lane === "host");
+  const sum = (chosen: typeof host) => chosen.reduce((total, { begin, end }) => total + end - begin, 0) / count;
+  const passes = host.filter(({ name }) => /^(forward|backward) /.test(name));
+  const phases = host.filter(({ name }) => /^(read-back|take|upload|wait for )/.test(name));
+  const nested = phases.filter((phase) => passes.some(({ begin, end }) => phase.begin >= begin && phase.end <= end));
+  let underWay = 0, reached = from;
+  for (const { begin, end } of within.filter(({ lane }) => lane === "communicator").sort((x, y) => x.begin - y.begin)) {
+    underWay += Math.max(0, Math.min(end, to) - Math.max(begin, reached));
+    reached = Math.max(reached, end);
+  }
+  const named = (pattern: RegExp) => sum(host.filter(({ name }) => pattern.test(name)));
+  return {
+    step: (to - from) / count,
+    compute: sum(passes) - sum(nested),
+    optimizer: named(/^(norm|optimizer)$/),
+    under_way: underWay / count,
+    read_backs: host.filter(({ name }) => name === "read-back").length / count,
+    waited: named(/^wait for /),
+    copied: named(/^(read-back|take|upload)$/),
+    agreed: named(/^agree$/),
+    // Half of the gradients go out and come in, then half of the parameters.
+    bytes: 2 *
+      host.filter(({ name }) => name === "wait for reduce").reduce((all, { args }) => all + Number(args.bytes), 0) /
+      2 / count,
+  };
+}
+
+const folder = await Deno.makeTempDir({ prefix: "slow-link-" });
+const digits = (value: number) => Number(value.toPrecision(4));
+try {
+  shell(
+    `ip netns add ${a}; ip netns add ${b}; ip link add va netns ${a} type veth peer name vb netns ${b}
+     ip -n ${a} addr add ${address}/24 dev va; ip -n ${b} addr add ${other}/24 dev vb
+     for n in ${a} ${b}; do ip -n $n link set lo up; done
+     ip -n ${a} link set va up; ip -n ${b} link set vb up
+     nsenter --net=/run/netns/${a} tc qdisc add dev va root tbf rate ${rate} burst 256kb latency 50ms
+     nsenter --net=/run/netns/${b} tc qdisc add dev vb root tbf rate ${rate} burst 256kb latency 50ms`,
+  );
+  const bytesPerSecond = await bareRate();
+  console.log(
+    JSON.stringify({
+      bench: "slow_link",
+      figure: "bare stream, both ways at once",
+      value: digits(bytesPerSecond / 1e6),
+      unit: "MB/s",
+      rate,
+    }),
+  );
+  for (const overlap of [false, true]) {
+    const { step, compute, optimizer, bytes, ...more } = await train(`${folder}/${overlap}`, overlap);
+    const communication = bytes / bytesPerSecond, bound = 1.1 * Math.max(compute, communication) + optimizer;
+    const line = { step, compute, communication, optimizer, bound, ...more };
+    console.log(JSON.stringify({
+      bench: "slow_link",
+      overlap,
+      tokens,
+      bytes_each_way: Math.round(bytes),
+      ...Object.fromEntries(Object.entries(line).map(([key, value]) => [key, digits(value)])),
+      within_bound: step <= bound,
+    }));
+    if (overlap && step > bound) Deno.exitCode = 1;
+  }
+} finally {
+  new Deno.Command("sh", { args: ["-c", `ip netns del ${a}; ip netns del ${b}`] }).outputSync();
+  await Deno.remove(folder, { recursive: true });
+}

@@ -313,7 +313,8 @@ export function getDefaultParser(): ArgumentParser<DefaultArguments> {
     .addArgument("--profiling", {
       verbs: ["train"],
       type: "flag",
-      help: "Leave a profile of the third step in the run's folder, device time by kernel as a table and a trace; and of each " +
+      help:
+        "Leave a profile of the third step in the run's folder, device time by kernel as a table and a trace; and of each " +
         "rank of this host a trace of the five steps after it: passes, reading back, waiting for other ranks, uploads",
     })
     .addArgument("--retune", {

@@ -75,11 +75,12 @@ export class Synchronizer {
   readonly #reducing: Travelling[] = [];
   /** Parameters under way. */
   readonly #gathering: Travelling[] = [];
-  /** Whether parameters were updated here that others have not been sent yet. */
-  #stale = false;
+  /** The first gather that was not begun since the last update. */
+  #unsent: number;
 
   constructor(options: SynchronizeOptions) {
     this.#options = options;
+    this.#unsent = options.gathers.length;
   }
 
   get buckets(): readonly Parcel[] {
@@ -131,25 +132,23 @@ export class Synchronizer {
 
   /** Parameters were updated: those of the other ranks are to be fetched before they are used. */
   updated(): void {
-    this.#stale = this.#options.zero.ranks.length > 1;
+    if (this.#options.zero.ranks.length > 1) this.#unsent = 0;
   }
 
   /** Fetches what other ranks have updated, and hands round what this one has. */
   *gather(): Generator<Wait, void> {
-    yield* this.#startGathers(mostTravelling);
+    while (this.#unsent < this.#options.gathers.length) {
+      yield* this.startGathers(1);
+      if (this.#gathering.length >= mostTravelling) yield* this.finishGather();
+    }
     while (this.#gathering.length > 0) yield* this.finishGather();
   }
 
-  /** Sends what this rank has updated; what comes is not waited for. Nothing where nothing was updated. */
-  *startGathers(): Generator<Wait, void> {
-    yield* this.#startGathers(Infinity);
-  }
-
-  *#startGathers(most: number): Generator<Wait, void> {
-    if (!this.#stale) return;
-    this.#stale = false;
+  /** Begins the next gathers, all that are left if not so many; what comes is not waited for. Nothing without an update. */
+  *startGathers(most = Infinity): Generator<Wait, void> {
     const { zero, gathers } = this.#options;
-    for (const parcel of gathers) {
+    for (let begun = 0; begun < most && this.#unsent < gathers.length; begun++) {
+      const parcel = gathers[this.#unsent++]!;
       const own = parcel.parts.filter(({ owner }) => owner === zero.index);
       const begin = parcel.counts.slice(0, zero.index).reduce((sum, count) => sum + count, 0);
       const reading = this.#read("parameter", parcel, own, begin), { room, ticket } = reading;
@@ -158,7 +157,6 @@ export class Synchronizer {
       const arrived = zero.allGather(room.subarray(0, parcel.elements), parcel.counts);
       arrived.catch(() => {});
       this.#gathering.push({ parcel, room, arrived });
-      if (this.#gathering.length >= most) yield* this.finishGather();
     }
   }
 

@@ -116,11 +116,11 @@ export class Session implements Disposable {
     const { loss: whole, moeLoss, microBatches } = await trainer.executeSchedule(batch);
     const loss = whole - (moeLoss ?? 0);
     const forwardBackwardSeconds = (performance.now() - started) / 1000;
-    const { success, gradNorm, learningRate } = await trainer.step();
     for (const { nll, correct, microBatch: { labels, typeIds } } of microBatches) {
       this.#metric.add({ nll, correct, labels, typeIds });
     }
-    await this.#gatherMetric(this.#metric);
+    await this.#gatherMetric(this.#metric); // before updated parameters are on their way, behind which it would wait
+    const { success, gradNorm, learningRate } = await trainer.step();
     const realTokens = this.#metric.tokens, metrics = this.#metric.report();
     this.#metric.reset();
     const seconds = (performance.now() - started) / 1000;

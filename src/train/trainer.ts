@@ -157,6 +157,7 @@ export class Trainer implements Disposable {
     const passes = meet(world.mesh) ? Math.ceil(all / world.mesh.size("data")) : microBatches.length;
     // Parameters of other ranks come before they are used; only a forward pass can be waited for piece by piece.
     if (gatherOverlap && passes > 0) {
+      for (const synchronizer of synchronizers) yield* synchronizer.startGathers();
       for (const group of gatherOverlap.before) yield* synchronizers[group]!.finishGather();
     } else for (const synchronizer of synchronizers) yield* synchronizer.gather();
     const inThread = program.backend.traits.provider === "none";
@@ -333,7 +334,8 @@ export class Trainer implements Disposable {
     for (const synchronizer of synchronizers) synchronizer.updated();
     if (!overlap_sync_param) await this.gather();
     else if (this.model.gatherOverlap) {
-      for (const synchronizer of synchronizers) await drive(synchronizer.startGathers());
+      // What the next pass needs at once; more would stand in the way of the small words between two steps.
+      for (const group of this.model.gatherOverlap.before) await drive(synchronizers[group]!.startGathers(1));
     }
     this.times.update = (performance.now() - started) / 1000;
     return { ...result, success: true };

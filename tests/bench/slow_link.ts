@@ -2,18 +2,18 @@
  * Whether communication hides behind computing on a slow link: two ranks, each in a network namespace of its own, joined by
  * a link of 1 Gbit/s; trained without and with overlap. Needs root, `iproute2` and `nsenter`.
  *
- *     deno run --allow-all tests/bench/slow_link.ts [--rate=1gbit] [--tokens=8] [--layers=4] [--hidden=512]
+ *     deno run --allow-all tests/bench/slow_link.ts [--rate=1gbit] [--tokens=8] [--layers=4] [--hidden=512] [--keep=FOLDER]
  *
  * Prints a JSON line for each run, of rank 0's trace of five steps (`--profiling`), seconds a step:
  *
  *  - `step`: from the beginning of one to that of the next;
  *  - `compute`: forward and backward passes less what is waited for, read back and uploaded within them;
  *  - `communication`: what was sent and received, divided by what a bare stream carries over the link both ways at once;
- *  - `optimizer`: norm and update; `under_way`: while at least one collective was; of the thread that computes, `waited` for
- *    other ranks' gradients and parameters, `copied` to and from the device, `agreed` on losses and norms;
+ *  - `optimizer`: norm and update; `under_way`: while at least one collective was; of the thread that computes,
+ *    `waited_for_gradients` and `_parameters` of other ranks, `copied` to and from the device, `agreed` on losses and norms;
  *  - `bound`: 1.1 × max(compute, communication) + optimizer; `read_backs`: how many a step has.
  *
- * The exit code is 1 where the overlapped step is over its bound.
+ * `--keep` copies the traces into a folder, for chrome://tracing. The exit code is 1 where the overlapped step is over its bound.
  */
 import { fileURLToPath } from "node:url";
 
@@ -124,6 +124,8 @@ async function train(folder: string, overlap: boolean) {
 
   const trace = find(folder, "steps_rank0.json");
   if (trace === undefined) throw new Error("The training left no trace of rank 0");
+  const kept = option("keep", "");
+  if (kept !== "") await Deno.copyFile(trace, `${kept}/overlap_${overlap}.json`);
   const events: TraceEvent[] = JSON.parse(await Deno.readTextFile(trace));
   const lanes = new Map(events.filter(({ name }) => name === "thread_name").map(({ tid, args }) => [tid, args.name]));
   const spans = events.filter(({ ph }) => ph === "X").map(({ name, tid, ts, dur, args }) => (
@@ -149,7 +151,8 @@ async function train(folder: string, overlap: boolean) {
     optimizer: named(/^(norm|optimizer)$/),
     under_way: underWay / count,
     read_backs: host.filter(({ name }) => name === "read-back").length / count,
-    waited: named(/^wait for /),
+    waited_for_gradients: named(/^wait for reduce$/),
+    waited_for_parameters: named(/^wait for gather$/),
     copied: named(/^(read-back|take|upload)$/),
     agreed: named(/^agree$/),
     // Half of the gradients go out and come in, then half of the parameters.

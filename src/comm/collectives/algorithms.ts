@@ -9,10 +9,24 @@
 import { maxBodyBytes, type Reduction } from "../transport/frame.ts";
 import { accumulate, type Elements, narrow, part, widen } from "./elements.ts";
 
+/**
+ * A collective's place in the line of its group. One that asks for all it receives beforehand need not stand in it: it
+ * asks when those before it have asked, sends when they have sent, and lets the next one do so.
+ */
+export interface Line {
+  /** Those before it are over. */
+  readonly turn: Promise<void>;
+  readonly maySend: Promise<void>;
+  posted(): void;
+  sent(): void;
+}
+
 /** One collective on one rank: its place among the others, and messages to them by place. */
 export interface Round {
   readonly size: number;
   readonly index: number;
+  /** To be waited for: `turn`, unless receives are asked for in its order. */
+  readonly line: Line;
   /** @param until resolves when so many bytes of the data may leave; all may at once where there is none */
   send(to: number, step: number, data: Elements, until?: Until): Promise<void>;
   /** Resolves when `into` is full. @param arrived told of each piece that is in its place */
@@ -107,16 +121,20 @@ async function ring(
       : round.receive(previous, firstStep + step, into, arrived);
     return { done, until };
   });
+  round.line.posted();
   const sent = (async () => {
+    await round.line.maySend;
     for (let step = 0; step < sums + copies; step++) {
       await round.send(next, firstStep + step, chunk(step), received[step - 1]?.until);
     }
+    round.line.sent();
   })();
   await Promise.all([sent, ...received.map(({ done }) => done)]);
 }
 
 /** Everyone's part straight to everyone. */
 async function directAllGather(round: Round, data: Elements, bounds: readonly number[]): Promise<void> {
+  await round.line.turn;
   const { size, index } = round, chunk = (i: number) => part(data, bounds[i]!, bounds[i + 1]!);
   const others = Array.from({ length: size - 1 }, (_, i) => wrap(index + 1 + i, size));
   await Promise.all([
@@ -132,6 +150,7 @@ async function pairwiseReduceScatter(
   bounds: readonly number[],
   reduction: Reduction,
 ): Promise<void> {
+  await round.line.turn;
   const { size, index } = round, chunk = (i: number) => part(data, bounds[i]!, bounds[i + 1]!), own = chunk(index);
   const sum = own instanceof Float32Array ? own : new Float32Array(own.length);
   if (sum !== own) widen(own, sum);
@@ -147,6 +166,7 @@ async function pairwiseReduceScatter(
 
 /** Sums small `float32` data in log₂(n) steps; ranks beyond a power of two hand theirs to one within it. */
 async function recursiveDoubling(round: Round, sum: Float32Array, reduction: Reduction): Promise<void> {
+  await round.line.turn;
   const { size, index } = round, inner = 2 ** Math.floor(Math.log2(size)), extra = size - inner;
   const other = new Float32Array(sum.length);
   if (index >= inner) {
@@ -209,6 +229,7 @@ export async function allGather(round: Round, data: Elements, bounds: readonly n
 
 /** A binomial tree; large data is scattered, then gathered, so that the root sends it once and not log₂(n) times. */
 export async function broadcast(round: Round, data: Elements, root: number): Promise<void> {
+  await round.line.turn;
   const { size, index } = round;
   if (size > 2 && data.byteLength > maxBodyBytes) {
     const bounds = evenBounds(data.length, size), chunk = (i: number) => part(data, bounds[i]!, bounds[i + 1]!);
@@ -229,10 +250,12 @@ export async function broadcast(round: Round, data: Elements, root: number): Pro
 
 /** The root gets the sum; `data` of the others is left undefined. */
 export async function reduce(round: Round, data: Elements, root: number, reduction: Reduction): Promise<void> {
+  await round.line.turn;
   const { size, index } = round;
   if (!isSmall(data)) {
     const bounds = evenBounds(data.length, size), chunk = (i: number) => part(data, bounds[i]!, bounds[i + 1]!);
-    await reduceScatter(round, data, bounds, reduction);
+    // More is sent and asked for afterwards.
+    await reduceScatter({ ...round, line: { ...round.line, posted() {}, sent() {} } }, data, bounds, reduction);
     if (index !== root) return await round.send(root, size, chunk(index));
     const others = Array.from({ length: size - 1 }, (_, i) => wrap(root + 1 + i, size));
     await Promise.all(others.map((other) => round.receive(other, size, chunk(other))));
@@ -260,6 +283,7 @@ export async function allToAll(
     intoBounds: readonly number[];
   },
 ): Promise<void> {
+  await round.line.turn;
   const { size, index } = round;
   const out = (i: number) => part(from, fromBounds[i]!, fromBounds[i + 1]!);
   const into1 = (i: number) => part(into, intoBounds[i]!, intoBounds[i + 1]!);

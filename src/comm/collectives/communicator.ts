@@ -81,7 +81,10 @@ interface Lane {
   /** Ranks of the world that take part. */
   readonly ranks: readonly number[];
   begun: number;
+  /** When the last of them is over, has posted all its receives, and has sent all that it sends. */
   last: Promise<void>;
+  posted: Promise<void>;
+  sent: Promise<void>;
 }
 
 /**
@@ -113,7 +116,7 @@ export function createCommunicator(transport: Transport, options: CommunicatorOp
     if (known && (known.name !== name || known.ranks.join() !== ranks.join())) {
       throw new RangeError(`Groups ${known.name} and ${name} have the same number; another name would work`);
     }
-    const lane = known ?? { id, name, ranks, begun: 0, last: Promise.resolve() };
+    const now = Promise.resolve(), lane = known ?? { id, name, ranks, begun: 0, last: now, posted: now, sent: now };
     lanes.set(id, lane);
     return lane;
   };
@@ -180,9 +183,12 @@ export function createCommunicator(transport: Transport, options: CommunicatorOp
   const run = (
     lane: Lane,
     { operator, type, count, reduction = "none", root = 0 }: Call,
-    work: (tagged: (step: number) => Tag) => Promise<void>,
+    work: (tagged: (step: number) => Tag, line: algorithms.Line) => Promise<void>,
   ): Promise<void> => {
-    const sequence = lane.begun++;
+    const sequence = lane.begun++, { last: turn, posted: mayPost, sent: maySend } = lane;
+    const posted = Promise.withResolvers<void>(), sent = Promise.withResolvers<void>();
+    [lane.posted, lane.sent] = [posted.promise, sent.promise];
+    const line: algorithms.Line = { turn, maySend, posted: posted.resolve, sent: sent.resolve };
     const tagged = (step: number): Tag => ({
       operator,
       group: lane.id,
@@ -193,12 +199,15 @@ export function createCommunicator(transport: Transport, options: CommunicatorOp
       count,
     });
     const what = `${describeTag(tagged(0))} of ${lane.name}`;
-    const done = lane.last.then(async () => {
+    const done = mayPost.then(async () => {
+      const working = work(tagged, line);
+      working.catch(() => {}); // told below
+      await turn;
       latest = `${what}, under way`;
       // A stage of a pipeline waits for its turn in every step; ranks that meet in a collective should all be there.
       using _ = watch(lane, what, sequence, operator === "send" ? 30 * patienceMs : 0);
       try {
-        await work(tagged);
+        await working;
         latest = `${what}, finished`;
       } catch (error) {
         if (error instanceof CommunicationError) throw error;
@@ -208,7 +217,10 @@ export function createCommunicator(transport: Transport, options: CommunicatorOp
         throw new CommunicationError(reason, { cause: error });
       }
     });
-    lane.last = done.catch(() => {});
+    lane.last = done.catch(() => {}).finally(() => {
+      posted.resolve();
+      sent.resolve();
+    });
     return done;
   };
 
@@ -216,10 +228,12 @@ export function createCommunicator(transport: Transport, options: CommunicatorOp
     ranks: readonly number[],
     index: number,
     tagged: (step: number) => Tag,
+    line: algorithms.Line,
     scratch: () => Uint8Array,
   ) => ({
     size: ranks.length,
     index,
+    line,
     scratch,
     send: (to: number, step: number, data: Elements, until?: algorithms.Until) =>
       transport.send(ranks[to]!, tagged(step), bytesOf(data), until),
@@ -255,7 +269,7 @@ export function createCommunicator(transport: Transport, options: CommunicatorOp
       work: (round: algorithms.Round) => Promise<void>,
     ): Promise<void> => {
       if (size === 1) return Promise.resolve();
-      return run(lane, call, (tagged) => work(deliver(ranks, index, tagged, scratch)));
+      return run(lane, call, (tagged, line) => work(deliver(ranks, index, tagged, line, scratch)));
     };
     const summable = (data: Elements, operator: Operator) => {
       const type = typeOf(data);
@@ -344,7 +358,10 @@ export function createCommunicator(transport: Transport, options: CommunicatorOp
         await run(
           lane,
           { operator: "send", type: typeOf(data), count: data.length },
-          (tagged) => transport.send(ranks[to]!, tagged(0), bytesOf(data)),
+          async (tagged, { turn }) => {
+            await turn;
+            await transport.send(ranks[to]!, tagged(0), bytesOf(data));
+          },
         );
       },
       async receive(from, into) {
@@ -352,7 +369,10 @@ export function createCommunicator(transport: Transport, options: CommunicatorOp
         await run(
           lane,
           { operator: "send", type: typeOf(into), count: into.length },
-          (tagged) => deliver(ranks, index, tagged, scratch).receive(from, 0, into),
+          async (tagged, line) => {
+            await line.turn;
+            await deliver(ranks, index, tagged, line, scratch).receive(from, 0, into);
+          },
         );
       },
     };

@@ -2,7 +2,7 @@
  * Whether communication hides behind computing on a slow link: two ranks, each in a network namespace of its own, joined by
  * a link of 1 Gbit/s; trained without and with overlap. Needs root, `iproute2` and `nsenter`.
  *
- *     deno run --allow-all tests/bench/slow_link.ts [--rate=1gbit] [--tokens=8] [--layers=4] [--hidden=512] [--keep=FOLDER]
+ *     deno run --allow-all tests/bench/slow_link.ts [--rate=1gbit] [--tokens=24] [--layers=4] [--hidden=512] [--keep=FOLDER]
  *
  * Prints a JSON line for each run, of rank 0's trace of five steps (`--profiling`), seconds a step:
  *
@@ -19,7 +19,7 @@ import { fileURLToPath } from "node:url";
 
 const option = (name: string, otherwise: string) =>
   Deno.args.find((arg) => arg.startsWith(`--${name}=`))?.slice(name.length + 3) ?? otherwise;
-const rate = option("rate", "1gbit"), tokens = Number(option("tokens", "8"));
+const rate = option("rate", "1gbit"), tokens = Number(option("tokens", "24"));
 const layers = Number(option("layers", "4")), hidden = Number(option("hidden", "512"));
 const project = fileURLToPath(new URL("../../", import.meta.url));
 const [a, b] = [`slow${Deno.pid}a`, `slow${Deno.pid}b`], address = "10.79.78.1", other = "10.79.78.2";

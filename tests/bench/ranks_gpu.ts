@@ -1,0 +1,152 @@
+/**
+ * Ranks that share one GPU: tokens a second by tokens a step, for 1, 2 and 4 ranks, in one call of about five minutes on an
+ * H200.
+ *
+ *     deno run --allow-all tests/bench/ranks_gpu.ts [--ranks=1,2,4] [--tokens=8192,32768,131072,262144,524288]
+ *       [--dtype=float32] [--steps=2] [--rehearse]
+ *
+ * `TROUPE_WEBGPU=dawn` measures through Dawn. The 124M model on made-up tokens, rows of 1,024, four to a micro-batch where
+ * there are as many; the optimizer's state is divided. Each rank is a process with its communicator in a worker, as in a
+ * run. Prints one JSON object a line: `of_one` is the ratio to one rank's speed at the same size, `plain` without and
+ * `overlapped` with `overlap_sync_grad` and `overlap_sync_param` (from 131,072 tokens on). Phases are rank 0's, seconds a
+ * step. `--rehearse` takes a tiny model on the CPU, to see that all of it runs.
+ */
+import { fileURLToPath } from "node:url";
+import { Progress } from "../../actors/progress.ts";
+import { createRuntime } from "../../actors/runtime/mod.ts";
+import { openBackend } from "../../src/backend/open.ts";
+import { defaultProvider } from "../../src/backend/webgpu/provider.ts";
+import { modelSettings } from "../../src/cli/bench_models.ts";
+import { joinRoot, meet, rankVariables } from "../../src/cli/rank.ts";
+import { listenControl } from "../../src/comm/control.ts";
+import { openRendezvous } from "../../src/comm/transport/rendezvous.ts";
+import { loadConfig, resolveConfig } from "../../src/config/mod.ts";
+import { createTrainLoader } from "../../src/data/mod.ts";
+import { runMesh } from "../../src/parallel/run_mesh.ts";
+import { createWorld, solo } from "../../src/parallel/world.ts";
+import { Session } from "../../src/train/session.ts";
+
+const option = (name: string, otherwise: string) =>
+  Deno.args.find((arg) => arg.startsWith(`--${name}=`))?.slice(name.length + 3) ?? otherwise;
+const rehearse = Deno.args.includes("--rehearse"), hostname = "127.0.0.1", version = "bench";
+const row = rehearse ? 16 : 1024;
+const sizes = option("tokens", rehearse ? "64,256" : "8192,32768,131072,262144,524288").split(",").map(Number);
+const overlappedFrom = rehearse ? 256 : 131_072;
+const steps = Number(option("steps", "2"));
+
+interface Task {
+  readonly rank: number;
+  readonly world: number;
+  readonly meetingPort: number;
+}
+
+/** Rows to a micro-batch: four, where every rank has as many. */
+const rowsOf = (tokens: number, world: number) => Math.min(4, tokens / row / world);
+
+async function child(): Promise<void> {
+  const { rank, world, meetingPort }: Task = JSON.parse(await new Response(Deno.stdin.readable).text());
+  const runtime = createRuntime();
+  const meeting = { hostname, port: meetingPort, world, fingerprint: version, encrypt: false, timeoutMs: 120_000 };
+  const communicator = world > 1 ? await meet(await joinRoot(runtime, new Progress()), meeting) : undefined;
+  using backend = await openBackend(rehearse ? "cpu" : "webgpu", { provider: defaultProvider() });
+  const ways = world === 1 ? ["plain"] : ["plain", "overlapped"];
+  // A model is opened once for all sizes with as many rows to a micro-batch.
+  const openings = Map.groupBy(
+    ways.flatMap((way) => sizes.map((tokens) => ({ way, tokens, rows: rowsOf(tokens, world) })))
+      .filter(({ way, tokens, rows }) => rows >= 1 && (way === "plain" || tokens >= overlappedFrom)),
+    ({ way, rows }) => `${way} ${rows}`,
+  );
+  for (const runs of openings.values()) {
+    const { way, rows } = runs[0]!, most = Math.max(...runs.map(({ tokens }) => tokens)) / row / rows / world;
+    const overlap = way === "overlapped";
+    const tiny = ["model.num_layers=2", "model.hidden_size=32", "model.num_attention_heads=2", "model.vocab_size=512"];
+    const set = [
+      ...modelSettings("124M", { batch: rows, tokens: row }),
+      ...(rehearse ? [...tiny, "model.num_kv_attention_heads=2"] : []),
+      `model.dtype=${option("dtype", "float32")}`,
+      `data.micro_num=${most}`,
+      "data.total_steps=1000",
+      "parallel.zero1.size=-1",
+      `hybrid_zero_optimizer.overlap_sync_grad=${overlap}`,
+      `hybrid_zero_optimizer.overlap_sync_param=${overlap}`,
+    ];
+    const config = resolveConfig(await loadConfig("configs/demo.yaml", { set }), { worldSize: world });
+    const here = communicator ? createWorld(runMesh(config, { rank, world }), communicator) : solo;
+    const began = performance.now();
+    using session = await Session.open(config, { backend, world: here });
+    const openSeconds = (performance.now() - began) / 1000;
+    const loader = createTrainLoader(config.data, { dataRank: rank, dataWorldSize: world });
+    for (const { tokens } of runs) {
+      const count = tokens / row / rows / world, seconds: number[] = [], phases = new Map<string, number>();
+      for (let step = 0; step <= steps; step++) { // the first does not count
+        const whole = await loader.next(), microBatches = whole.microBatches.slice(0, count);
+        session.trainer.onSpan = (name, begin, end) => {
+          if (step > 0) phases.set(name, (phases.get(name) ?? 0) + (end - begin) / 1000 / steps);
+        };
+        const started = performance.now();
+        await session.step({ ...whole, microBatches, globalRows: count * world });
+        if (step > 0) seconds.push((performance.now() - started) / 1000);
+      }
+      await session.trainer.gather();
+      if (rank > 0) continue;
+      const each = Math.min(...seconds);
+      const told = [...phases].filter(([name]) => !/micro-batch/.test(name));
+      console.log(JSON.stringify({
+        bench: "ranks_gpu",
+        device: backend.traits.description,
+        way,
+        ranks: world,
+        tokens,
+        seconds: each,
+        tokens_per_second: tokens / each,
+        phases: Object.fromEntries(told.map(([name, value]) => [name, Number(value.toPrecision(3))])),
+        open_seconds: openSeconds,
+      }));
+    }
+  }
+  await runtime.stop();
+  Deno.exit(0);
+}
+
+async function parent(): Promise<void> {
+  const alone = new Map<number, number>();
+  for (const world of option("ranks", "1,2,4").split(",").map(Number)) {
+    const token = crypto.randomUUID();
+    await using control = listenControl({ hostname, port: 0, token, onValue: () => {} });
+    const meeting = openRendezvous({ hostname, token, world, fingerprint: version, timeoutMs: 120_000 });
+    try {
+      const outputs = Array.from({ length: world }, async (_, rank) => {
+        const process = new Deno.Command(Deno.execPath(), {
+          args: ["run", "--quiet", "--allow-all", fileURLToPath(import.meta.url), "--child", ...Deno.args],
+          env: {
+            [rankVariables.control]: `${hostname}:${control.port}`,
+            [rankVariables.token]: token,
+            [rankVariables.rank]: String(rank),
+            [rankVariables.attempt]: "0",
+            [rankVariables.address]: hostname,
+          },
+          stdin: "piped",
+          stdout: "piped",
+          stderr: "piped",
+        }).spawn();
+        const task: Task = { rank, world, meetingPort: meeting.port };
+        await new Blob([JSON.stringify(task)]).stream().pipeTo(process.stdin);
+        return await process.output();
+      });
+      const done = await Promise.all(outputs), text = (bytes: Uint8Array) => new TextDecoder().decode(bytes).trim();
+      const failed = done.find(({ success }) => !success);
+      if (failed) throw new Error(`A rank of ${world} failed:\n${text(failed.stderr)}`);
+      for (const line of text(done[0]!.stdout).split("\n")) {
+        const figures = JSON.parse(line);
+        if (world === 1) alone.set(figures.tokens, figures.tokens_per_second);
+        const one = alone.get(figures.tokens);
+        console.log(JSON.stringify({ ...figures, ...(one ? { of_one: figures.tokens_per_second / one } : {}) }));
+      }
+    } finally {
+      if (world > 1) await meeting.complete.catch(() => {});
+      await meeting.close();
+    }
+  }
+}
+
+await (Deno.args.includes("--child") ? child() : parent());

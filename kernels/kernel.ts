@@ -48,6 +48,8 @@ export interface DeviceTraits {
   readonly software: boolean;
   /** Lanes of a subgroup, 0 where the `subgroups` feature is absent. */
   readonly subgroupSize: number;
+  /** A texture is read for far less than a buffer, even with a copy made for it first: see `images.ts`. @default {false} */
+  readonly imageReads?: boolean;
   readonly features: {
     readonly subgroups: boolean;
     readonly shaderF16: boolean;
@@ -66,13 +68,22 @@ export interface DeviceTraits {
   };
 }
 
-/** One dispatch: `@group(0) @binding(i)` is operand `operands[i]`. */
+/** An operand that a pass reads as a texture of `u32` texels: a copy of it made just before the dispatch (`images.ts`). */
+export interface ImageBinding {
+  readonly operand: number;
+  /** Words of a texel. */
+  readonly words: 1 | 2 | 4;
+}
+
+/** One dispatch: `@group(0) @binding(i)` is operand `operands[i]`, and past those the images in order. */
 export interface Pass {
   readonly code: string;
   /** @default {"main"} */
   readonly entryPoint?: string;
   readonly workgroups: readonly [number, number, number];
   readonly operands: readonly number[];
+  /** @default none */
+  readonly images?: readonly ImageBinding[];
 }
 
 export interface Kernel {

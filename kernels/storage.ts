@@ -15,7 +15,8 @@
  * An odd length leaves half a word over (`f16` too): padding that nothing reads, and that kernels leave as it was.
  */
 import type { FloatType } from "./host.ts";
-import type { DeviceTraits, Operand } from "./kernel.ts";
+import { imageText } from "./images.ts";
+import type { DeviceTraits, ImageBinding, Operand, Pass } from "./kernel.ts";
 
 export interface Storage {
   /** Must begin the text. Empty where nothing needs it. */
@@ -28,19 +29,33 @@ export interface Storage {
   store(name: string, index: string, value: string): string;
   /** A statement that adds to an element, rounding the sum once. */
   add(name: string, index: string, value: string): string;
+  /** What a pass binds, whose operands are at these places of its kernel's. */
+  bound(places: readonly number[]): Pick<Pass, "operands" | "images">;
+}
+
+/** Numbers of an element of an operand's array. */
+const widthOf = (vector: string, width: number) =>
+  vector.startsWith("vec4") || (vector === "V" && width === 4) ? 4 : vector.startsWith("vec2") ? 2 : 1;
+
+/** Words of an element as a texel; none where elements share words. */
+function texelWords({ type }: Operand, count: 1 | 2 | 4): 1 | 2 | 4 | undefined {
+  if (type !== "f16" && type !== "bf16") return count;
+  return count === 4 ? 2 : undefined;
 }
 
 /**
  * @param vectors `f32` type of what an element of the operand's array holds, by name, where that is not one number:
  * `"vec4f"`, or `"V"`, an alias that the text declares
  * @param width elements of `V`
+ * @param imaged operands that the text reads by `load` alone, and so may be images where a device prefers that
  * @throws {TypeError} when an operand is `f16` and the device has no such type
  */
 export function storage(
-  { features }: Pick<DeviceTraits, "features">,
+  { features, software, imageReads = false }: Pick<DeviceTraits, "features" | "software" | "imageReads">,
   operands: readonly Operand[],
   vectors: Readonly<Record<string, string>> = {},
   width = 1,
+  imaged: readonly string[] = [],
 ): Storage {
   const half = operands.find(({ type }) => type === "f16");
   if (half && !features.shaderF16) {
@@ -49,9 +64,14 @@ export function storage(
     );
   }
   const known = new Map(operands.map((operand) => {
-    const vector = vectors[operand.name] ?? operand.type;
-    return [operand.name, { ...operand, vector, four: vector.startsWith("vec4") || (vector === "V" && width === 4) }];
+    const vector = vectors[operand.name] ?? operand.type, count = widthOf(vector, width);
+    const readsImage = imageReads && software && operand.access !== "write" && imaged.includes(operand.name);
+    const words = readsImage ? texelWords(operand, count) : undefined;
+    return [operand.name, { ...operand, vector, count, four: count === 4, words }];
   }));
+  // What is read as an image alone needs no buffer.
+  const buffers = [...known.values()].filter(({ access, words }) => words === undefined || access !== "read");
+  const images = [...known.values()].filter(({ words }) => words !== undefined);
   const find = (name: string) => {
     const operand = known.get(name);
     if (!operand) throw new ReferenceError(`Cannot reach operand ${name}: there are ${[...known.keys()].join(", ")}`);
@@ -59,7 +79,7 @@ export function storage(
   };
   const shared = ({ type, access, four }: ReturnType<typeof find>) => type === "bf16" && !four && access !== "read";
 
-  const declarations = [...known.values()].map((operand, index) => {
+  const declarations = buffers.map((operand, index) => {
     const { name, type, access, vector, four } = operand;
     const element = type === "f16"
       ? four ? "vec4<f16>" : "f16"
@@ -69,13 +89,22 @@ export function storage(
     return `@group(0) @binding(${index}) var<storage, ${access === "read" ? "read" : "read_write"}> ` +
       `${name}: array<${element}>;`;
   });
+  declarations.push(...images.map(({ name }, index) => imageText(name, buffers.length + index)));
   const packed = [...known.values()].filter(({ type }) => type === "bf16");
+  if (images.some(({ type }) => type === "f16")) declarations.push(halfTexelText);
   if (packed.some(({ four }) => four)) declarations.push(pairsText);
   if (packed.some(({ four }) => !four)) declarations.push(halvesText);
   declarations.push(...packed.filter(shared).map(({ name }) => exchangeText(name)));
 
   const load = (name: string, index: string): string => {
     const operand = find(name), { type, vector, four } = operand;
+    if (operand.words !== undefined) {
+      const texel = `${name}Texel(${index})`;
+      if (type === "f16") return `fromHalves(${texel}.xy)`;
+      if (type === "bf16") return `fromPairs(${texel}.xy)`;
+      const words = texel + { 1: ".x", 2: ".xy", 4: "" }[operand.words];
+      return vector === "u32" || vector === "vec4u" ? words : `bitcast<${vector}>(${words})`;
+    }
     if (type === "f16") return `${vector === "f16" ? "f32" : vector}(${name}[${index}])`;
     if (type !== "bf16") return `${name}[${index}]`;
     if (four) return `fromPairs(${name}[${index}])`;
@@ -96,10 +125,23 @@ export function storage(
     add(name, index, value) {
       const { type } = find(name);
       if (type === "f16" || type === "bf16") return store(name, index, `${load(name, index)} + ${value}`);
+      if (find(name).words !== undefined) return store(name, index, `${load(name, index)} + ${value}`);
       return `${name}[${index}] += ${value};`;
+    },
+    bound(places) {
+      const place = new Map(operands.map(({ name }, index) => [name, places[index]]));
+      return {
+        operands: buffers.map(({ name }) => place.get(name)!),
+        ...(images.length > 0 && {
+          images: images.map(({ name, words }): ImageBinding => ({ operand: place.get(name)!, words: words! })),
+        }),
+      };
     },
   };
 }
+
+const halfTexelText = `
+fn fromHalves(words: vec2u) -> vec4f { return vec4f(unpack2x16float(words.x), unpack2x16float(words.y)); }`;
 
 const pairsText = `
 fn fromPairs(words: vec2u) -> vec4f {

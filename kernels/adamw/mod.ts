@@ -76,12 +76,14 @@ export function adamw({ length, gradientType = "f32", modelType }: AdamwOptions)
 }
 
 const body = (copies: boolean) => ({ load, store }: Storage) =>
-  `let g = ${load("gradients", "i")} * scalars[7];
-  let m = scalars[1] * firstMoment[i] + (1.0 - scalars[1]) * g;
-  let v = scalars[2] * secondMoment[i] + (1.0 - scalars[2]) * g * g;
+  `let first = ${load("scalars", "0u")}; // lr, beta1, beta2, eps
+  let second = ${load("scalars", "1u")}; // weightDecay, 1 - beta1^step, 1 - beta2^step, gradientScale
+  let g = ${load("gradients", "i")} * second.w;
+  let m = first.y * ${load("firstMoment", "i")} + (1.0 - first.y) * g;
+  let v = first.z * ${load("secondMoment", "i")} + (1.0 - first.z) * g * g;
   firstMoment[i] = m;
   secondMoment[i] = v;
-  let denominator = sqrt(v) / sqrt(scalars[6]) + scalars[3];
+  let denominator = sqrt(v) / sqrt(second.z) + first.w;
   ${copies ? "let p" : "parameters[i]"} = ` +
-  `parameters[i] * (1.0 - scalars[0] * scalars[4]) - scalars[0] / scalars[5] * (m / denominator);` +
+  `${load("parameters", "i")} * (1.0 - first.x * second.x) - first.x / second.y * (m / denominator);` +
   (copies ? `\n  parameters[i] = p;\n  ${store("model", "i", "p")}` : "");

@@ -68,7 +68,7 @@ ${text.open(heads)}
   }
 }
 `;
-  return { code: text.head(["q", "k", "v"], ["o"]) + code, workgroups: text.groups(heads), operands: text.places };
+  return text.pass(code, heads, ["q", "k", "v"], ["o"]);
 }
 
 /**
@@ -82,10 +82,12 @@ export function rowDataPass(shape: AttentionShape, operands: readonly Operand[],
   const total = tokens * heads, workgroups = spread(Math.ceil(total / 64));
   const width = headDim % 4 === 0 ? 4 : 1;
   const element = width === 4 ? "vec4f" : "f32";
-  const { directives, bindings, load } = storage(
+  const { directives, bindings, load, bound } = storage(
     traits,
     places.map((place) => operands[place]),
     { o: element, dO: element, rowData: "vec4u" },
+    1,
+    ["o", "dO"],
   );
   const term = (c: number) => {
     const at = `i * ${headDim / width}u + ${c}u`;
@@ -104,7 +106,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lo
   rowData[i] = vec4u(bitcast<u32>(logSumExp[i] * ${float(log2e)}), bitcast<u32>(delta), start[token], end[token]);
 }
 `;
-  return { code, workgroups, operands: places };
+  return { code, workgroups, ...bound(places) };
 }
 
 /** q, k, v, dO, rowData → dQ. */
@@ -146,11 +148,7 @@ ${text.open(heads)}
   ${sums((i, j) => `store_dQ(row${i}, head, ${form.quad(j)}, dQ${i}_${j} * ${float(scale)});`)}
 }
 `;
-  return {
-    code: text.head(["q", "k", "v", "dO"], ["dQ"]) + code,
-    workgroups: text.groups(heads),
-    operands: text.places,
-  };
+  return text.pass(code, heads, ["q", "k", "v", "dO"], ["dQ"]);
 }
 
 /** q, k, [v], dO, rowData → dK, dV or one of them: rows are keys here, columns the queries of every head of the group. */
@@ -209,7 +207,7 @@ ${text.open(kvHeads, "kvHead")}
   ${wantsV ? sums((i, j) => `store_dV(row${i}, kvHead, ${form.quad(j)}, dV${i}_${j});`) : ""}
 }
 `;
-  return { code: text.head(inputs, gradients) + code, workgroups: text.groups(kvHeads), operands: text.places };
+  return text.pass(code, kvHeads, inputs, gradients);
 }
 
 /** Parts of a pass's text that depend on the form and the sizes alone. */
@@ -225,24 +223,23 @@ function textOf(
   const blocks = Math.ceil(tokens / form.rows);
   const groups = (heads: number) => spread(blocks * heads);
   return {
-    places,
     blocks,
-    groups,
     rows: (line: (i: number) => string) => upTo(form.localRows).map(line).join("\n    "),
     sums: (line: (i: number, j: number) => string) =>
       upTo(form.localRows).flatMap((i) => upTo(form.quads).map((j) => line(i, j))).join("\n  "),
     load: (name: string, head: string): Load => (token, quad) => `load_${name}(${token}, ${head}, ${quad})`,
-    head(inputs: readonly string[], outputs: readonly string[]) {
+    pass(code: string, heads: number, inputs: readonly string[], outputs: readonly string[]): Pass {
       const element = shape.headDim % 4 === 0 ? "vec4f" : "f32";
       const types = Object.fromEntries([...inputs, ...outputs].map((name) => [name, element]));
       // Scratch is only read in these passes; saying so lets a loop's bounds come from it.
       const bound = places.map((place) => operands[place])
         .map((operand) => operand.access === "scratch" ? { ...operand, access: "read" as const } : operand);
-      const stored = storage(traits, bound, { ...types, rowData: "vec4u" });
-      return `${stored.directives}${form.prelude}${stored.bindings}
+      const stored = storage(traits, bound, { ...types, rowData: "vec4u" }, 1, inputs);
+      const head = `${stored.directives}${form.prelude}${stored.bindings}
 ${inputs.map((name) => loader(form, shape, stored, name)).join("\n")}
 ${outputs.map((name) => storer(shape, stored, name)).join("\n")}
 ${form.declarations}`;
+      return { code: head + code, workgroups: groups(heads), ...stored.bound(places) };
     },
     open(heads: number, head = "head") {
       const workgroups = groups(heads), total = blocks * heads;

@@ -68,7 +68,7 @@ export function crossEntropyForward(sizes: CrossEntropySizes): Kernel {
       // Nothing is needed twice, so nothing is held.
       const layout = { ...layOutRows({ rows, columns, values: 1 }, traits), held: 0 };
       const { width } = layout, smooth = labelSmoothing > 0;
-      const { directives, bindings, load } = storage(traits, operands, { logits: "V" }, width);
+      const { directives, bindings, load, bound } = storage(traits, operands, { logits: "V" }, width, ["logits"]);
       const { open, first } = rowText(layout, { v: load("logits", "base + c") });
       const code = `${directives}${vectorPrelude(width)}
 ${bindings}
@@ -103,7 +103,7 @@ ${open}
   }
 }
 `;
-      return [{ code, workgroups: layout.workgroups, operands: [0, 1, 2, 3, 4, 5] }];
+      return [{ code, workgroups: layout.workgroups, ...bound([0, 1, 2, 3, 4, 5]) }];
     },
   };
 }
@@ -142,7 +142,8 @@ export function crossEntropyBackward(sizes: CrossEntropySizes & VocabularyPart):
     passes(traits) {
       // By rows though nothing is summed: what a row shares is read once, and no index is divided.
       const layout = { ...layOutRows({ rows, columns, values: 1 }, traits), held: 0 };
-      const { directives, bindings, load, store } = storage(traits, operands, { logits: "V" }, layout.width);
+      const imaged = ["logits"], elements = { logits: "V" };
+      const { directives, bindings, load, store, bound } = storage(traits, operands, elements, layout.width, imaged);
       const { open, first } = rowText(layout, { v: load("logits", "base + c") });
       const here = firstColumn === 0 ? "label" : `label - ${firstColumn}`;
       const isLabel = layout.width === 4
@@ -165,7 +166,7 @@ ${open}
       }
 }
 `;
-      return [{ code, workgroups: layout.workgroups, operands: [0, 1, 2, 3] }];
+      return [{ code, workgroups: layout.workgroups, ...bound([0, 1, 2, 3]) }];
     },
   };
 }

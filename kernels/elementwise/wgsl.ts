@@ -8,7 +8,8 @@ const threads = 256; // 64 reach four fifths of the copy rate of 256 on an H200
 
 /**
  * A pass that runs `body` for every index `i` of equally long float operands. Where the length is a multiple of four an
- * element is a `vec4<f32>`, so `body` must be right for both types. Operands named in `scalars` stay arrays of `f32`.
+ * element is a `vec4<f32>`, so `body` must be right for both types. Operands named in `scalars` are arrays of `vec4f`. What
+ * it reads, it reads by `load`.
  */
 export function elementwisePass(
   traits: DeviceTraits,
@@ -22,9 +23,9 @@ export function elementwisePass(
   const items = length / width;
   const groups = spread(Math.ceil(items / threads), traits.limits.maxComputeWorkgroupsPerDimension);
   const elements = Object.fromEntries(
-    operands.filter(({ name }) => !scalars.includes(name)).map(({ name }) => [name, element]),
+    operands.map(({ name }) => [name, scalars.includes(name) ? "vec4<f32>" : element]),
   );
-  const stored = storage(traits, operands, elements);
+  const stored = storage(traits, operands, elements, 1, operands.map(({ name }) => name));
   return {
     code: `${stored.directives}${stored.bindings}
 @compute @workgroup_size(${threads})
@@ -35,7 +36,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
 }
 `,
     workgroups: groups,
-    operands: operands.map((_, i) => i),
+    ...stored.bound(operands.map((_, i) => i)),
   };
 }
 

@@ -52,7 +52,8 @@ export function embeddingForward(
     passes(traits) {
       const width = columns % 4 === 0 ? 4 : 1, vectors = columns / width;
       const { open, workgroups } = itemText(tokens * vectors);
-      const { directives, bindings, load, store } = storage(traits, operands, { table: "V", y: "V" }, width);
+      const vectorsOf = { table: "V", y: "V" };
+      const { directives, bindings, load, store, bound } = storage(traits, operands, vectorsOf, width, ["table"]);
       const code = `${directives}${vectorPrelude(width)}
 ${bindings}
 ${open}
@@ -62,7 +63,7 @@ ${open}
   ${store("y", "i", "found")}
 }
 `;
-      return [{ code, workgroups, operands: [0, 1, 2] }];
+      return [{ code, workgroups, ...bound([0, 1, 2]) }];
     },
   };
 }
@@ -114,8 +115,8 @@ ${linkText.open}
 }
 `;
       const [x, y] = spread(tokens);
-      const walkBound = [0, 1, 2, 3];
-      const { directives, bindings, load } = storage(traits, operands, { dY: "V", dTable: "V" }, width);
+      const vectorsOf = { dY: "V", dTable: "V" };
+      const { directives, bindings, load, bound } = storage(traits, operands, vectorsOf, width, ["dY"]);
       const walk = `${directives}${vectorPrelude(width)}
 ${bindings}
 @compute @workgroup_size(64)
@@ -135,7 +136,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lo
 `;
       return [
         { code: link, workgroups: linkText.workgroups, operands: [0, 3] },
-        { code: walk, workgroups: [x, y, Math.ceil(vectors / 64)], operands: walkBound },
+        { code: walk, workgroups: [x, y, Math.ceil(vectors / 64)], ...bound([0, 1, 2, 3]) },
       ];
     },
   };

@@ -49,7 +49,7 @@ function gateText(
   const width = length % 4 === 0 ? 4 : 1;
   const { open, workgroups } = itemText(length / width);
   const elements = Object.fromEntries(operands.map(({ name }) => [name, "V"]));
-  const stored = storage(traits, operands, elements, width);
+  const stored = storage(traits, operands, elements, width, operands.map(({ name }) => name));
   const code = `${stored.directives}${vectorPrelude(width)}
 ${stored.bindings}
 ${activation === "gelu" ? "" : sigmoidText}
@@ -58,7 +58,7 @@ ${open}
   ${body(stored)}
 }
 `;
-  return [{ code, workgroups, operands: operands.map((_, index) => index) }];
+  return [{ code, workgroups, ...stored.bound(operands.map((_, index) => index)) }];
 }
 
 function checkGate(name: string, { length, activation }: GateSizes): void {

@@ -60,7 +60,7 @@ export function subgroupBroadcastPasses(
     ).join("\n    ")
   }`;
 
-  const stored = storage(traits, places.map((place) => operands[place]), elementTypes(shape));
+  const stored = storage(traits, places.map((place) => operands[place]), elementTypes(shape), 1, ["a", "b"]);
   const code = `${stored.directives}${subgroupPrelude(traits)}
 ${stored.bindings}
 ${loader("loadA", a, stored, false)}
@@ -87,5 +87,5 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(subgroup_invocation_id) la
   ${upTo(rows).map((row) => `finish(firstRow + ${row}u, column, z, s${row});`).join("\n  ")}
 }
 `;
-  return [{ code, workgroups, operands: places }];
+  return [{ code, workgroups, ...stored.bound(places) }];
 }

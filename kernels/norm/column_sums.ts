@@ -44,10 +44,11 @@ export function columnSumPasses(
     operands.filter(({ name }) => !perRow.includes(name)).map(({ name }) => [name, "V"]),
   );
   const read = inputs.map((i) => operands[i]);
-  const added = terms(storage(traits, read, elements, width)), outputs = Object.keys(added);
-  const declarations = (bound: readonly number[]) => {
-    const { directives, bindings } = storage(traits, bound.map((i) => operands[i]), elements, width);
-    return `${directives}${vectorPrelude(width)}\n${bindings}`;
+  const imaged = read.map(({ name }) => name).filter((name) => !perRow.includes(name));
+  const added = terms(storage(traits, read, elements, width, imaged)), outputs = Object.keys(added);
+  const declare = (places: readonly number[]) => {
+    const { directives, bindings, bound } = storage(traits, places.map((i) => operands[i]), elements, width, imaged);
+    return { text: `${directives}${vectorPrelude(width)}\n${bindings}`, ...bound(places) };
   };
   const [x, y] = spread(Math.ceil(vectors / 64));
   const open = `
@@ -56,7 +57,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lo
   let c = (group.y * ${x}u + group.x) * 64u + local;
   if (c >= ${vectors}u) { return; }`;
   const store = (name: string) => `${name}[c] ${accumulate ? "+=" : "="} ${name}Sum;`;
-  const declare = outputs.map((name) => `var ${name}Sum = V();`).join(" ");
+  const clear = outputs.map((name) => `var ${name}Sum = V();`).join(" ");
 
   const sumChunk = (row: string) => `
     { let row = ${row}; let i = row * ${vectors}u + c; ${
@@ -64,7 +65,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lo
   } }`;
   // Four rows an iteration: their loads are in flight together.
   const chunkBody = `
-  ${declare}
+  ${clear}
   let first = group.z * ${rowsEach}u;
   let end = min(first + ${rowsEach}u, ${rows}u);
   var r = first;
@@ -74,33 +75,34 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lo
   }`;
   const outputIndexes = outputs.map(place);
   if (chunks === 1) {
-    const bound = [...inputs, ...outputIndexes];
+    const { text, ...bound } = declare([...inputs, ...outputIndexes]);
     return [{
-      code: `${declarations(bound)}
+      code: `${text}
 ${open}${chunkBody}
   ${outputs.map(store).join(" ")}
 }
 `,
       workgroups: [x, y, 1],
-      operands: bound,
+      ...bound,
     }];
   }
   const partial = place("partial");
   const slot = (chunk: string, sum: number) => `partial[((${chunk}) * ${outputs.length}u + ${sum}u) * ${vectors}u + c]`;
-  const sumBound = [...inputs, partial], finishBound = [partial, ...outputIndexes];
+  const { text: sumText, ...sumBound } = declare([...inputs, partial]);
+  const { text: finishText, ...finishBound } = declare([partial, ...outputIndexes]);
   const addChunk = (chunk: string) => outputs.map((name, sum) => `${name}Sum += ${slot(chunk, sum)};`).join(" ");
   return [{
-    code: `${declarations(sumBound)}
+    code: `${sumText}
 ${open}${chunkBody}
   ${outputs.map((name, sum) => `${slot("group.z", sum)} = ${name}Sum;`).join(" ")}
 }
 `,
     workgroups: [x, y, chunks],
-    operands: sumBound,
+    ...sumBound,
   }, {
-    code: `${declarations(finishBound)}
+    code: `${finishText}
 ${open}
-  ${declare}
+  ${clear}
   var chunk = 0u;
   for (; chunk + 8u <= ${chunks}u; chunk += 8u) {
     ${Array.from({ length: 8 }, (_, k) => addChunk(`chunk + ${k}u`)).join("\n    ")}
@@ -110,6 +112,6 @@ ${open}
 }
 `,
     workgroups: [x, y, 1],
-    operands: finishBound,
+    ...finishBound,
   }];
 }

@@ -41,7 +41,8 @@ export function layerNormForward(
     passes(traits) {
       const layout = layOutRows({ rows, columns, values: 1 }, traits);
       const elements = { x: "V", weight: "V", bias: "V", y: "V" };
-      const { directives, bindings, load, store } = storage(traits, operands, elements, layout.width);
+      const imaged = ["x", "weight", "bias"];
+      const { directives, bindings, load, store, bound } = storage(traits, operands, elements, layout.width, imaged);
       const { open, first, again } = rowText(layout, { v: load("x", "base + c") });
       // Corrected two-pass algorithm (Chan, Golub and LeVeque 1983): squares about a first mean, since mean(x²) − mean²
       // cancels where the mean is large, and the rest that the first mean left over.
@@ -65,7 +66,7 @@ ${open}
   ${again(store("y", "base + c", `(v - center) * scale * ${load("weight", "c")} + ${load("bias", "c")}`))}
 }
 `;
-      return [{ code, workgroups: layout.workgroups, operands: [0, 1, 2, 3, 4, 5] }];
+      return [{ code, workgroups: layout.workgroups, ...bound([0, 1, 2, 3, 4, 5]) }];
     },
   };
 }
@@ -98,7 +99,8 @@ export function layerNormBackward(
     passes(traits) {
       const layout = layOutRows({ rows, columns, values: 2 }, traits);
       const elements = { x: "V", weight: "V", dY: "V", dX: "V" };
-      const { directives, bindings, load, store } = storage(traits, operands, elements, layout.width);
+      const imaged = ["x", "weight", "dY"];
+      const { directives, bindings, load, store, bound } = storage(traits, operands, elements, layout.width, imaged);
       const { open, first, again } = rowText(layout, {
         n: `(${load("x", "base + c")} - center) * scale`,
         g: `${load("dY", "base + c")} * ${load("weight", "c")}`,
@@ -116,7 +118,7 @@ ${open}
   ${again(store("dX", "base + c", "scale * (g - means.x - n * means.y)"))}
 }
 `;
-      return [{ code, workgroups: layout.workgroups, operands: [0, 1, 2, 3, 4, 5] }];
+      return [{ code, workgroups: layout.workgroups, ...bound([0, 1, 2, 3, 4, 5]) }];
     },
   };
 }

@@ -55,11 +55,12 @@ export function rmsNormForward(
     reference: (views) => reference.rmsNormForward({ rows, columns, epsilon, unitOffset }, views),
     passes(traits) {
       const layout = layOutRows({ rows, columns, values: 1 }, traits);
-      const { directives, bindings, load, store } = storage(
+      const { directives, bindings, load, store, bound } = storage(
         traits,
         operands,
         { x: "V", weight: "V", y: "V" },
         layout.width,
+        ["x", "weight"],
       );
       const { open, first, again } = rowText(layout, { v: load("x", "base + c") });
       const code = `${directives}${vectorPrelude(layout.width)}
@@ -73,7 +74,7 @@ ${open}
   ${again(store("y", "base + c", `v * scale * ${gain(unitOffset, load)}`))}
 }
 `;
-      return [{ code, workgroups: layout.workgroups, operands: [0, 1, 2, 3] }];
+      return [{ code, workgroups: layout.workgroups, ...bound([0, 1, 2, 3]) }];
     },
   };
 }
@@ -104,7 +105,8 @@ export function rmsNormBackward(
     passes(traits) {
       const layout = layOutRows({ rows, columns, values: 2 }, traits);
       const elements = { x: "V", weight: "V", dY: "V", dX: "V" };
-      const { directives, bindings, load, store } = storage(traits, operands, elements, layout.width);
+      const imaged = ["x", "weight", "dY"];
+      const { directives, bindings, load, store, bound } = storage(traits, operands, elements, layout.width, imaged);
       const { open, first, again } = rowText(layout, {
         v: load("x", "base + c"),
         g: `${load("dY", "base + c")} * ${gain(unitOffset, load)}`,
@@ -121,7 +123,7 @@ ${open}
   ${again(store("dX", "base + c", "scale * (g - v * scale * back)"))}
 }
 `;
-      return [{ code, workgroups: layout.workgroups, operands: [0, 1, 2, 3, 4] }];
+      return [{ code, workgroups: layout.workgroups, ...bound([0, 1, 2, 3, 4]) }];
     },
   };
 }

@@ -39,14 +39,21 @@ export function squaredNormPasses(traits: DeviceTraits, length: number, type: Fl
       source: string;
       target: string;
       n: number;
+      places: readonly number[];
     },
   ) => {
     const stride = code.n * threads;
-    const { directives, bindings, load } = storage(traits, [
-      { name: code.source, type: code.type, length, access: "read" },
-      { name: code.target, type: "f32", length: code.n, access: "write" },
-    ], { [code.source]: code.element });
-    return `${directives}${bindings}
+    const { directives, bindings, load, bound } = storage(
+      traits,
+      [
+        { name: code.source, type: code.type, length, access: "read" },
+        { name: code.target, type: "f32", length: code.n, access: "write" },
+      ],
+      { [code.source]: code.element },
+      1,
+      code.element === "f32" ? [] : [code.source],
+    );
+    const text = `${directives}${bindings}
 var<workgroup> shares: array<f32, ${threads}>;
 
 fn term(i: u32) -> f32 {
@@ -67,11 +74,12 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   if (lane == 0u) { ${code.target}[group.x] = shares[0]; }
 }
 `;
+    return { code: text, ...bound(code.places) };
   };
   const vector = length % 4 === 0;
   return [
     {
-      code: sum({
+      ...sum({
         items: vector ? length / 4 : length,
         type,
         element: vector ? "vec4<f32>" : "f32",
@@ -79,12 +87,12 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         source: "x",
         target: "partial",
         n: groups,
+        places: [0, 2],
       }),
       workgroups: [groups, 1, 1],
-      operands: [0, 2],
     },
     {
-      code: sum({
+      ...sum({
         items: groups,
         type: "f32",
         element: "f32",
@@ -92,9 +100,9 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         source: "partial",
         target: "result",
         n: 1,
+        places: [2, 1],
       }),
       workgroups: [1, 1, 1],
-      operands: [2, 1],
     },
   ];
 }
@@ -117,11 +125,10 @@ export function columnSumPasses(
   type: FloatType,
 ): Pass[] {
   const { rowsEach, pieces } = columnSumPieces(rows);
-  const direct = columnSumPass(traits, rows, rows, columns, accumulate, type);
-  if (pieces === 1) return [{ ...direct, operands: [0, 1] }];
+  if (pieces === 1) return [columnSumPass(traits, rows, rows, columns, accumulate, type, [0, 1])];
   return [
-    { ...columnSumPass(traits, rows, rowsEach, columns, false, type), operands: [0, 2] },
-    { ...columnSumPass(traits, pieces, pieces, columns, accumulate, "f32"), operands: [2, 1] },
+    columnSumPass(traits, rows, rowsEach, columns, false, type, [0, 2]),
+    columnSumPass(traits, pieces, pieces, columns, accumulate, "f32", [2, 1]),
   ];
 }
 
@@ -133,17 +140,24 @@ function columnSumPass(
   columns: number,
   accumulate: boolean,
   type: FloatType,
-): Omit<Pass, "operands"> {
+  places: readonly number[],
+): Pass {
   const width = columns % 4 === 0 ? 4 : 1;
   const element = width === 4 ? "vec4<f32>" : "f32";
   const across = columns / width;
   const items = across * Math.ceil(rows / rowsEach);
   const size = 64;
   const workgroups = spread(Math.ceil(items / size), traits.limits.maxComputeWorkgroupsPerDimension);
-  const { directives, bindings, load } = storage(traits, [
-    { name: "source", type, length: rows * columns, access: "read" },
-    { name: "sums", type: "f32", length: items * width, access: accumulate ? "update" : "write" },
-  ], { source: element, sums: element });
+  const { directives, bindings, load, bound } = storage(
+    traits,
+    [
+      { name: "source", type, length: rows * columns, access: "read" },
+      { name: "sums", type: "f32", length: items * width, access: accumulate ? "update" : "write" },
+    ],
+    { source: element, sums: element },
+    1,
+    ["source"],
+  );
   return {
     code: `${directives}${bindings}
 
@@ -165,5 +179,6 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
 }
 `,
     workgroups,
+    ...bound(places),
   };
 }

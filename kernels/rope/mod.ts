@@ -68,7 +68,8 @@ export function rotate(
       const vector = (size: number) => size === 1 ? "f32" : `vec${size}f`;
       const rowType = vector(interleaved && pairs === 2 ? 4 : pairs), tableType = vector(pairs);
       const elements = { x: rowType, y: rowType, cosine: tableType, sine: tableType };
-      const { directives, bindings, load, store } = storage(traits, operands, elements);
+      const imaged = ["x", "cosine", "sine"];
+      const { directives, bindings, load, store, bound } = storage(traits, operands, elements, 1, imaged);
       const body = interleaved
         ? (pairs === 2
           ? `
@@ -93,12 +94,12 @@ ${open}
   let head = i / ${steps}u; // counted through all tokens
   let step = i % ${steps}u;
   let entry = min(positions[head / ${heads}u], ${positionsLength - 1}u) * ${steps}u + step;
-  let cos = cosine[entry];
-  let sin = ${sign}sine[entry];
+  let cos = ${load("cosine", "entry")};
+  let sin = ${sign}${load("sine", "entry")};
   ${body}
 }
 `;
-      return [{ code, workgroups, operands: [0, 1, 2, 3, 4] }];
+      return [{ code, workgroups, ...bound([0, 1, 2, 3, 4]) }];
     },
   };
 }

@@ -40,7 +40,8 @@ export function rowNormalizeForward({ rows, columns, type = "f32" }: RowNormaliz
     reference: (views) => reference.rowNormalizeForward({ rows, columns }, views),
     passes(traits) {
       const layout = layOutRows({ rows, columns, values: 1 }, traits);
-      const { directives, bindings, load, store } = storage(traits, operands, { w: "V", y: "V" }, layout.width);
+      const elements = { w: "V", y: "V" };
+      const { directives, bindings, load, store, bound } = storage(traits, operands, elements, layout.width, ["w"]);
       const { open, first, again } = rowText(layout, { v: load("w", "base + c") });
       const code = `${directives}${vectorPrelude(layout.width)}
 ${bindings}
@@ -53,7 +54,7 @@ ${open}
   ${again(store("y", "base + c", "v * scale"))}
 }
 `;
-      return [{ code, workgroups: layout.workgroups, operands: [0, 1, 2] }];
+      return [{ code, workgroups: layout.workgroups, ...bound([0, 1, 2]) }];
     },
   };
 }

@@ -9,6 +9,7 @@ import { ChoiceTable } from "../../../kernels/choices.ts";
 import type { DeviceTraits, Kernel, Pass } from "../../../kernels/kernel.ts";
 import type { Backend, Command, CommandList, DeviceBuffer, Range, ReadTicket } from "../backend.ts";
 import { Ledger, operandBytes } from "../ledger.ts";
+import { createImages, type Image } from "./images.ts";
 import { createPipelineCache } from "./pipelines.ts";
 import { openDevice, type Provider } from "./provider.ts";
 import { openReadback } from "./readback.ts";
@@ -31,6 +32,8 @@ type ReadyDispatch = {
   readonly pipeline: GPUComputePipeline;
   readonly bindGroup: GPUBindGroup;
   readonly workgroups: readonly [number, number, number];
+  /** Filled just before it. */
+  readonly images: readonly Image[];
 };
 type ReadyCommand =
   | { readonly kind: "dispatch"; readonly kernel: Kernel; readonly dispatches: readonly ReadyDispatch[] }
@@ -54,6 +57,7 @@ export async function openWebGpuBackend(
   const traits: DeviceTraits = { ...whole, choices, limits: { ...whole.limits, ...limits } };
   const ledger = new Ledger<GpuBuffer>("webgpu", traits);
   const pipelines = createPipelineCache(device);
+  const images = createImages(device);
   const pipelineIds = new Map<GPUComputePipeline, number>();
   const passesOf = new WeakMap<Kernel, readonly Pass[]>();
   const bindGroups = new Map<string, GPUBindGroup>();
@@ -100,7 +104,13 @@ export async function openWebGpuBackend(
     return (buffer as GpuBuffer).gpu;
   }
 
-  function bindGroupOf(pipeline: GPUComputePipeline, kernel: Kernel, pass: Pass, ranges: readonly Range[]) {
+  function bindGroupOf(
+    pipeline: GPUComputePipeline,
+    kernel: Kernel,
+    pass: Pass,
+    ranges: readonly Range[],
+    pictures: readonly Image[],
+  ) {
     let pipelineId = pipelineIds.get(pipeline);
     if (pipelineId === undefined) pipelineIds.set(pipeline, pipelineId = pipelineIds.size);
     const bindings = pass.operands.map((operand) => ({
@@ -108,16 +118,20 @@ export async function openWebGpuBackend(
       offset: ranges[operand].offset,
       size: operandBytes(kernel.operands[operand]),
     }));
-    const key = [pipelineId, ...bindings.map(({ buffer, offset, size }) => `${buffer.id}+${offset}:${size}`)].join(" ");
+    const key = [
+      pipelineId,
+      ...bindings.map(({ buffer, offset, size }) => `${buffer.id}+${offset}:${size}`),
+      ...pictures.map(({ id }) => `image ${id}`),
+    ].join(" ");
     let bindGroup = bindGroups.get(key);
     if (bindGroup === undefined) {
       bindGroup = device.createBindGroup({
         label: kernel.name,
         layout: pipeline.getBindGroupLayout(0),
-        entries: bindings.map(({ buffer, offset, size }, binding) => ({
-          binding,
-          resource: { buffer: buffer.gpu, offset, size },
-        })),
+        entries: [
+          ...bindings.map(({ buffer, offset, size }) => ({ buffer: buffer.gpu, offset, size })),
+          ...pictures.map(({ view }) => view),
+        ].map((resource, binding) => ({ binding, resource })),
       });
       bindGroups.set(key, bindGroup);
       for (const { buffer } of bindings) buffer.bindGroups.add(key);
@@ -135,7 +149,14 @@ export async function openWebGpuBackend(
       const pipeline = await pipelines.get(kernel.name, pass.code, pass.entryPoint ?? "main");
       // Faults of this call alone, so pushed and popped with no await between.
       device.pushErrorScope("validation");
-      const bindGroup = bindGroupOf(pipeline, kernel, pass, ranges);
+      const pictures = (pass.images ?? []).map(({ operand, words }, index) =>
+        images.of({ gpu: gpuBuffer(ranges[operand]), offset: ranges[operand].offset }, {
+          words,
+          bytes: operandBytes(kernel.operands[operand]),
+          index,
+        })
+      );
+      const bindGroup = bindGroupOf(pipeline, kernel, pass, ranges, pictures);
       const refusal = await device.popErrorScope();
       if (refusal !== null) {
         bindGroups.forEach((cached, key) => cached === bindGroup && bindGroups.delete(key));
@@ -148,7 +169,7 @@ export async function openWebGpuBackend(
             pass.workgroups.join(" x "),
         );
       }
-      dispatches.push({ pipeline, bindGroup, workgroups: pass.workgroups });
+      dispatches.push({ pipeline, bindGroup, workgroups: pass.workgroups, images: pictures });
     }
     return { kind: "dispatch", kernel, dispatches };
   }
@@ -228,8 +249,9 @@ export async function openWebGpuBackend(
       for (const command of readyCommands) {
         switch (command.kind) {
           case "dispatch":
-            for (const [index, { pipeline, bindGroup, workgroups }] of command.dispatches.entries()) {
-              if (timer !== undefined) endPass();
+            for (const [index, { pipeline, bindGroup, workgroups, images }] of command.dispatches.entries()) {
+              if (timer !== undefined || images.length > 0) endPass();
+              images.forEach((image) => image.fill(encoder));
               pass ??= encoder.beginComputePass(timer?.next(command.kernel, index === 0));
               if (pipeline !== lastPipeline) pass.setPipeline(lastPipeline = pipeline);
               pass.setBindGroup(0, bindGroup);

@@ -122,6 +122,7 @@ function traitsOf(adapter: GPUAdapter, device: GPUDevice, provider: Provider): D
     description: describe(info),
     software: info.isFallbackAdapter || /llvmpipe|lavapipe|swiftshader/i.test(describe(info) + info.architecture),
     subgroupSize: subgroups ? fixedSize : 0,
+    imageReads: /llvmpipe/i.test(describe(info)),
     features: {
       subgroups,
       shaderF16: features.has("shader-f16"),

@@ -12,6 +12,8 @@
  * - Elsewhere a word's halves belong to different invocations, maybe of different workgroups (a row of odd length ends in
  *   the middle of a word). Each exchanges its own half by one atomic, so the result does not depend on their order.
  *
+ * A device that reads textures for less than buffers gets the operands that a text names for it as images (`images.ts`).
+ *
  * An odd length leaves half a word over (`f16` too): padding that nothing reads, and that kernels leave as it was.
  */
 import type { FloatType } from "./host.ts";

@@ -75,12 +75,14 @@ ${open}
  * Gradient of {@linkcode layerNormForward} with respect to x.
  *
  * Operands: x `[rows, columns]`, weight `[columns]`, mean `[rows]`, inverse `[rows]`, dY `[rows, columns]` → dX
- * `[rows, columns]`.
+ * `[rows, columns]`, written, or added to where `accumulate` is set.
  *
  * @throws {RangeError} when a size is not a positive whole number
  */
 export function layerNormBackward(
-  { rows, columns, type = "f32", weightType = "f32" }: LayerNormSizes,
+  { rows, columns, accumulate = false, type = "f32", weightType = "f32" }:
+    & LayerNormSizes
+    & { readonly accumulate?: boolean },
 ): Kernel {
   requireSizes("norm.layer.backward", { rows, columns });
   const operands: readonly Operand[] = [
@@ -89,21 +91,22 @@ export function layerNormBackward(
     { name: "mean", type: "f32", length: rows, access: "read" },
     { name: "inverse", type: "f32", length: rows, access: "read" },
     { name: "dY", type, length: rows * columns, access: "read" },
-    { name: "dX", type, length: rows * columns, access: "write" },
+    { name: "dX", type, length: rows * columns, access: accumulate ? "update" : "write" },
   ];
   return {
     name: "norm.layer.backward",
     operands,
     cost: { flops: 9 * rows * columns, bytes: leastBytes(operands) },
-    reference: (views) => reference.layerNormBackward({ rows, columns }, views),
+    reference: (views) => reference.layerNormBackward({ rows, columns, accumulate }, views),
     passes(traits) {
-      const layout = layOutRows({ rows, columns, values: 2 }, traits);
+      const layout = layOutRows({ rows, columns, values: accumulate ? 3 : 2 }, traits);
       const elements = { x: "V", weight: "V", dY: "V", dX: "V" };
-      const imaged = ["x", "weight", "dY"];
+      const imaged = ["x", "weight", "dY", "dX"];
       const { directives, bindings, load, store, bound } = storage(traits, operands, elements, layout.width, imaged);
       const { open, first, again } = rowText(layout, {
         n: `(${load("x", "base + c")} - center) * scale`,
         g: `${load("dY", "base + c")} * ${load("weight", "c")}`,
+        ...(accumulate && { other: load("dX", "base + c") }),
       });
       const code = `${directives}${vectorPrelude(layout.width)}
 ${bindings}
@@ -115,7 +118,7 @@ ${open}
   var products = V();
   ${first("sums += g; products += g * n;")}
   let means = rowSum(vec2f(total(sums), total(products)), lane) / ${float(columns)};
-  ${again(store("dX", "base + c", "scale * (g - means.x - n * means.y)"))}
+  ${again(store("dX", "base + c", `${accumulate ? "other + " : ""}scale * (g - means.x - n * means.y)`))}
 }
 `;
       return [{ code, workgroups: layout.workgroups, ...bound([0, 1, 2, 3, 4, 5]) }];

@@ -29,6 +29,8 @@ for (const traits of [{}, hardware]) {
           traits,
         );
         await checkKernel(rmsNormBackward({ rows, columns, unitOffset }), { x, weight, inverse, dY }, traits);
+        const adding = rmsNormBackward({ rows, columns, unitOffset, accumulate: true });
+        await checkKernel(adding, { x, weight, inverse, dY, dX: randomNormal(rows * columns, 4) }, traits);
       }
     }
   });
@@ -44,6 +46,8 @@ for (const traits of [{}, hardware]) {
         traits,
       );
       await checkKernel(layerNormBackward({ rows, columns }), { x, weight, mean, inverse, dY }, traits);
+      const adding = layerNormBackward({ rows, columns, accumulate: true });
+      await checkKernel(adding, { x, weight, mean, inverse, dY, dX: randomNormal(rows * columns, 5) }, traits);
     }
   });
 }
@@ -73,7 +77,9 @@ for (const type of halfTypes) {
         for (const weightType of ["f32", type] as const) {
           const sizes = { rows, columns, type, weightType };
           const rms = await checkKernel(rmsNormForward({ ...sizes, epsilon }), { x, weight }, options);
-          await checkKernel(rmsNormBackward(sizes), { x, weight, inverse: rms.expected.inverse, dY }, options);
+          const dX = randomNormal(rows * columns, 5), toRms = { x, weight, inverse: rms.expected.inverse, dY };
+          await checkKernel(rmsNormBackward(sizes), toRms, options);
+          await checkKernel(rmsNormBackward({ ...sizes, accumulate: true }), { ...toRms, dX }, options);
           const layer = await checkKernel(layerNormForward({ ...sizes, epsilon }), { x, weight, bias }, options);
           const { mean, inverse } = layer.expected;
           if (columns > 1) await checkKernel(layerNormBackward(sizes), { x, weight, mean, inverse, dY }, options);

@@ -23,7 +23,7 @@ export function rmsNormForward(
 
 /** x, weight, inverse, dY → dX. With g = dY·w and r = inverse: dX = r g − x r³ mean(g x). */
 export function rmsNormBackward(
-  { rows, columns, unitOffset }: Sizes & { unitOffset: boolean },
+  { rows, columns, unitOffset, accumulate }: Sizes & { unitOffset: boolean; accumulate: boolean },
   [x, weight, inverse, dY, dX]: readonly HostArray[],
 ): void {
   for (let row = 0; row < rows; row++) {
@@ -32,7 +32,9 @@ export function rmsNormBackward(
     let product = 0;
     for (let c = 0; c < columns; c++) product += g(c) * x[base + c];
     const back = scale ** 3 * product / columns;
-    for (let c = 0; c < columns; c++) dX[base + c] = scale * g(c) - x[base + c] * back;
+    for (let c = 0; c < columns; c++) {
+      dX[base + c] = (accumulate ? dX[base + c] : 0) + scale * g(c) - x[base + c] * back;
+    }
   }
 }
 
@@ -69,7 +71,7 @@ export function layerNormForward(
 
 /** x, weight, mean, inverse, dY → dX. With g = dY·w and n = (x − mean)·inverse: dX = inverse (g − mean(g) − n mean(g n)). */
 export function layerNormBackward(
-  { rows, columns }: Sizes,
+  { rows, columns, accumulate }: Sizes & { accumulate: boolean },
   [x, weight, mean, inverse, dY, dX]: readonly HostArray[],
 ): void {
   for (let row = 0; row < rows; row++) {
@@ -82,7 +84,8 @@ export function layerNormBackward(
       product += g(c) * normal(c);
     }
     for (let c = 0; c < columns; c++) {
-      dX[base + c] = inverse[row] * (g(c) - sum / columns - normal(c) * product / columns);
+      const gradient = inverse[row] * (g(c) - sum / columns - normal(c) * product / columns);
+      dX[base + c] = (accumulate ? dX[base + c] : 0) + gradient;
     }
   }
 }

@@ -82,12 +82,15 @@ ${open}
 /**
  * Gradient of {@linkcode rmsNormForward} with respect to x.
  *
- * Operands: x `[rows, columns]`, weight `[columns]`, inverse `[rows]`, dY `[rows, columns]` → dX `[rows, columns]`.
+ * Operands: x `[rows, columns]`, weight `[columns]`, inverse `[rows]`, dY `[rows, columns]` → dX `[rows, columns]`, written,
+ * or added to where `accumulate` is set: what else flows back to x is there then, and is read once.
  *
  * @throws {RangeError} when a size is not a positive whole number
  */
 export function rmsNormBackward(
-  { rows, columns, unitOffset = false, type = "f32", weightType = "f32" }: RmsNormSizes,
+  { rows, columns, unitOffset = false, accumulate = false, type = "f32", weightType = "f32" }:
+    & RmsNormSizes
+    & { readonly accumulate?: boolean },
 ): Kernel {
   requireSizes("norm.rms.backward", { rows, columns });
   const operands: readonly Operand[] = [
@@ -95,21 +98,22 @@ export function rmsNormBackward(
     { name: "weight", type: weightType, length: columns, access: "read" },
     { name: "inverse", type: "f32", length: rows, access: "read" },
     { name: "dY", type, length: rows * columns, access: "read" },
-    { name: "dX", type, length: rows * columns, access: "write" },
+    { name: "dX", type, length: rows * columns, access: accumulate ? "update" : "write" },
   ];
   return {
     name: "norm.rms.backward",
     operands,
     cost: { flops: 6 * rows * columns, bytes: leastBytes(operands) },
-    reference: (views) => reference.rmsNormBackward({ rows, columns, unitOffset }, views),
+    reference: (views) => reference.rmsNormBackward({ rows, columns, unitOffset, accumulate }, views),
     passes(traits) {
-      const layout = layOutRows({ rows, columns, values: 2 }, traits);
+      const layout = layOutRows({ rows, columns, values: accumulate ? 3 : 2 }, traits);
       const elements = { x: "V", weight: "V", dY: "V", dX: "V" };
-      const imaged = ["x", "weight", "dY"];
+      const imaged = ["x", "weight", "dY", "dX"];
       const { directives, bindings, load, store, bound } = storage(traits, operands, elements, layout.width, imaged);
       const { open, first, again } = rowText(layout, {
         v: load("x", "base + c"),
         g: `${load("dY", "base + c")} * ${gain(unitOffset, load)}`,
+        ...(accumulate && { other: load("dX", "base + c") }),
       });
       // x·inverse before the sum and not inverse³ after it: the cube overflows for rows that are nearly zero.
       const code = `${directives}${vectorPrelude(layout.width)}
@@ -120,7 +124,7 @@ ${open}
   var products = V();
   ${first("products += g * (v * scale);")}
   let back = rowSum(total(products), lane) / ${float(columns)};
-  ${again(store("dX", "base + c", "scale * (g - v * scale * back)"))}
+  ${again(store("dX", "base + c", `${accumulate ? "other + " : ""}scale * (g - v * scale * back)`))}
 }
 `;
       return [{ code, workgroups: layout.workgroups, ...bound([0, 1, 2, 3, 4]) }];

@@ -7,6 +7,7 @@
  * values. What the backward pass then reads from the forward pass is the layer's input alone. The replay runs the same
  * kernels on the same data, so losses do not change by a bit.
  */
+import { fuseAccumulators, fuseSums } from "./fuse.ts";
 import type { Graph, Node, Tensor } from "./graph.ts";
 import { accumulateInto, addInto } from "./operators.ts";
 
@@ -109,7 +110,8 @@ export function differentiate(
     if (!gradient) throw new TypeError(`Cannot differentiate: no gradient reaches input ${input.name}`);
     return [input, gradient];
   }));
-  const backward = fuseAccumulators(withoutDeadNodes(graph.nodes.splice(0), new Set(wantedGradients.values())));
+  const kept = new Set(wantedGradients.values());
+  const backward = fuseAccumulators(fuseSums(withoutDeadNodes(graph.nodes.splice(0), kept), kept));
   const reached = new Set(
     backward.flatMap((node) => [...node.inputs, ...node.outputs])
       .flatMap(({ kind, name }) => kind === "gradient" ? [name] : []),
@@ -136,24 +138,4 @@ function withoutDeadNodes(nodes: readonly Node[], wanted: ReadonlySet<Tensor>): 
     kept.push(node);
   }
   return kept.reverse();
-}
-
-/** Lets a producer that can accumulate write straight into the gradient, where the accumulator is its only reader. */
-function fuseAccumulators(nodes: readonly Node[]): Node[] {
-  const producers = new Map<Tensor, number>(), uses = new Map<Tensor, number>();
-  nodes.forEach((node, index) => {
-    node.outputs.forEach((output) => producers.set(output, index));
-    node.inputs.forEach((input) => uses.set(input, (uses.get(input) ?? 0) + 1));
-  });
-  const result: (Node | undefined)[] = [...nodes];
-  nodes.forEach((node, index) => {
-    if (node.operator !== accumulateInto) return;
-    const [accumulator, value] = node.inputs as [Tensor, Tensor];
-    const at = producers.get(value);
-    const producer = at === undefined ? undefined : result[at];
-    if (!producer?.operator.accumulates || producer.outputs.length !== 1 || uses.get(value) !== 1) return;
-    result[at!] = { ...producer, outputs: [accumulator], attributes: { ...producer.attributes, accumulate: true } };
-    result[index] = undefined;
-  });
-  return result.filter((node) => node !== undefined);
 }

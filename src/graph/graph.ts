@@ -129,6 +129,8 @@ export interface Operator<A> {
   collective?(node: Node): Collective;
   /** The operator can add its first output into existing content: its attribute `accumulate` may be set. */
   readonly accumulates?: boolean;
+  /** The operator that adds the same first output to one input more, which comes first, in its storage. */
+  readonly adding?: Operator<A>;
   /** A loss: differentiation starts here. */
   readonly root?: boolean;
   /** Input whose storage the first output takes over; the planner copies the input first where it is still needed. */

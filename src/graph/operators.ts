@@ -52,16 +52,23 @@ interface MatmulAttributes {
   readonly accumulate?: boolean;
 }
 
+const productOf = (node: Node, [a, b]: readonly Tensor[], accumulate: boolean) => {
+  const { type, ...sizes } = node.attributes as MatmulAttributes;
+  const types = { a: storedAs(a!), b: storedAs(b!), c: type };
+  const kernel = matmulKernel({ ...sizes, types, split: a!.graph.types.split ?? false, accumulate });
+  return bind(kernel, [a!, b!, node.outputs[0]!]);
+};
 /** Plain product, used by the gradients below. `a` `[m,k]`, `b` `[k,n]`, either stored transposed. */
 const matmul: Operator<MatmulAttributes> = {
   name: "matmul",
   accumulates: true,
   infer: (_inputs, { m, n, type }) => [typed(type, m, n)],
-  lower(node) {
-    const { type, ...sizes } = node.attributes as MatmulAttributes, [a, b] = node.inputs as [Tensor, Tensor];
-    const types = { a: storedAs(a), b: storedAs(b), c: type };
-    const { split = false } = a.graph.types;
-    return bindAll(matmulKernel({ ...sizes, types, split, accumulate: accumulate(node) }), node);
+  lower: (node) => productOf(node, node.inputs, accumulate(node)),
+  adding: {
+    name: "matmul",
+    inPlace: 0,
+    infer: ([sum]) => [like(sum!)],
+    lower: (node) => productOf(node, node.inputs.slice(1), true),
   },
 };
 
@@ -164,7 +171,7 @@ const lengthOf = (x: Tensor) => ({ length: elementCount(x.shape), type: storedAs
 const additionOf = (to: Tensor, addend: Tensor) => ({ ...lengthOf(to), addendType: storedAs(addend) });
 
 /** Sum of two tensors of one shape; the first one's storage is taken over. */
-const addOperator: Operator<Record<never, never>> = {
+export const addOperator: Operator<Record<never, never>> = {
   name: "add",
   inPlace: 0,
   infer([a, b]) {
@@ -323,6 +330,15 @@ const rmsNormInputGradient: Operator<RmsNormAttributes> = {
   infer: ([x]) => [like(x!)],
   lower: (node) =>
     bindAll(rmsNormBackward({ ...normSizes(node.inputs[0]!, node.inputs[1]!), ...node.attributes }), node),
+  adding: {
+    name: "rmsNormGradient",
+    inPlace: 0,
+    infer: ([sum]) => [like(sum!)],
+    lower({ inputs: [, ...read], outputs, attributes }) {
+      const sizes = { ...normSizes(read[0]!, read[1]!), ...attributes, accumulate: true };
+      return bind(rmsNormBackward(sizes), [...read, ...outputs]);
+    },
+  },
 };
 const rmsNormWeightGradientOperator: Operator<RmsNormAttributes> = {
   name: "rmsNormWeightGradient",
@@ -353,6 +369,13 @@ const layerNormInputGradient: Operator<Record<never, never>> = {
   name: "layerNormGradient",
   infer: ([x]) => [like(x!)],
   lower: (node) => bindAll(layerNormBackward(normSizes(node.inputs[0]!, node.inputs[1]!)), node),
+  adding: {
+    name: "layerNormGradient",
+    inPlace: 0,
+    infer: ([sum]) => [like(sum!)],
+    lower: ({ inputs: [, ...read], outputs }) =>
+      bind(layerNormBackward({ ...normSizes(read[0]!, read[1]!), accumulate: true }), [...read, ...outputs]),
+  },
 };
 const layerNormParameterGradient: Operator<Record<never, never>> = {
   name: "layerNormParameterGradient",

@@ -2,7 +2,11 @@
 import type { HostArray } from "../kernel.ts";
 import type { MatmulShape } from "./shape.ts";
 
-/** a, b, [bias], [residual], c. Rows of a four at a time, so that an element of b is fetched once for four products. */
+/**
+ * a, b, [bias], [residual], c. Rows of a four at a time, so that an element of b is fetched once for four products. What is
+ * added to C is rounded first, where C is `f32`, as if it had been stored and added: devices do so too, and a sum then has
+ * the same bits whoever adds it up.
+ */
 export function matmul(
   { m, n, k, transposeA, transposeB, batch, accumulate, bias, residual }: MatmulShape,
   views: readonly HostArray[],
@@ -11,6 +15,7 @@ export function matmul(
   const biasView = bias ? views[2] : undefined;
   const residualView = residual ? views[bias ? 3 : 2] : undefined;
   const c = views[2 + Number(bias) + Number(residual)];
+  const addend = c instanceof Float32Array ? Math.fround : (sum: number) => sum;
   const rows = new Float64Array(4 * k), sums = new Float64Array(4 * n);
   const toColumn = transposeB ? k : 1, toRow = transposeB ? 1 : n;
   for (let z = 0; z < batch; z++) {
@@ -27,7 +32,7 @@ export function matmul(
           let sum = sums[4 * j + r];
           if (biasView) sum += biasView[j];
           if (residualView) sum += residualView[at];
-          c[at] = accumulate ? c[at] + sum : sum;
+          c[at] = accumulate ? c[at] + addend(sum) : sum;
         }
       }
     }

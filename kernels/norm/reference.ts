@@ -21,11 +21,15 @@ export function rmsNormForward(
   }
 }
 
+/** What is added to what is there, rounded as if it had been stored: a sum has the same bits whoever adds it up. */
+const addendOf = (sum: HostArray) => sum instanceof Float32Array ? Math.fround : (value: number) => value;
+
 /** x, weight, inverse, dY → dX. With g = dY·w and r = inverse: dX = r g − x r³ mean(g x). */
 export function rmsNormBackward(
   { rows, columns, unitOffset, accumulate }: Sizes & { unitOffset: boolean; accumulate: boolean },
   [x, weight, inverse, dY, dX]: readonly HostArray[],
 ): void {
+  const addend = addendOf(dX);
   for (let row = 0; row < rows; row++) {
     const base = row * columns, scale = inverse[row];
     const g = (c: number) => dY[base + c] * (unitOffset ? 1 + weight[c] : weight[c]);
@@ -33,7 +37,8 @@ export function rmsNormBackward(
     for (let c = 0; c < columns; c++) product += g(c) * x[base + c];
     const back = scale ** 3 * product / columns;
     for (let c = 0; c < columns; c++) {
-      dX[base + c] = (accumulate ? dX[base + c] : 0) + scale * g(c) - x[base + c] * back;
+      const gradient = scale * g(c) - x[base + c] * back;
+      dX[base + c] = accumulate ? dX[base + c] + addend(gradient) : gradient;
     }
   }
 }
@@ -74,6 +79,7 @@ export function layerNormBackward(
   { rows, columns, accumulate }: Sizes & { accumulate: boolean },
   [x, weight, mean, inverse, dY, dX]: readonly HostArray[],
 ): void {
+  const addend = addendOf(dX);
   for (let row = 0; row < rows; row++) {
     const base = row * columns;
     const g = (c: number) => dY[base + c] * weight[c];
@@ -85,7 +91,7 @@ export function layerNormBackward(
     }
     for (let c = 0; c < columns; c++) {
       const gradient = inverse[row] * (g(c) - sum / columns - normal(c) * product / columns);
-      dX[base + c] = (accumulate ? dX[base + c] : 0) + gradient;
+      dX[base + c] = accumulate ? dX[base + c] + addend(gradient) : gradient;
     }
   }
 }

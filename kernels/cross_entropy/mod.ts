@@ -1,8 +1,9 @@
 /** Softmax cross entropy with label smoothing, and the arg-max for accuracy. */
 import { type Kernel, leastBytes, type Operand } from "../kernel.ts";
-import { float, layOutRows, reduction, requireSizes, rowText, vectorPrelude } from "../norm/rows.ts";
+import { float, layOutRows, requireSizes, rowText, vectorPrelude } from "../norm/rows.ts";
+import { subgroupPrelude } from "../matmul/dialect.ts";
 import { storage, type Stored } from "../storage.ts";
-import { onlineText, takeIn } from "./online.ts";
+import { joinText, nothingYet, onlineText, takeIn } from "./online.ts";
 import * as reference from "./reference.ts";
 
 export { crossEntropyMerge, crossEntropyStatistics, statisticsPerRow } from "./parallel.ts";
@@ -69,15 +70,14 @@ export function crossEntropyForward(sizes: CrossEntropySizes): Kernel {
       const layout = { ...layOutRows({ rows, columns, values: 1 }, traits), held: 0 };
       const { width } = layout, smooth = labelSmoothing > 0;
       const { directives, bindings, load, bound } = storage(traits, operands, { logits: "V" }, width, ["logits"]);
-      const { open, first } = rowText(layout, { v: load("logits", "base + c") });
-      const code = `${directives}${vectorPrelude(width)}
+      const { open, fours } = rowText(layout, { v: load("logits", "base + c") });
+      const code = `${directives}${subgroupPrelude(traits)}${vectorPrelude(width)}
 ${bindings}
-${onlineText(width)}
-${reduction(layout, { name: "joinAll", type: "Online", merge: "joined(a, b)" })}
+${onlineText(layout, traits)}
 ${open}
-  var mine = Online(-3.4028234e38f, 0xffffffffu, 0f, 0f);
-  ${first(takeIn(width, smooth))}
-  let all = joinAll(mine, lane);
+  var mine = ${nothingYet};
+  ${fours((vectors) => takeIn(vectors, smooth))}
+  ${joinText(layout, load("logits", "base + c"))}
   if (lane == 0u) {
     let logarithm = log(all.exponentials);
     logSumExp[row] = all.most + logarithm;
@@ -95,7 +95,7 @@ ${open}
           }))`
           : "plain"
       };
-      right = select(0u, 1u, all.at == l);
+      right = select(0u, 1u, at == l);
     }
     loss[row] = smoothed;
     nll[row] = plain;

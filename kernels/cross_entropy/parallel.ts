@@ -4,9 +4,10 @@
  * in one exchange, instead of logits (or of one all-reduce each for maximum, sum and label).
  */
 import { type Kernel, leastBytes, type Operand } from "../kernel.ts";
-import { float, itemText, layOutRows, reduction, requireSizes, rowText, vectorPrelude } from "../norm/rows.ts";
+import { float, itemText, layOutRows, requireSizes, rowText, vectorPrelude } from "../norm/rows.ts";
+import { subgroupPrelude } from "../matmul/dialect.ts";
 import { storage, type Stored } from "../storage.ts";
-import { onlineText, takeIn } from "./online.ts";
+import { joinText, nothingYet, onlineText, takeIn } from "./online.ts";
 import * as reference from "./reference.ts";
 
 /** Numbers that a rank tells of each row. */
@@ -50,19 +51,19 @@ export function crossEntropyStatistics(sizes: StatisticsSizes): Kernel {
     reference: (views) => reference.crossEntropyStatistics(sizes, views),
     passes(traits) {
       const layout = { ...layOutRows({ rows, columns, values: 1 }, traits), held: 0 }, { width } = layout;
-      const { directives, bindings, load } = storage(traits, operands, { logits: "V" }, width);
-      const { open, first } = rowText(layout, { v: load("logits", "base + c") });
-      const code = `${directives}${vectorPrelude(width)}
+      const { directives, bindings, load, bound } = storage(traits, operands, { logits: "V" }, width, ["logits"]);
+      const { open, fours } = rowText(layout, { v: load("logits", "base + c") });
+      const code = `${directives}${subgroupPrelude(traits)}${vectorPrelude(width)}
 ${bindings}
-${onlineText(width)}
-${reduction(layout, { name: "joinAll", type: "Online", merge: "joined(a, b)" })}
+${onlineText(layout, traits)}
 ${open}
-  var mine = Online(-3.4028234e38f, 0xffffffffu, 0f, 0f);
-  ${first(takeIn(width, true))}
-  var all = joinAll(mine, lane);
+  var mine = ${nothingYet};
+  ${fours((vectors) => takeIn(vectors, true))}
+  ${joinText(layout, load("logits", "base + c"))}
   if (lane == 0u) {
-    let at = row * ${statisticsPerRow}u;
-    all.at += ${firstColumn}u;
+    let own = row * ${statisticsPerRow}u;
+    var whole = all;
+    var place = at + ${firstColumn}u;
     let label = labels[row] - ${firstColumn};
     var wanted = 0f;
     if (label >= 0 && label < ${columns}) {
@@ -71,19 +72,21 @@ ${open}
     }
     ${
         joins
-          ? `all = joined(Online(statistics[at], u32(statistics[at + 1u]), statistics[at + 2u], statistics[at + 3u]), all);
-    wanted += statistics[at + 4u];`
+          ? `let before = Online(statistics[own], 0u, statistics[own + 2u], statistics[own + 3u]);
+    place = select(place, u32(statistics[own + 1u]), before.most >= all.most);
+    whole = joined(before, all);
+    wanted += statistics[own + 4u];`
           : ""
       }
-    statistics[at] = all.most;
-    statistics[at + 1u] = f32(all.at);
-    statistics[at + 2u] = all.exponentials;
-    statistics[at + 3u] = all.sum;
-    statistics[at + 4u] = wanted;
+    statistics[own] = whole.most;
+    statistics[own + 1u] = f32(place);
+    statistics[own + 2u] = whole.exponentials;
+    statistics[own + 3u] = whole.sum;
+    statistics[own + 4u] = wanted;
   }
 }
 `;
-      return [{ code, workgroups: layout.workgroups, operands: [0, 1, 2] }];
+      return [{ code, workgroups: layout.workgroups, ...bound([0, 1, 2]) }];
     },
   };
 }

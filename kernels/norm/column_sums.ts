@@ -2,6 +2,10 @@
  * Sums over rows, for the gradients of a norm's weight and bias. Two passes, no atomics, so the order of summation is
  * fixed: each invocation sums one vector of columns over a chunk of rows into a partial row, then the partial rows are
  * summed. One chunk needs no second pass.
+ *
+ * The second pass reads little, and waits. Where an invocation sums all partial rows of its columns, which is right in
+ * software, a GPU has few of them, each with many reads one after the other. There 16 invocations share them, so that
+ * everything is asked for at once.
  */
 import { type DeviceTraits, type Operand, type Pass, spread } from "../kernel.ts";
 import { type Storage, storage } from "../storage.ts";
@@ -11,6 +15,8 @@ import { vectorPrelude } from "./rows.ts";
 const rowsPerChunk = 64;
 /** Chunks at most, so that the second pass stays short. */
 const mostChunks = 128;
+
+const upTo = (count: number) => Array.from({ length: count }, (_, k) => k);
 
 export const chunkCount = (rows: number): number => Math.min(mostChunks, Math.ceil(rows / rowsPerChunk));
 
@@ -91,7 +97,7 @@ ${open}${chunkBody}
   const { text: sumText, ...sumBound } = declare([...inputs, partial]);
   const { text: finishText, ...finishBound } = declare([partial, ...outputIndexes]);
   const addChunk = (chunk: string) => outputs.map((name, sum) => `${name}Sum += ${slot(chunk, sum)};`).join(" ");
-  return [{
+  const sums: Pass = {
     code: `${sumText}
 ${open}${chunkBody}
   ${outputs.map((name, sum) => `${slot("group.z", sum)} = ${name}Sum;`).join(" ")}
@@ -99,7 +105,34 @@ ${open}${chunkBody}
 `,
     workgroups: [x, y, chunks],
     ...sumBound,
-  }, {
+  };
+  if (!traits.software) {
+    const across = 16, down = 16, shares = upTo(Math.ceil(chunks / down)), groups = spread(Math.ceil(vectors / across));
+    const share = (k: number) => {
+      const chunk = `${k * down}u + part`, adds = addChunk(chunk);
+      return (k + 1) * down <= chunks ? adds : `if (${chunk} < ${chunks}u) { ${adds} }`;
+    };
+    const join = (k: number) =>
+      outputs.map((name) => `${name}Sum += ${name}Shares[local + ${(k + 1) * across}u];`).join(" ");
+    const code = `${finishText}
+${outputs.map((name) => `var<workgroup> ${name}Shares: array<V, ${across * down}>;`).join("\n")}
+@compute @workgroup_size(${across * down})
+fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) local: u32) {
+  let column = (group.y * ${groups[0]}u + group.x) * ${across}u + local % ${across}u;
+  let part = local / ${across}u;
+  let c = min(column, ${vectors - 1}u);
+  ${clear}
+  ${shares.map(share).join("\n  ")}
+  ${outputs.map((name) => `${name}Shares[local] = ${name}Sum;`).join(" ")}
+  workgroupBarrier();
+  if (part > 0u || column >= ${vectors}u) { return; }
+  ${upTo(down - 1).map(join).join("\n  ")}
+  ${outputs.map(store).join(" ")}
+}
+`;
+    return [sums, { code, workgroups: groups, ...finishBound }];
+  }
+  return [sums, {
     code: `${finishText}
 ${open}
   ${clear}

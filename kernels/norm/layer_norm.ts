@@ -3,6 +3,7 @@ import type { FloatType } from "../host.ts";
 import { type Kernel, leastBytes, type Operand } from "../kernel.ts";
 import { type Storage, storage, type Stored } from "../storage.ts";
 import { columnScratch, columnSumPasses } from "./column_sums.ts";
+import { subgroupPrelude } from "../matmul/dialect.ts";
 import * as reference from "./reference.ts";
 import { float, layOutRows, reduction, requireSizes, rowText, vectorPrelude } from "./rows.ts";
 
@@ -46,9 +47,9 @@ export function layerNormForward(
       const { open, first, again } = rowText(layout, { v: load("x", "base + c") });
       // Corrected two-pass algorithm (Chan, Golub and LeVeque 1983): squares about a first mean, since mean(x²) − mean²
       // cancels where the mean is large, and the rest that the first mean left over.
-      const code = `${directives}${vectorPrelude(layout.width)}
+      const code = `${directives}${subgroupPrelude(traits)}${vectorPrelude(layout.width)}
 ${bindings}
-${reduction(layout, { name: "rowSum", type: "vec2f" })}
+${reduction(layout, { name: "rowSum", type: "vec2f" }, traits)}
 ${open}
   var sums = V();
   ${first("sums += v;")}
@@ -108,9 +109,9 @@ export function layerNormBackward(
         g: `${load("dY", "base + c")} * ${load("weight", "c")}`,
         ...(accumulate && { other: load("dX", "base + c") }),
       });
-      const code = `${directives}${vectorPrelude(layout.width)}
+      const code = `${directives}${subgroupPrelude(traits)}${vectorPrelude(layout.width)}
 ${bindings}
-${reduction(layout, { name: "rowSum", type: "vec2f" })}
+${reduction(layout, { name: "rowSum", type: "vec2f" }, traits)}
 ${open}
   let center = mean[row];
   let scale = inverse[row];

@@ -2,6 +2,7 @@
 import type { FloatType } from "../host.ts";
 import { type Kernel, leastBytes, type Operand } from "../kernel.ts";
 import { columnScratch, columnSumPasses } from "./column_sums.ts";
+import { subgroupPrelude } from "../matmul/dialect.ts";
 import * as reference from "./reference.ts";
 import { type Storage, storage, type Stored } from "../storage.ts";
 import { float, layOutRows, reduction, requireSizes, rowText, vectorPrelude } from "./rows.ts";
@@ -63,9 +64,9 @@ export function rmsNormForward(
         ["x", "weight"],
       );
       const { open, first, again } = rowText(layout, { v: load("x", "base + c") });
-      const code = `${directives}${vectorPrelude(layout.width)}
+      const code = `${directives}${subgroupPrelude(traits)}${vectorPrelude(layout.width)}
 ${bindings}
-${reduction(layout, { name: "rowSum" })}
+${reduction(layout, { name: "rowSum" }, traits)}
 ${open}
   var squares = V();
   ${first("squares += v * v;")}
@@ -116,9 +117,9 @@ export function rmsNormBackward(
         ...(accumulate && { other: load("dX", "base + c") }),
       });
       // x·inverse before the sum and not inverse³ after it: the cube overflows for rows that are nearly zero.
-      const code = `${directives}${vectorPrelude(layout.width)}
+      const code = `${directives}${subgroupPrelude(traits)}${vectorPrelude(layout.width)}
 ${bindings}
-${reduction(layout, { name: "rowSum" })}
+${reduction(layout, { name: "rowSum" }, traits)}
 ${open}
   let scale = inverse[row];
   var products = V();

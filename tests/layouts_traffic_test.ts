@@ -141,6 +141,19 @@ for (const p of [2, 4]) {
     parallel: { expert: 2 },
     sent: { expert: M / 2 * L * (4 * stream + word * E / 2), "data + zero": dense },
   };
+  // Where tensor ranks have some of each expert's width, two sums a layer are of tokens too, as of a dense layer, though every
+  // token goes to two experts; and one is of the gradients of their weights.
+  const byWidth = {
+    ...modes.mtp(2),
+    "all-reduce": together(times(M * (4 * L + 1), stream), times(M * L, word * T * E)),
+  };
+  cases["mtp 2, experts by width"] = {
+    ranks: 2,
+    run: { model_type: "MIXTRALMOE", model: { ...model, top_k: 2, moe_type: "Dropless" }, tokens: T, microBatches: M },
+    parallel: { tensor: { mode: "mtp", size: 2 }, ...whole },
+    program: { tensor: byWidth },
+    sent: { tensor: wireOf(byWidth, 2) },
+  };
   // Every expert has room for its even share of the tokens of each rank, filled or not.
   cases["expert 2, GShard"] = {
     ranks: 2,

@@ -220,6 +220,21 @@ Deno.test("resolveConfig() tells about settings that change nothing", () => {
     assert(notices.some((line) => line.startsWith(`${path}: `)), path);
   }
   assertEquals(notices.length, 3);
+
+  const grid = { enable: true, head_size: 1, context_size: 2, window_size: 2 };
+  const weight = { size: 2, early_reduce_scatter_release: false, layer_fuse_isp_comm: true };
+  const divided = record({
+    data: { use_packed_dataset: false },
+    parallel: { tensor: { size: 2, mode: "isp" }, weight, sequence_2D: grid },
+  });
+  notices.length = 0;
+  resolveConfig(divided, { worldSize: 2, onNotice: (line) => notices.push(line) });
+  assertEquals(notices.map((line) => line.split(": ")[0]), [
+    "parallel.weight.early_reduce_scatter_release",
+    "parallel.weight.layer_fuse_isp_comm",
+    "parallel.sequence_2D.enable",
+    "parallel.sequence_2D.window_size",
+  ]);
 });
 
 Deno.test("resolveConfig() knows the model types of plugins", () => {

@@ -1,5 +1,5 @@
 import { z } from "zod";
-import { bool, int, nullableFloat, refused, works } from "../field.ts";
+import { bool, int, nullableFloat, works } from "../field.ts";
 
 const size = () => int({ min: 1 }).default(1);
 
@@ -27,8 +27,6 @@ function weightFields(group: string, before: Parameters<typeof works>[2] = {}) {
     }),
   };
 }
-
-const twoD = "parallel.sequence_2D.enable";
 
 /** How the work is divided over ranks. */
 export const parallelSchema = z.strictObject({
@@ -90,15 +88,17 @@ export const parallelSchema = z.strictObject({
     derived: "true if tensor.mode is not mtp",
   }),
   sequence_2D: z.strictObject({
-    enable: refused(bool().default(false), "Split attention both by heads and by context."),
-    head_size: refused(size(), "Ranks over which heads are split.", { onlyWith: twoD }),
-    context_size: refused(size(), "Ranks over which the context is split.", { onlyWith: twoD }),
-    window_size: refused(size(), "Ranks of an inner ring.", { onlyWith: twoD }),
+    enable: works(bool().default(false), "Split attention both by heads and by context.", {
+      notice:
+        "changes no number: every rank of a tensor group has all tokens of some heads, as much as of a grid of heads " +
+        "and context; a tensor size that does not divide the heads is refused",
+    }),
+    head_size: works(size(), "Ranks over which heads are split."),
+    context_size: works(size(), "Ranks over which the context is split."),
+    window_size: works(size(), "Ranks of an inner ring.", { notice: "changes nothing: there is no ring" }),
     device_placement_strategy: z.strictObject({
-      head_first: refused(bool().default(true), "Neighbouring ranks share heads rather than context.", {
-        onlyWith: twoD,
-      }),
-      interleaved: refused(bool().default(false), "Deal the two kinds out in turn.", { onlyWith: twoD }),
+      head_first: works(bool().default(true), "Neighbouring ranks share heads rather than context."),
+      interleaved: works(bool().default(false), "Deal the two kinds out in turn."),
     }),
   }),
 }).describe("Division of the work over ranks");

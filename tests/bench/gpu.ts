@@ -2,8 +2,9 @@
  * Our side of the GPU benchmark; `torch_reference.py` is the other. Run both on one machine, one after the other:
  *
  *     deno run --allow-all tests/bench/gpu.ts [matmul] [copy] [attention] [norm] [cross_entropy] [adamw] [step]
- *       [--types=float32,split,float16,bfloat16] [--model=124M] [--batch=4] [--tokens=1024] [--profile]
+ *       [--types=float32,split,float16,bfloat16] [--model=124M] [--batch=4] [--tokens=1024] [--profile] [--forms]
  *
+ * With `--forms` every form of a kernel that a tuner may choose is timed, the shipped one first, and named in its line.
  * `TROUPE_WEBGPU=dawn` measures through Dawn. Prints one JSON object a line; with `--profile` a table of kernels of one
  * training step goes to standard error. Times of kernels are the device's, medians of seven; a step is timed whole, its
  * loss read back.
@@ -13,7 +14,7 @@ import { crossEntropyBackward, crossEntropyForward } from "../../kernels/cross_e
 import { add, scale } from "../../kernels/elementwise/mod.ts";
 import { encode, type FloatType, isHalf } from "../../kernels/host.ts";
 import { attentionBackward, attentionForward } from "../../kernels/attention/mod.ts";
-import { elementBytes, type Kernel } from "../../kernels/kernel.ts";
+import { type DeviceTraits, elementBytes, type Kernel } from "../../kernels/kernel.ts";
 import { matmul } from "../../kernels/matmul/mod.ts";
 import { rmsNormBackward, rmsNormForward, rmsNormWeightGradient } from "../../kernels/norm/mod.ts";
 import { randomUniform } from "../../kernels/testing.ts";
@@ -39,6 +40,31 @@ const matmuls =
     .split(" ");
 
 const median = (values: number[]) => values.sort((a, b) => a - b)[values.length >> 1]!;
+
+interface Form {
+  /** Absent of a kernel that has one form alone. */
+  readonly form?: string;
+  readonly kernel: Kernel;
+}
+
+/** A kernel as it ships, or each of the forms that its first choice is of. */
+function formsOf(kernel: Kernel, traits: DeviceTraits): readonly Form[] {
+  if (!Deno.args.includes("--forms")) return [{ kernel }];
+  let first: { readonly question: string; readonly candidates: readonly string[] } | undefined;
+  const asking = {
+    of(question: string, candidates: readonly string[]) {
+      first ??= { question, candidates };
+      return undefined;
+    },
+  };
+  kernel.passes({ ...traits, choices: asking });
+  if (first === undefined) return [{ kernel }];
+  const { question, candidates } = first;
+  return candidates.map((form) => {
+    const choices = { of: (asked: string) => asked === question ? form : undefined };
+    return { form, kernel: { ...kernel, passes: (actual) => kernel.passes({ ...actual, choices }) } };
+  });
+}
 
 /** Seconds of a kernel on random data; its operands are freed again. */
 async function secondsOf(
@@ -178,8 +204,10 @@ if (wanted("norm")) {
       ["weight gradient", rmsNormWeightGradient({ rows: 8192, columns: 2048, accumulate: false })],
     ] as const
   ) {
-    const seconds = await secondsOf(backend, kernel);
-    report({ bench: "norm", pass: name, shape: "8192 x 2048", seconds, gbps: kernel.cost.bytes / seconds / 1e9 });
+    for (const { form, kernel: formed } of formsOf(kernel, backend.traits)) {
+      const seconds = await secondsOf(backend, formed), gbps = kernel.cost.bytes / seconds / 1e9;
+      report({ bench: "norm", pass: name, shape: "8192 x 2048", form, seconds, gbps });
+    }
   }
 }
 if (wanted("cross_entropy")) {
@@ -190,9 +218,11 @@ if (wanted("cross_entropy")) {
       ["backward", crossEntropyBackward({ rows, columns: vocabulary, labelSmoothing: 0 })],
     ] as const
   ) {
-    const seconds = await secondsOf(backend, kernel, (operand) => operand === "labels" ? labels : undefined);
-    const shape = `${rows} x ${vocabulary}`;
-    report({ bench: "cross_entropy", pass: name, shape, seconds, gbps: kernel.cost.bytes / seconds / 1e9 });
+    const fill = (operand: string) => operand === "labels" ? labels : undefined, shape = `${rows} x ${vocabulary}`;
+    for (const { form, kernel: formed } of formsOf(kernel, backend.traits)) {
+      const seconds = await secondsOf(backend, formed, fill), gbps = kernel.cost.bytes / seconds / 1e9;
+      report({ bench: "cross_entropy", pass: name, shape, form, seconds, gbps });
+    }
   }
 }
 if (wanted("adamw")) {
@@ -214,15 +244,10 @@ for (const type of types) {
         types: { a: half, b: half, c: form[0] === "t" ? "f32" : half }, // a weight's gradient is summed in f32
         split: type === "split",
       });
-      const seconds = await secondsOf(backend, kernel);
-      report({
-        bench: "matmul",
-        type,
-        form,
-        shape: kernel.shape,
-        seconds,
-        tflops: kernel.cost.flops / seconds / 1e12,
-      });
+      for (const { form: tiling, kernel: formed } of formsOf(kernel, backend.traits)) {
+        const seconds = await secondsOf(backend, formed), tflops = kernel.cost.flops / seconds / 1e12;
+        report({ bench: "matmul", type, form, shape: kernel.shape, tiling, seconds, tflops });
+      }
     }
   }
   if (wanted("attention") && type !== "split") {
@@ -235,18 +260,24 @@ for (const type of types) {
           : name === "end"
           ? Uint32Array.from({ length: batch * tokens }, (_, i) => first(i) + tokens)
           : undefined;
-      const forward = await secondsOf(backend, attentionForward(sizes), fill);
-      const backward = await secondsOf(backend, attentionBackward(sizes), fill);
-      const work = 2 * batch * heads * headDim * tokens * (tokens + 1) / 2;
-      report({
-        bench: "attention",
-        type,
-        shape: `${batch} x ${heads} x ${tokens} x ${headDim}`,
-        forward,
-        both: forward + backward,
-        tflops_forward: 2 * work / forward / 1e12,
-        tflops: 7 * work / (forward + backward) / 1e12,
-      });
+      const backwards = new Map(
+        formsOf(attentionBackward(sizes), backend.traits).map(({ form, kernel }) => [form, kernel]),
+      );
+      for (const { form, kernel } of formsOf(attentionForward(sizes), backend.traits)) {
+        const forward = await secondsOf(backend, kernel, fill);
+        const backward = await secondsOf(backend, backwards.get(form)!, fill);
+        const work = 2 * batch * heads * headDim * tokens * (tokens + 1) / 2;
+        report({
+          bench: "attention",
+          type,
+          shape: `${batch} x ${heads} x ${tokens} x ${headDim}`,
+          form,
+          forward,
+          both: forward + backward,
+          tflops_forward: 2 * work / forward / 1e12,
+          tflops: 7 * work / (forward + backward) / 1e12,
+        });
+      }
     }
   }
   if (wanted("step")) {

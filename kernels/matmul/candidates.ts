@@ -8,10 +8,14 @@ import { subgroupBroadcastPasses } from "./subgroup_broadcast.ts";
 import { type Tiling, tilingFor, tilingShapes, workgroupTilePasses } from "./workgroup_tiles.ts";
 
 /** Products that share a choice: alike in transposes, types and, roughly, sizes. */
-export function questionOf({ m, n, k, batch, transposeA, transposeB, accumulate, types, split }: MatmulShape): string {
+export function questionOf(
+  { m, n, k, batch, transposeA, transposeB, accumulate, types, split, packed }: MatmulShape,
+): string {
   const { a = "f32", b = "f32", c = "f32" } = types;
   const sizes = [...(batch > 1 ? [batch] : []), m, n, k].map(sizeClass).join(" x ");
-  return `matmul.${transposeA ? "t" : "n"}${transposeB ? "t" : "n"} ${a} ${b} ${c}${split ? " split" : ""}` +
+  return `matmul.${transposeA ? "t" : "n"}${transposeB ? "t" : "n"} ${a} ${b} ${c}${split ? " split" : ""}${
+    packed ? " packed" : ""
+  }` +
     `${accumulate ? " added" : ""} ${sizes}`;
 }
 

@@ -18,6 +18,7 @@ const plain = {
   residual: false,
   types: {},
   split: false,
+  packed: false,
 };
 const ofType = (type: FloatType): Partial<MatmulOptions> =>
   type === "f32" ? { split: true } : { types: { a: type, b: type } };

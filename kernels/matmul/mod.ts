@@ -42,6 +42,7 @@ export function matmul(options: MatmulOptions): Kernel {
     residual: false,
     types: {},
     split: false,
+    packed: false,
     ...options,
   };
   const { m, n, k, batch, transposeA, transposeB } = shape;

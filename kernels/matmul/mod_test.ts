@@ -1,12 +1,13 @@
-import { assertAlmostEquals, assertEquals, assertThrows } from "@std/assert";
+import { assertAlmostEquals, assertEquals, assertMatch, assertThrows } from "@std/assert";
 import type { DeviceTraits, Kernel } from "../kernel.ts";
-import { checkKernel, halfTypes, randomNormal, storageError } from "../testing.ts";
+import { checkKernel, halfTypes, randomNormal, storageError, testDevice } from "../testing.ts";
 import { matmul, type MatmulOptions } from "./mod.ts";
 import { naivePasses } from "./naive.ts";
 import type { MatmulShape } from "./shape.ts";
 
 /** Traits that lead to the form for GPUs, whatever the device at hand. */
 const gpu: Partial<DeviceTraits> = { software: false };
+const allFeatures = { subgroups: true, shaderF16: true, timestampQuery: false, matrixUnits: false };
 const tolerance = 2e-5;
 
 function inputsOf(kernel: Kernel): Record<string, Float32Array> {
@@ -89,6 +90,7 @@ Deno.test("naivePasses() matches the reference", async () => {
       accumulate: true,
       types: {},
       split: false,
+      packed: false,
       ...transpose,
     };
     const passes = (traits: DeviceTraits) => naivePasses(shape, kernel.operands, traits);
@@ -128,12 +130,30 @@ for (const type of halfTypes) {
   Deno.test(`naivePasses() matches the reference with ${type} operands`, async () => {
     const types = { a: type, b: type, bias: type, residual: type, c: type };
     const options = { m: 5, n: 7, k: 9, transposeB: true, bias: true, residual: true, types } as const;
-    const shape = { batch: 1, transposeA: false, accumulate: false, split: false, ...options };
+    const shape = { batch: 1, transposeA: false, accumulate: false, split: false, packed: false, ...options };
     const kernel = matmul(options);
     const passes = (traits: DeviceTraits) => naivePasses(shape, kernel.operands, traits);
     await checkKernel({ ...kernel, passes }, inputsOf(kernel), { tolerance });
   });
 }
+
+Deno.test("matmul() of packed f16 stays within the error of storing f16, sums over any depth in f32", async () => {
+  const types = { a: "f16", b: "f16", c: "f32" } as const;
+  for (const transpose of transposes) {
+    for (const [m, n, k] of [[40, 72, 512], [37, 45, 19], [130, 66, 48]]) {
+      const kernel = matmul({ m, n, k, ...transpose, types, packed: true });
+      const [{ code }] = kernel.passes({ ...(await testDevice()).traits, features: allFeatures, ...gpu });
+      assertMatch(code, /fma\(vec4<f16>/);
+      await checkKernel(kernel, inputsOf(kernel), { tolerance: 3e-3, traits: gpu });
+    }
+  }
+  // Each part of 16 terms is exact in f16; their sum is not.
+  const ones = matmul({ m: 4, n: 4, k: 8192, types, packed: true });
+  const { outputs } = await checkKernel(ones, { a: Array(4 * 8192).fill(1), b: Array(4 * 8192).fill(1) }, {
+    traits: gpu,
+  });
+  assertEquals([...outputs.c], Array(16).fill(8192));
+});
 
 Deno.test("matmul() refuses f16 where the device has none, and says what works", () => {
   const kernel = matmul({ m: 4, n: 4, k: 4, types: { a: "f16" } });

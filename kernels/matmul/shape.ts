@@ -31,6 +31,12 @@ export interface MatmulOptions {
    * nearly as exact, and faster than vector units are. @default {false}
    */
   readonly split?: boolean;
+  /**
+   * Where a device has no matrix units for them, multiply `f16` operands as `f16`, two at once, and add up 16 terms so
+   * before they join the `f32` sum. The error is about that of storing C in `f16`; 16 terms must not pass 65,504.
+   * @default {false}
+   */
+  readonly packed?: boolean;
 }
 
 export type MatmulShape = Required<MatmulOptions>;

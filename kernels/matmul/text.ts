@@ -38,15 +38,25 @@ export function elementTypes(shape: MatmulShape): Record<string, string> {
  * gives zeros, on both sides of the product, as zero times what lies beyond may be no number.
  *
  * @param tile lines that are read together, from a multiple of it on: where it divides `outer`, no edge is passed
+ * @param halves whether it gives a `vec4<f16>`, of an operand stored so
  */
-export function loader(name: string, panel: Panel, { load }: Storage, guarded: boolean, tile?: number): string {
+export function loader(
+  name: string,
+  panel: Panel,
+  stored: Storage,
+  guarded: boolean,
+  tile?: number,
+  halves = false,
+): string {
+  const load = halves ? (operand: string, index: string) => `${operand}[${index}]` : stored.load;
+  const vector = halves ? "vec4<f16>" : "vec4f", zero = halves ? "0h" : "0f";
   const { outer, k, contiguous, vectors } = panel;
   const alongDepth = contiguous === "depth";
   const width = alongDepth ? k : outer, lines = alongDepth ? outer : k;
   const inside = (expression: string, count: number) => `min(${expression}, ${count - 1}u)`;
   const whole = tile !== undefined && outer % tile === 0;
   const line = alongDepth ? whole ? "outer" : inside("outer", outer) : guarded ? inside("depth", k) : "depth";
-  const open = `fn ${name}(outer: u32, depth: u32, z: u32) -> vec4f {`;
+  const open = `fn ${name}(outer: u32, depth: u32, z: u32) -> ${vector} {`;
   if (vectors) {
     const place = alongDepth
       ? guarded ? inside("depth / 4u", k / 4) : "depth / 4u"
@@ -55,7 +65,7 @@ export function loader(name: string, panel: Panel, { load }: Storage, guarded: b
       : inside("outer / 4u", Math.max(1, outer / 4));
     const at = `(z * ${lines}u + ${line}) * ${width / 4}u + ${place}`;
     return `${open}
-  ${guarded ? `if (depth >= ${k}u) { return vec4f(); }` : ""}
+  ${guarded ? `if (depth >= ${k}u) { return ${vector}(); }` : ""}
   return ${load(panel.name, at)};
 }`;
   }
@@ -63,11 +73,11 @@ export function loader(name: string, panel: Panel, { load }: Storage, guarded: b
   const element = (i: number) => {
     const value = load(panel.name, `base + ${inside(`${along} + ${i}u`, width)}`);
     if (!guarded) return value;
-    return `select(0f, ${value}, depth${alongDepth ? ` + ${i}u` : ""} < ${k}u)`;
+    return `select(${zero}, ${value}, depth${alongDepth ? ` + ${i}u` : ""} < ${k}u)`;
   };
   return `${open}
   let base = (z * ${lines}u + ${line}) * ${width}u;
-  return vec4f(${[0, 1, 2, 3].map(element).join(", ")});
+  return ${vector}(${[0, 1, 2, 3].map(element).join(", ")});
 }`;
 }
 

@@ -10,6 +10,9 @@
  * - tiles are arrays of arrays: the compiler of WGSL guards every index that is not constant, and so guards one place
  *   along a line, which all steps of the depth share, instead of one index a step;
  * - the lanes of a subgroup form a block of 8 x 4, which reads the fewest different words.
+ *
+ * Where the options ask for packed products of `f16`, tiles and the sums of 16 terms are `f16`, of which vector units do two
+ * at once; these sums then join those in `f32`.
  */
 import { type DeviceTraits, type Operand, type Pass, spread } from "../kernel.ts";
 import { storage } from "../storage.ts";
@@ -33,6 +36,8 @@ export interface Tiling {
 
 /** Workgroups below which a large device idles, and those that share its processors evenly. */
 const leastGroups = 256, evenGroups = 768;
+/** Terms that are summed in `f16` where products are packed. */
+const packedTerms = 16;
 /** Shortest depth that is worth a part of its own. */
 const leastPart = 256;
 
@@ -107,8 +112,10 @@ export function workgroupTilePasses(
   const stored = { ...shape, accumulate: false, ...(split && { bias: false, residual: false }) };
   const adds = shape.accumulate && !split;
 
-  const stageA = stage("A", a, rows, tiling, threads, "firstRow");
-  const stageB = stage("B", b, columns, tiling, threads, "firstColumn");
+  const packed = shape.packed && shape.types.a === "f16" && shape.types.b === "f16";
+  const vector = packed ? "vec4<f16>" : "vec4f";
+  const stageA = stage("A", a, rows, tiling, threads, "firstRow", vector);
+  const stageB = stage("B", b, columns, tiling, threads, "firstColumn", vector);
   const rowQuads = upTo(blockRows / 4), columnQuads = upTo(blockColumns / 4);
   const step = (p: number) => `
     { ${rowQuads.map((r) => `let a${r} = tileA[${p}][ty + ${r * down}u];`).join(" ")} ${
@@ -116,9 +123,19 @@ export function workgroupTilePasses(
   }
 ${
     upTo(blockRows).flatMap((i) =>
-      columnQuads.map((q) => `      s${i}_${q} = fma(vec4f(a${i >> 2}[${i & 3}]), b${q}, s${i}_${q});`)
+      columnQuads.map((q) => {
+        const sum = `${packed ? "h" : "s"}${i}_${q}`;
+        return `      ${sum} = fma(${vector}(a${i >> 2}[${i & 3}]), b${q}, ${sum});`;
+      })
     ).join("\n")
   } }`;
+  const sums = upTo(blockRows).flatMap((i) => columnQuads.map((q) => `${i}_${q}`));
+  const steps = packed
+    ? upTo(Math.ceil(depth / packedTerms)).map((part) => `
+    { ${sums.map((sum) => `var h${sum} = ${vector}();`).join(" ")}
+    ${upTo(Math.min(packedTerms, depth)).map((p) => step(part * packedTerms + p)).join("")}
+    ${sums.map((sum) => `s${sum} += vec4f(h${sum});`).join(" ")} }`).join("")
+    : upTo(depth).map(step).join("");
 
   // Lanes of a subgroup of 32 as 8 x 4 wherever the grid has such blocks.
   const blocked = across % 8 === 0 && down % 4 === 0;
@@ -127,7 +144,7 @@ ${
   let ty = local / ${4 * across}u * 4u + local / 8u % 4u;`
     : `let tx = local % ${across}u;
   let ty = local / ${across}u;`;
-  const tile = (outer: number) => `array<array<vec4f, ${lineOf(outer)}>, ${depth}>`;
+  const tile = (outer: number) => `array<array<${vector}, ${lineOf(outer)}>, ${depth}>`;
   const end = split
     ? `min(begin + ${partDepth}u, ${Math.ceil(k / depth) * depth}u)`
     : `${Math.ceil(k / depth) * depth}u`;
@@ -139,7 +156,7 @@ ${
     workgroupBarrier();
     let next = min(k0 + ${depth}u, end - ${depth}u); // the last one is brought twice
     ${stageA.load("next")} ${stageB.load("next")}
-    ${upTo(depth).map(step).join("")}
+    ${steps}
     workgroupBarrier();
   }`;
 
@@ -164,8 +181,8 @@ ${
 ${bound.bindings}
 var<workgroup> tileA: ${tile(rows)};
 var<workgroup> tileB: ${tile(columns)};
-${loader("loadA", a, bound, guarded, rows)}
-${loader("loadB", b, bound, guarded, columns)}
+${loader("loadA", a, bound, guarded, rows, packed)}
+${loader("loadB", b, bound, guarded, columns, packed)}
 ${adds ? reader(shape, bound) : ""}
 ${finisher(stored, { rows, columns }, bound, split ? "partial" : "c")}
 
@@ -194,14 +211,22 @@ ${loop}
 const lineOf = (outer: number) => outer / 4 + 1;
 
 /** Text that brings one tile into workgroup memory, by way of registers. */
-function stage(side: "A" | "B", panel: Panel, outer: number, { depth }: Tiling, threads: number, first: string) {
+function stage(
+  side: "A" | "B",
+  panel: Panel,
+  outer: number,
+  { depth }: Tiling,
+  threads: number,
+  first: string,
+  vector: string,
+) {
   const quads = outer * depth / 4, rounds = Math.ceil(quads / threads);
   const alongDepth = panel.contiguous === "depth";
   const guard = (round: number, text: string) =>
     (round + 1) * threads <= quads ? `{ ${text} }` : `if (local < ${quads - round * threads}u) { ${text} }`;
   const index = (round: number) => `let quad = ${round * threads}u + local;`;
   return {
-    declare: upTo(rounds).map((round) => `var next${side}${round} = vec4f();`).join(" "),
+    declare: upTo(rounds).map((round) => `var next${side}${round} = ${vector}();`).join(" "),
     load: (k0: string) =>
       upTo(rounds).map((round) =>
         guard(

@@ -28,6 +28,8 @@ export interface ModelTypes {
   readonly head: FloatType;
   /** Products of `f32` tensors go through matrix units, where the device has any, each element in two parts. @default {false} */
   readonly split?: boolean;
+  /** Products of `f16` tensors sum 16 terms in `f16`, where the device has no matrix units. @default {false} */
+  readonly packed?: boolean;
 }
 
 export const float32Types: ModelTypes = { model: "f32", norm: "f32", stream: "f32", head: "f32" };

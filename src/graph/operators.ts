@@ -55,7 +55,8 @@ interface MatmulAttributes {
 const productOf = (node: Node, [a, b]: readonly Tensor[], accumulate: boolean) => {
   const { type, ...sizes } = node.attributes as MatmulAttributes;
   const types = { a: storedAs(a!), b: storedAs(b!), c: type };
-  const kernel = matmulKernel({ ...sizes, types, split: a!.graph.types.split ?? false, accumulate });
+  const { split = false, packed = false } = a!.graph.types;
+  const kernel = matmulKernel({ ...sizes, types, split, packed, accumulate });
   return bind(kernel, [a!, b!, node.outputs[0]!]);
 };
 /** Plain product, used by the gradients below. `a` `[m,k]`, `b` `[k,n]`, either stored transposed. */
@@ -132,8 +133,8 @@ const linearOperator: Operator<LinearAttributes> = {
       ...(residual && { residual: storedAs(rest.at(-1)!) }),
       c: storedAs(node.outputs[0]!),
     };
-    const sizes = { m: tokens, n: out, k: inside }, { split = false } = x.graph.types;
-    return bindAll(matmulKernel({ ...sizes, transposeB: true, bias, residual, types, split }), node);
+    const sizes = { m: tokens, n: out, k: inside }, { split = false, packed = false } = x.graph.types;
+    return bindAll(matmulKernel({ ...sizes, transposeB: true, bias, residual, types, split, packed }), node);
   },
 };
 

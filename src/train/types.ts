@@ -33,5 +33,6 @@ export function modelTypes(
     stream: residual_in_fp32 ? "f32" : model,
     head: output_tf32 ? "f32" : model,
     split: matmul_precision === "split",
+    packed: matmul_precision === "packed",
   };
 }

@@ -15,9 +15,12 @@ export function missing(programs: readonly string[]): string | undefined {
   if (new TextDecoder().decode(shell("id -u").stdout).trim() !== "0") return "needs root";
 }
 
+/** Tests share this machine, and the process that runs them. */
+const namespaceName = () => `troupe-${crypto.randomUUID().slice(0, 13)}`;
+
 /** Why no network namespaces can be made here; nothing where they can. */
 export function noNamespaces(): string | undefined {
-  const name = `troupe${Deno.pid}try`;
+  const name = namespaceName();
   return missing(["ip", "nsenter"]) ??
     (shell(`ip netns add ${name} && ip netns del ${name}`).success ? undefined : "no network namespaces can be made");
 }
@@ -32,15 +35,13 @@ export interface TwoHosts extends AsyncDisposable {
   mend(): void;
 }
 
-let made = 0;
-
 /**
  * @param processes starts what runs on the hosts
  * @param rate of the cable, as `tc` writes it ("10mbit"); as fast as can be where left out
  * @throws {Error} where namespaces cannot be made
  */
 export function namespaces(processes: Processes, { rate }: { rate?: string } = {}): TwoHosts {
-  const name = `troupe${Deno.pid}x${made++}`, [a, b] = [`${name}a`, `${name}b`];
+  const [a, b] = ["a", "b"].map((end) => `${namespaceName()}${end}`) as [string, string];
   const address = "10.79.77.1", place = ["--host", address, "--port", "8899"];
   const slow = rate === undefined
     ? ""

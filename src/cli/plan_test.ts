@@ -1,9 +1,10 @@
-import { assertEquals, assertRejects } from "@std/assert";
+import { assertEquals, assertMatch, assertRejects } from "@std/assert";
 import { applyChanges, loadConfig } from "../config/mod.ts";
-import { devices } from "../train/hardware.ts";
+import { devices, links } from "../train/hardware.ts";
+import { predict } from "../train/predict.ts";
 import { ArgumentError } from "./parser.ts";
 import { drawEvenly } from "./plan.ts";
-import { layoutName, machinesOf } from "./plan_world.ts";
+import { layoutName, machinesOf, whyBest } from "./plan_world.ts";
 import { programFile } from "./self.ts";
 import { resolveWritten } from "./verb.ts";
 
@@ -47,4 +48,19 @@ Deno.test("plan --world says which devices and links it knows, and who shares a 
   for (const [change, message] of refused) {
     await assertRejects(() => machinesOf({ ...args, ...change }), ArgumentError, message);
   }
+});
+
+Deno.test("plan --search says what the best layout's step is made of, and where others lose time", async () => {
+  const ranked = async (changes: readonly string[]) => {
+    const config = await example(["model.num_layers=4", "model.hidden_size=256", ...changes], 4);
+    const machines = { world: 4, device: devices.h200!, link: links["1GbE"]!, perHost: 1 };
+    return { set: [], config, prediction: predict(config, machines) };
+  };
+  const [stages, replicas] = [await ranked([]), await ranked(["parallel.pipeline.size=1", "data.micro_num=2"])];
+  const line = whyBest(stages, [replicas], 4);
+  assertMatch(
+    line,
+    /^Its step is [\d.]+ m?s of passes \(\d+ % idle\), [\d.]+ m?s between ranks; 4 replicas takes .* longer: /,
+  );
+  assertMatch(line, /\+[\d.]+ s of gradients and parameters between ranks/);
 });

@@ -6,7 +6,7 @@ import type { Machines } from "../train/charge.ts";
 import { isDeviceFile, readDeviceFile } from "../train/device_file.ts";
 import { devices, links } from "../train/hardware.ts";
 import { predict, type Prediction, type StagePrediction } from "../train/predict.ts";
-import { layoutsOf, search } from "../train/search.ts";
+import { differences, layoutsOf, type Ranked, search } from "../train/search.ts";
 import { ArgumentError } from "./parser.ts";
 import { say } from "./verb.ts";
 
@@ -54,8 +54,8 @@ export async function machinesOf(
 
 const percent = (share: number) => `${(100 * share).toFixed(share < 0.1 ? 1 : 0)} %`;
 const seconds = (value: number) =>
-  value >= 1
-    ? `${value.toFixed(2)} s`
+  value >= 1 || value === 0
+    ? `${value === 0 ? 0 : value.toFixed(2)} s`
     : value >= 1e-3
     ? `${(1000 * value).toFixed(1)} ms`
     : `${(1e6 * value).toFixed(0)} us`;
@@ -124,6 +124,7 @@ function describe(config: ResolvedConfig, machines: Machines, prediction: Predic
     "",
     ...table(rows),
     "",
+    `  figures  ${device.source}`,
     `  memory   ${
       perDevice > 1 ? `${formatBytes(memory)} a rank, ${formatBytes(deviceMemory)}` : formatBytes(memory)
     } of ${formatBytes(device.memory)}${fits ? "" : ": DOES NOT FIT"}`,
@@ -194,12 +195,13 @@ function searchWorld(
       console.log(JSON.stringify(summary(config, world, set, prediction)));
     }
   } else {
-    const rows = [["layout", "memory", "idle", "step", "tokens/s per GPU", "of matmul"]];
+    const rows = [["layout", "memory", "idle", "between ranks", "step", "tokens/s per GPU", "of matmul"]];
     for (const { config, prediction } of fitting.slice(0, 20)) {
       rows.push([
         layoutName(config, world),
         formatBytes(prediction.memory),
         percent(prediction.bubble),
+        seconds(prediction.parts.gradients),
         seconds(prediction.step),
         formatCount(prediction.tokensPerSecondPerGpu),
         percent(prediction.utilisation),
@@ -210,6 +212,9 @@ function searchWorld(
     if (fitting[0]) {
       const changes = fitting[0].set.filter((change) => !isSo(config, change)).map((change) => `--set ${change}`);
       console.log(`\nThe first one: ${changes.length > 0 ? changes.join(" ") : "the record as it is"}`);
+      const asWritten = fitting.slice(1).find(({ set }) => set.every((change) => isSo(config, change)));
+      const others = [fitting[1], asWritten === fitting[1] ? undefined : asWritten];
+      console.log(whyBest(fitting[0], others.filter((each) => each !== undefined), world));
     }
   }
   if (tooLarge.length > 0) {
@@ -219,8 +224,28 @@ function searchWorld(
         `the smallest of them, ${layoutName(config, world)}, takes ${formatBytes(prediction.memory)}`,
     );
   }
-  for (const reason of refused) say(`not tried: ${reason}`);
+  for (const { reason, layouts } of refused) say(`not tried, ${layouts} layout${layouts === 1 ? "" : "s"}: ${reason}`);
   return fitting.length > 0 ? 0 : 1;
+}
+
+const partNames = {
+  pipeline: "passes",
+  gradients: "gradients and parameters between ranks",
+  update: "the update",
+} as const;
+
+/** What the first layout's step consists of, and where others lose time against it. */
+export function whyBest({ prediction }: Ranked, others: readonly Ranked[], world: number): string {
+  const { step, parts, bubble } = prediction, idle = bubble > 0 ? ` (${percent(bubble)} idle)` : "";
+  const own = `${seconds(parts.pipeline)} of passes${idle}, ${seconds(parts.gradients)} between ranks`;
+  const against = others.map((other) => {
+    const found = differences(prediction, other.prediction).map(([part, more]) =>
+      `${more > 0 ? "+" : "-"}${seconds(Math.abs(more))} of ${partNames[part]}`
+    );
+    const where = found.length > 0 ? `: ${found.join(", ")}` : "";
+    return `${layoutName(other.config, world)} takes ${seconds(other.prediction.step - step)} longer${where}`;
+  });
+  return [`Its step is ${own}`, ...against].join("; ");
 }
 
 /** Whether a field has the value that `section.field=value` gives it. */

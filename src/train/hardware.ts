@@ -1,6 +1,6 @@
 /**
- * What devices, their machines and links do, as measured with Troupe's own kernels and connections: the numbers behind
- * `troupe plan --world`. `troupe bench device` measures a machine and prints a file that `--device` takes (`device_file.ts`).
+ * What devices, their machines and links do: the numbers behind `troupe plan --world`, each device with where its numbers
+ * come from. `troupe bench device` measures a machine and prints a file that `--device` takes (`device_file.ts`).
  */
 import type { DeviceTraits } from "../../kernels/kernel.ts";
 
@@ -41,29 +41,97 @@ export interface DeviceModel {
 
 const GB = 1e9, TB = 1e12, TFLOPS = 1e12, GiB = 2 ** 30, ms = 1e-3, us = 1e-6;
 
-export const devices: Readonly<Record<string, DeviceModel>> = {
-  h200: {
-    description: "NVIDIA H200",
-    memory: 139 * GiB,
-    limits: { maxBufferSize: 4 * GiB, maxStorageBufferBindingSize: 2 * GiB - 4 },
-    matmul: 43 * TFLOPS,
-    attention: 20.5 * TFLOPS,
-    // What products reach in a whole training step of a 124M model; large ones by themselves reach 236 and 211.
-    units: {
-      float16: { matmul: 138 * TFLOPS, attention: 62.9 * TFLOPS },
-      bfloat16: { matmul: 110 * TFLOPS, attention: 20.5 * TFLOPS },
-    },
-    bandwidth: 4.26 * TB,
-    dispatch: 2.7 * us,
-    // Four ranks on one device: what a micro-batch more costs, by steps of 8k and of 524k tokens, against one rank alone.
-    switching: 0.12,
-    // 1 MiB comes back in 0.16 to 0.6 ms. The rest was not measured by itself: `readBack` and `hop` follow from two steps
-    // of several ranks on one device (2 ranks at 262k tokens, 4 at 8k), `upload` from its proportion to reading on
-    // another machine (130 ms against 211 for 256 MiB), `copy` is that machine's. All of it when bytes still came back into
-    // memory fresh from the system, so runs of several ranks should be quicker now than what follows from these.
-    host: { latency: 0.1 * ms, readBack: 0.75 * GB, copy: 21 * GB, upload: 1.2 * GB, hop: 1.6 * GB },
-    source: "measured; its host's rates from runs of 2 and 4 ranks",
+const h200: DeviceModel = {
+  description: "NVIDIA H200",
+  memory: 139 * GiB,
+  limits: { maxBufferSize: 4 * GiB, maxStorageBufferBindingSize: 2 * GiB - 4 },
+  matmul: 43 * TFLOPS,
+  attention: 20.5 * TFLOPS,
+  // What products reach in a whole training step of a 124M model; large ones by themselves reach 236 and 211.
+  units: {
+    float16: { matmul: 138 * TFLOPS, attention: 62.9 * TFLOPS },
+    bfloat16: { matmul: 110 * TFLOPS, attention: 20.5 * TFLOPS },
   },
+  bandwidth: 4.26 * TB,
+  dispatch: 2.7 * us,
+  // Four ranks on one device: what a micro-batch more costs, by steps of 8k and of 524k tokens, against one rank alone.
+  switching: 0.12,
+  // 1 MiB comes back in 0.16 to 0.6 ms. The rest was not measured by itself: `readBack` and `hop` follow from two steps
+  // of several ranks on one device (2 ranks at 262k tokens, 4 at 8k), `upload` from its proportion to reading on
+  // another machine (130 ms against 211 for 256 MiB), `copy` is that machine's. All of it when bytes still came back into
+  // memory fresh from the system, so runs of several ranks should be quicker now than what follows from these.
+  host: { latency: 0.1 * ms, readBack: 0.75 * GB, copy: 21 * GB, upload: 1.2 * GB, hop: 1.6 * GB },
+  source: "measured; its host's rates follow from runs of 2 and 4 ranks",
+};
+
+/** What NVIDIA publishes of the H200 (SXM): dense `float32` on vector units, dense half precision on matrix units, memory. */
+const h200Peaks = { float32: 67 * TFLOPS, half: 989 * TFLOPS, bandwidth: 4.8 * TB };
+
+/**
+ * A device of which nothing was measured: the peaks that its maker publishes, times the shares of theirs that an H200
+ * reached. Hosts are taken to be like the H200's.
+ */
+function published(
+  { float32, half, bandwidth, ...device }: Pick<DeviceModel, "description" | "memory"> & typeof h200Peaks,
+): DeviceModel {
+  const vectors = float32 / h200Peaks.float32, matrices = half / h200Peaks.half;
+  const { float16, bfloat16 } = h200.units;
+  const scaled = (rates: typeof float16, by: number) => ({
+    matmul: by * rates.matmul,
+    attention: by * rates.attention,
+  });
+  return {
+    ...h200,
+    ...device,
+    ...scaled(h200, vectors),
+    units: {
+      float16: scaled(float16, matrices),
+      // Its attention has no form on matrix units.
+      bfloat16: { matmul: matrices * bfloat16.matmul, attention: vectors * bfloat16.attention },
+    },
+    bandwidth: bandwidth / h200Peaks.bandwidth * h200.bandwidth,
+    source: "not measured: its maker's peaks, times the shares of theirs that an H200 reached, and the H200's host",
+  };
+}
+
+export const devices: Readonly<Record<string, DeviceModel>> = {
+  h200,
+  // NVIDIA's data sheets; half precision without sparsity, on the RTX 4090 with sums in `float32`.
+  h100: published({
+    description: "NVIDIA H100 SXM",
+    memory: 79 * GiB,
+    float32: 67 * TFLOPS,
+    half: 989 * TFLOPS,
+    bandwidth: 3.35 * TB,
+  }),
+  a100: published({
+    description: "NVIDIA A100 SXM 80GB",
+    memory: 79 * GiB,
+    float32: 19.5 * TFLOPS,
+    half: 312 * TFLOPS,
+    bandwidth: 2.039 * TB,
+  }),
+  l40s: published({
+    description: "NVIDIA L40S",
+    memory: 44 * GiB,
+    float32: 91.6 * TFLOPS,
+    half: 362 * TFLOPS,
+    bandwidth: 0.864 * TB,
+  }),
+  l4: published({
+    description: "NVIDIA L4",
+    memory: 22 * GiB,
+    float32: 30.3 * TFLOPS,
+    half: 121 * TFLOPS,
+    bandwidth: 0.3 * TB,
+  }),
+  rtx4090: published({
+    description: "NVIDIA GeForce RTX 4090",
+    memory: 23 * GiB,
+    float32: 82.6 * TFLOPS,
+    half: 165 * TFLOPS,
+    bandwidth: 1.008 * TB,
+  }),
 };
 
 export interface LinkModel {

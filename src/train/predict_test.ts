@@ -130,6 +130,16 @@ Deno.test("search() ranks the layouts that fit, keeps the global batch, and says
   }
 });
 
+Deno.test("devices say where their figures come from, and those that were not measured keep to what an H200 reached", () => {
+  for (const [name, { source, matmul, bandwidth }] of Object.entries(devices)) {
+    assertEquals(/^measured/.test(source), name === "h200", source);
+    assert(matmul / bandwidth > 5 && matmul / bandwidth < 120, `${name}: operations a byte`);
+  }
+  const { h100, h200 } = devices;
+  assertEquals(h100!.matmul, h200!.matmul, "the same chip");
+  assertAlmostEquals(h100!.bandwidth / h200!.bandwidth, 3.35 / 4.8, 1e-12);
+});
+
 Deno.test("predict() refuses sizes that do not fit the world", () => {
   assertThrows(() => predict(pipelined({ parallel: { pipeline: { size: 4 } } }), machines(6)), RangeError, "6 ranks");
 });

@@ -18,8 +18,8 @@ export interface SearchResult {
   readonly fitting: readonly Ranked[];
   /** Layouts that do not: the one that lacks least first. */
   readonly tooLarge: readonly Ranked[];
-  /** Why others were not tried, each reason once. */
-  readonly refused: readonly string[];
+  /** Why others were not tried, and how many for each reason. */
+  readonly refused: readonly { readonly reason: string; readonly layouts: number }[];
 }
 
 const powersOfTwo = (most: number): number[] => {
@@ -82,14 +82,15 @@ export function search(
     readonly onTried?: (done: number, all: number) => void;
   },
 ): SearchResult {
-  const cache: PlanCache = new Map(), refused = new Set<string>(), ranked: Ranked[] = [];
+  const cache: PlanCache = new Map(), refused = new Map<string, number>(), ranked: Ranked[] = [];
   const attempt = (set: readonly string[]): Ranked | undefined => {
     try {
       const config = resolve(set);
       return { set, config, prediction: predict(config, machines, { cache }) };
     } catch (error) {
       if (!(error instanceof Error)) throw error;
-      refused.add(error.message.split("\n").at(-1)!.trim());
+      const reason = error.message.split("\n").at(-1)!.trim();
+      refused.set(reason, (refused.get(reason) ?? 0) + 1);
     }
   };
   sets.forEach((set, index) => {
@@ -105,6 +106,14 @@ export function search(
       .sort((a, b) => b.prediction.tokensPerSecond - a.prediction.tokensPerSecond),
     tooLarge: ranked.filter(({ prediction }) => !prediction.fits)
       .sort((a, b) => a.prediction.memory - b.prediction.memory),
-    refused: [...refused],
+    refused: [...refused].map(([reason, layouts]) => ({ reason, layouts })),
   };
+}
+
+/** Parts of a step in which one layout differs from another, the largest first, in seconds: more than a hundredth of it. */
+export function differences({ parts, step }: Prediction, other: Prediction): [keyof Prediction["parts"], number][] {
+  const names = Object.keys(parts) as (keyof Prediction["parts"])[];
+  return names.map((name) => [name, other.parts[name] - parts[name]] as [typeof name, number])
+    .filter(([, seconds]) => Math.abs(seconds) > step / 100)
+    .sort(([, a], [, b]) => Math.abs(b) - Math.abs(a));
 }

@@ -13,7 +13,7 @@ import { type AlertSender, createAlertSender } from "../observe/alert_sender.ts"
 import { alertTitle } from "../observe/alerts.ts";
 import { BlackBox, writeBlackBox } from "../observe/black_box.ts";
 import type { FlightRecord } from "../observe/flight_recorder.ts";
-import { makeRunFolder, type RunFolder, runFolder, runFolderAt } from "../observe/run_folder.ts";
+import { makeNewRunFolder, makeRunFolder, type RunFolder, runFolderAt } from "../observe/run_folder.ts";
 import { onInterrupt } from "./interrupt.ts";
 import { ArgumentError, type DefaultArguments, getDefaultParser } from "./parser.ts";
 import { detectLaunch, type Launch } from "./launch.ts";
@@ -30,18 +30,19 @@ import { requireWritable } from "./writable.ts";
 
 const summary = "train the model of a run record (configs/demo.yaml when none is named)";
 
-/** The folder of the run that is resumed, or a new one. */
-function chooseRunFolder(config: ResolvedConfig, checkpoints: readonly string[]): RunFolder {
-  if (config.ckpt.auto_resume) {
-    const newest = listCheckpoints(checkpoints).find(({ status }) => status === "complete");
-    if (newest) {
-      using checkpoint = openCheckpoint(newest.directory);
-      const path = (checkpoint.manifest.state as { run_folder?: unknown }).run_folder;
-      if (typeof path === "string") return runFolderAt(path);
-    }
-  }
-  const { run_dir } = config.runtime, name = run_dir.split("/").at(-1)!;
-  return runFolder({ jobName: name, startTime: new Date(), root: run_dir.slice(0, -name.length - 1) || "." });
+/** The folder of the run that is resumed, if one is. */
+function resumedRunFolder(config: ResolvedConfig, checkpoints: readonly string[]): RunFolder | undefined {
+  if (!config.ckpt.auto_resume) return undefined;
+  const newest = listCheckpoints(checkpoints).find(({ status }) => status === "complete");
+  if (!newest) return undefined;
+  using checkpoint = openCheckpoint(newest.directory);
+  const path = (checkpoint.manifest.state as { run_folder?: unknown }).run_folder;
+  return typeof path === "string" ? runFolderAt(path) : undefined;
+}
+
+function newRunFolder({ runtime: { run_dir } }: ResolvedConfig): RunFolder {
+  const name = run_dir.split("/").at(-1)!, root = run_dir.slice(0, -name.length - 1) || ".";
+  return makeNewRunFolder({ jobName: name, startTime: new Date(), root });
 }
 
 export const train: Verb = {
@@ -66,18 +67,18 @@ export const train: Verb = {
     const folder = ckpt.enable_save_ckpt ? pathOf(ckpt.save_ckpt_folder) : undefined;
     const snapshots = folder && ckpt.oss_snapshot_freq ? pathOf(ckpt.snapshot_ckpt_folder) : undefined;
     const folders = [folder, snapshots].filter((path) => path !== undefined);
-    const run = chooseRunFolder(record, folders);
-    const { run_dir } = record.runtime;
-    requireWritable("runtime.run_dir", run.path.startsWith(`${run_dir}/`) ? run_dir : run.path);
+    const resumed = resumedRunFolder(record, folders), { run_dir } = record.runtime;
+    requireWritable("runtime.run_dir", resumed && !resumed.path.startsWith(`${run_dir}/`) ? resumed.path : run_dir);
     if (folder) requireWritable("ckpt.save_ckpt_folder", folder);
     if (snapshots) requireWritable("ckpt.snapshot_ckpt_folder", snapshots);
+    const retuned = await retune(parsed, record, launch);
+    const config = withTuning(record, { folders, retuned, onNotice: say });
+    const run = resumed ?? newRunFolder(record);
+    if (resumed) makeRunFolder(resumed);
     const { use_shm: share, shm_path: shm, train_folder } = record.data;
     const tables = share && train_folder !== null && record.data.type === "tokenized"
       ? sharedTablesFolder(shm, run.path)
       : undefined;
-    const retuned = await retune(parsed, record, launch);
-    const config = withTuning(record, { folders, retuned, onNotice: say });
-    makeRunFolder(run);
     if (tables) requireWritable("data.shm_path", tables);
     return await runCompany(config, run, {
       tables,

@@ -1,5 +1,5 @@
 /** Where a run leaves its files: `{root}/{job name}/{start time}/…`. */
-import { resolve } from "node:path";
+import { dirname, resolve } from "node:path";
 
 export interface RunFolderOptions {
   readonly jobName: string;
@@ -64,6 +64,23 @@ export function formatStartTime(date: Date): string {
   const two = (value: number) => String(value).padStart(2, "0");
   const day = `${two(date.getMonth() + 1)}-${two(date.getDate())}`;
   return `${day}-${two(date.getHours())}.${two(date.getMinutes())}.${two(date.getSeconds())}`;
+}
+
+/** Makes the folders of a new run. Where others of its name began in the same second, a number follows its own. */
+export function makeNewRunFolder(options: RunFolderOptions): RunFolder {
+  const { path } = runFolder(options);
+  Deno.mkdirSync(dirname(path), { recursive: true });
+  for (let number = 1;; number++) {
+    const run = runFolderAt(number === 1 ? path : `${path}-${number}`);
+    try {
+      Deno.mkdirSync(run.path);
+    } catch (error) {
+      if (error instanceof Deno.errors.AlreadyExists) continue;
+      throw error;
+    }
+    makeRunFolder(run);
+    return run;
+  }
 }
 
 /** Makes the run's folders, parents included. */

@@ -1,5 +1,5 @@
 import { assertEquals, assertThrows } from "@std/assert";
-import { copyFolder, makeRunFolder, rankFileName, runFolder } from "./run_folder.ts";
+import { copyFolder, makeNewRunFolder, makeRunFolder, rankFileName, runFolder } from "./run_folder.ts";
 
 const startTime = new Date(2024, 10, 3, 4, 5, 6);
 
@@ -12,6 +12,17 @@ Deno.test("runFolder() names the folder by job and start time", () => {
 Deno.test("runFolder() refuses names that lead elsewhere", () => {
   for (const jobName of ["", "..", "a/b", "a\\b", "a\nb"]) {
     assertThrows(() => runFolder({ jobName, startTime }), RangeError, "JOB_NAME");
+  }
+});
+
+Deno.test("makeNewRunFolder() gives runs that begin in the same second a folder each", () => {
+  const root = Deno.makeTempDirSync();
+  try {
+    const paths = Array.from({ length: 3 }, () => makeNewRunFolder({ jobName: "a", startTime, root }).path);
+    assertEquals(paths, ["", "-2", "-3"].map((end) => `${root}/a/11-03-04.05.06${end}`));
+    for (const path of paths) assertEquals([...Deno.readDirSync(path)].length, 3);
+  } finally {
+    Deno.removeSync(root, { recursive: true });
   }
 });
 

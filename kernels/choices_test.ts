@@ -1,5 +1,5 @@
 import { assertEquals } from "@std/assert";
-import { attentionBackward, attentionForward } from "./attention/mod.ts";
+import { attentionForward } from "./attention/mod.ts";
 import { type Choices, ChoiceTable, choose, sizeClass } from "./choices.ts";
 import type { DeviceTraits, Kernel } from "./kernel.ts";
 import { matmul } from "./matmul/mod.ts";
@@ -32,26 +32,22 @@ const inputsOf = ({ operands }: Kernel) =>
     ]),
   );
 
-/** Traits that a tuner may meet: the device's own, and those of a GPU. */
-const pretended: Readonly<Record<string, Partial<DeviceTraits>>> = { "this device": {}, "a GPU": { software: false } };
+/** Texts of tiles take long to compile on software rendering: a few of each kind; the suites of the kernels have more. */
+const kernels = {
+  "this device": () => [
+    attentionForward({ tokens: 19, heads: 2, kvHeads: 1, headDim: 8 }),
+    rmsNormBackward({ rows: 5, columns: 132, type: "bf16" }),
+  ],
+  "a GPU": () => [
+    matmul({ m: 34, n: 35, k: 530, transposeA: true, types: { a: "bf16", b: "bf16" } }),
+    rmsNormBackward({ rows: 5, columns: 520 }),
+  ],
+} as const;
 
-for (const [what, pretend] of Object.entries(pretended)) {
-  Deno.test(`every form that kernels offer matches the reference at odd sizes, ${what}`, async () => {
-    const { traits } = await testDevice();
-    const shape = { tokens: 37, heads: 2, kvHeads: 1, headDim: 24 };
-    const forward = attentionForward(shape);
-    const made = (await checkKernel(forward, inputsOf(forward))).expected;
-    const backward = attentionBackward(shape);
-    const kernels: [Kernel, Record<string, ArrayLike<number>>][] = [
-      [forward, inputsOf(forward)],
-      [backward, { ...inputsOf(forward), ...made, dO: randomNormal(37 * 48, 9) }],
-      ...[
-        matmul({ m: 70, n: 69, k: 37, transposeB: true }),
-        matmul({ m: 40, n: 36, k: 530, transposeA: true, accumulate: true, types: { a: "bf16", b: "bf16" } }),
-        rmsNormBackward({ rows: 5, columns: 132, type: "bf16" }),
-      ].map((kernel) => [kernel, inputsOf(kernel)] as [Kernel, Record<string, ArrayLike<number>>]),
-    ];
-    for (const [kernel, inputs] of kernels) {
+for (const [what, make] of Object.entries(kernels)) {
+  Deno.test(`forms that kernels offer match the reference at odd sizes, ${what}`, async () => {
+    const { traits } = await testDevice(), pretend: Partial<DeviceTraits> = what === "a GPU" ? { software: false } : {};
+    for (const kernel of make()) {
       const asked = new Map<string, readonly string[]>();
       kernel.passes({
         ...traits,
@@ -61,9 +57,9 @@ for (const [what, pretend] of Object.entries(pretended)) {
       assertEquals(asked.size, 1, kernel.name);
       for (const [question, candidates] of asked) {
         assertEquals(new Set(candidates).size, candidates.length);
-        for (const name of candidates.slice(1)) {
+        for (const name of candidates.slice(1, 4)) {
           const choices: Choices = { of: (other) => other === question ? name : undefined };
-          await checkKernel(kernel, inputs, { tolerance: 2e-5, traits: { ...pretend, choices } });
+          await checkKernel(kernel, inputsOf(kernel), { tolerance: 2e-5, traits: { ...pretend, choices } });
         }
       }
     }

@@ -7,7 +7,8 @@
  * Prints a JSON line for each run, of rank 0's trace of five steps (`--profiling`), seconds a step:
  *
  *  - `step`: from the beginning of one to that of the next;
- *  - `compute`: forward and backward passes less what is waited for, read back and uploaded within them;
+ *  - `compute`: forward and backward passes less what is waited for, read back and uploaded within them; of the slower of the
+ *    two ranks, step by step;
  *  - `communication`: what was sent and received, divided by what a bare stream carries over the link both ways at once;
  *  - `optimizer`: norm and update; `under_way`: while at least one collective was; of the thread that computes,
  *    `waited_for_gradients` and `_parameters` of other ranks, `copied` to and from the device, `agreed` on losses and norms;
@@ -118,15 +119,24 @@ async function train(folder: string, overlap: boolean) {
   await Deno.writeTextFile(path, JSON.stringify(record));
   const place = ["--config", path, "--backend", "cpu", "--host", address, "--port", "8899", "--profiling"];
   const env = { TROUPE_TOKEN: "of this benchmark", TROUPE_NET: `,${address},${other}`, TROUPE_WRITE: `,${folder}` };
-  const each = (namespace: string, ...more: string[]) =>
-    start(namespace, ["./troupe", "train", ...place, ...more], env);
-  await finished("The training", each(a, "--world_size", "2"), each(b, "--join"));
+  const root = start(a, ["./troupe", "train", ...place, "--world_size", "2"], env);
+  // A member's ranks are traced where its own environment says so.
+  const member = start(b, ["./troupe", "train", ...place, "--join"], { ...env, TROUPE_PROFILE: "1" });
+  await finished("The training", root, member);
 
-  const trace = find(folder, "steps_rank0.json");
-  if (trace === undefined) throw new Error("The training left no trace of rank 0");
-  const kept = option("keep", "");
-  if (kept !== "") await Deno.copyFile(trace, `${kept}/overlap_${overlap}.json`);
-  const events: TraceEvent[] = JSON.parse(await Deno.readTextFile(trace));
+  const [own, others] = await Promise.all([0, 1].map(async (rank) => {
+    const trace = find(folder, `steps_rank${rank}.json`), kept = option("keep", "");
+    if (trace === undefined) throw new Error(`The training left no trace of rank ${rank}`);
+    if (kept !== "") await Deno.copyFile(trace, `${kept}/overlap_${overlap}_rank${rank}.json`);
+    return analyse(JSON.parse(await Deno.readTextFile(trace)));
+  }));
+  // Ranks wait for each other in every step: none is quicker than the slower one's computing.
+  const slower = own!.computing.map((seconds, step) => Math.max(seconds, others!.computing[step]!));
+  return { ...own!.figures, compute: slower.reduce((sum, each) => sum + each, 0) / slower.length };
+}
+
+/** What a rank's trace says, in seconds a step, and its computing in each. */
+function analyse(events: readonly TraceEvent[]) {
   const lanes = new Map(events.filter(({ name }) => name === "thread_name").map(({ tid, args }) => [tid, args.name]));
   const spans = events.filter(({ ph }) => ph === "X").map(({ name, tid, ts, dur, args }) => (
     { name, lane: lanes.get(tid), begin: ts / 1e6, end: (ts + dur) / 1e6, args }
@@ -139,15 +149,20 @@ async function train(folder: string, overlap: boolean) {
   const passes = host.filter(({ name }) => /^(forward|backward) /.test(name));
   const phases = host.filter(({ name }) => /^(read-back|take|upload|wait for )/.test(name));
   const nested = phases.filter((phase) => passes.some(({ begin, end }) => phase.begin >= begin && phase.end <= end));
+  const computing = steps.slice(0, -1).map(({ begin: from }, step) => {
+    const here = (chosen: typeof host) =>
+      chosen.filter(({ begin }) => begin >= from && begin < steps[step + 1]!.begin)
+        .reduce((total, { begin, end }) => total + end - begin, 0);
+    return here(passes) - here(nested);
+  });
   let underWay = 0, reached = from;
   for (const { begin, end } of within.filter(({ lane }) => lane === "communicator").sort((x, y) => x.begin - y.begin)) {
     underWay += Math.max(0, Math.min(end, to) - Math.max(begin, reached));
     reached = Math.max(reached, end);
   }
   const named = (pattern: RegExp) => sum(host.filter(({ name }) => pattern.test(name)));
-  return {
+  const figures = {
     step: (to - from) / count,
-    compute: sum(passes) - sum(nested),
     optimizer: named(/^(norm|optimizer)$/),
     under_way: underWay / count,
     read_backs: host.filter(({ name }) => name === "read-back").length / count,
@@ -155,11 +170,11 @@ async function train(folder: string, overlap: boolean) {
     waited_for_parameters: named(/^wait for gather$/),
     copied: named(/^(read-back|take|upload)$/),
     agreed: named(/^agree$/),
-    // Half of the gradients go out and come in, then half of the parameters.
-    bytes: 2 *
-      host.filter(({ name }) => name === "wait for reduce").reduce((all, { args }) => all + Number(args.bytes), 0) /
-      2 / count,
+    // Half of the gradients go out and half come in, then as much of parameters.
+    bytes: host.filter(({ name }) => name === "wait for reduce")
+      .reduce((all, { args }) => all + Number(args.bytes), 0) / count,
   };
+  return { figures, computing };
 }
 
 const folder = await Deno.makeTempDir({ prefix: "slow-link-" });

@@ -149,6 +149,23 @@ function firstDifference(theirs: string, ours: string): string {
   return `"${line.trim()}" there, "${(lines[Math.max(0, at)] ?? "").trim()}" at the root`;
 }
 
+/** For so long nothing more is told of an address that was just told of. */
+const refusalQuietMs = 10_000;
+const mostAddresses = 1000;
+
+/** Tells of refused connections, but does not let a scanner fill the log: an address is told of once in a while, with a count. */
+export function refusals(onNotice: (text: string) => void, now: () => number = () => performance.now()) {
+  const told = new Map<string, { atMs: number; untold: number }>();
+  return (reason: string, from: string): void => {
+    const before = told.get(from);
+    if (before && now() - before.atMs < refusalQuietMs) return void before.untold++;
+    const more = before?.untold ? ` (and ${before.untold} more from there before)` : "";
+    if (!before && told.size >= mostAddresses) told.clear();
+    told.set(from, { atMs: now(), untold: 0 });
+    onNotice(`A connection from ${from} was refused: ${reason}${more}`);
+  };
+}
+
 /** The root's part. */
 export function openHosts(options: HostsOptions): Hosts {
   const { hostname, port, token, encrypt, nproc, world, version, record, onNotice } = options;
@@ -241,7 +258,7 @@ export function openHosts(options: HostsOptions): Hosts {
     port,
     token,
     encrypt,
-    onRefused: (reason, from) => onNotice(`A connection from ${from} was refused: ${reason}`),
+    onRefused: refusals(onNotice),
     onStream(stream) {
       const served = serve(stream).finally(() => serving.delete(served));
       serving.add(served);

@@ -1,6 +1,6 @@
 /** Hosts in one process, over real connections: who is let in, and what the others are told. */
 import { assertEquals, assertMatch, assertRejects, assertStringIncludes } from "@std/assert";
-import { type HostsOptions, joinHosts, type MemberOptions, openHosts } from "./hosts.ts";
+import { type HostsOptions, joinHosts, type MemberOptions, openHosts, refusals } from "./hosts.ts";
 
 const hostname = "127.0.0.1", token = "a token of this test";
 
@@ -91,3 +91,18 @@ for (const encrypt of [false, true]) {
     assertMatch(told, /A connection from 127\.0\.0\.1 was refused: .*runtime\.encrypt is /);
   });
 }
+
+Deno.test("refusals() tells of an address at once, then once in a while with a count", () => {
+  const notices: string[] = [];
+  let now = 0;
+  const refused = refusals((text) => notices.push(text), () => now);
+  for (let i = 0; i < 1000; i++) refused("no token", "10.0.0.9");
+  refused("another token", "10.0.0.2");
+  now = 10_000;
+  refused("no token", "10.0.0.9");
+  assertEquals(notices, [
+    "A connection from 10.0.0.9 was refused: no token",
+    "A connection from 10.0.0.2 was refused: another token",
+    "A connection from 10.0.0.9 was refused: no token (and 999 more from there before)",
+  ]);
+});

@@ -97,6 +97,33 @@ Deno.test("train: members join a root; a wrong token, another record and too man
     expected.forEach(({ loss, step }, index) => assertAlmostEquals(actual[index]!.loss, loss, 2e-4, `step ${step}`));
   }));
 
+Deno.test("train: a thousand strangers who idle, scan and talk rubbish on the root's port keep no host out and change no step", () =>
+  inFolder(async (parent, processes) => {
+    const [calm, rough] = ["calm", "rough"].map((name) => {
+      Deno.mkdirSync(`${parent}/${name}`);
+      return `${parent}/${name}`;
+    }) as [string, string];
+    assertEquals((await processes.run(words(record(calm), "--nproc", "2"), { folder: calm })).code, 0);
+    const here = { folder: rough, env: { TROUPE_TOKEN: token } }, path = record(rough);
+    const { run, port } = await root(processes, path, ["--world_size", "2"], here);
+    const strangers: Deno.TcpConn[] = [];
+    try {
+      for (let i = 0; i < 1000; i++) {
+        const stranger = await Deno.connect({ hostname: host, port: Number(port) });
+        strangers.push(stranger);
+        if (i % 3 === 1) await stranger.write(new TextEncoder().encode("GET / HTTP/1.1\r\n\r\n")).catch(() => {});
+        if (i % 3 === 2) await stranger.write(crypto.getRandomValues(new Uint8Array(200))).catch(() => {});
+      }
+      const [ended, its] = await Promise.all([run.ended, member(processes, path, port, [], here).ended]);
+      assertEquals([ended.code, its.code], [0, 0], ended.err + its.err);
+      assertNoStackTrace(ended);
+      assertEquals(curve(rough), curve(calm));
+      assert(ended.err.split("was refused").length < 100, "they do not fill the log");
+    } finally {
+      for (const stranger of strangers) stranger.close();
+    }
+  }));
+
 Deno.test("train: where only a host's supervisor is killed its ranks go too, the run waits for another, and ends when restarts are used up", () =>
   inFolder(async (folder, processes) => {
     const env = { TROUPE_TOKEN: token }, path = record(folder, { max_restarts: 1 }), here = { folder, env };

@@ -74,7 +74,11 @@ function chargeStage(config: ResolvedConfig, machines: Machines, stage: number) 
   const { world, device } = machines, { data } = config, rank = stage * world / parallelSizes(config, world).pp;
   const mesh = runMesh(config, { rank, world });
   const { ofStage } = companions(config, machines, rank), charges = chargesOf(config, machines, mesh, ofStage);
-  const { plan, zero, overlap, gatherOverlap, stage: { shared }, shapes } = planModel(config, device, mesh);
+  const { plan, zero, terms, mode, overlap, gatherOverlap, stage: { shared }, shapes } = planModel(
+    config,
+    device,
+    mesh,
+  );
   const traffic: Record<string, number> = {};
   const send = (axis: string, bytes: number) => {
     if (bytes > 0) traffic[axis] = (traffic[axis] ?? 0) + bytes;
@@ -101,20 +105,38 @@ function chargeStage(config: ResolvedConfig, machines: Machines, stage: number) 
 
   const sync = chargeSync({ plan, zero, overlap, gatherOverlap, mesh, charges });
   send("data", sync.sent);
-  let gradients = sync.gradients + sync.parameters + charges.read(sum(mirrored.values()));
+  let reduction = sync.gradients;
+  for (const { elements } of terms) {
+    const bytes = 4 * elements;
+    reduction += charges.read(bytes) + charges.collective("all-reduce", mode.sumsOver, bytes) + charges.upload(bytes);
+  }
   for (const { name } of shared) {
     const { bytes } = plan.parameters.find((parameter) => parameter.name === name)!;
     const { latency, bandwidth } = charges.link("pipeline");
-    gradients += charges.read(bytes) + charges.upload(bytes) + latency + bytes / bandwidth;
+    reduction += charges.read(bytes) + charges.upload(bytes) + latency + bytes / bandwidth;
     send("pipeline", bytes);
   }
+  const gathers = sync.parameters + charges.read(sum(mirrored.values()));
   const update = sum(plan.arenas) / device.bandwidth +
     sum(
       plan.state.runs.map(({ bytes }) =>
         charges.kernel(squaredNorm({ length: bytes / 4 })) + charges.kernel(adamw({ length: bytes / 4 }))
       ),
     );
-  return { plan, seconds, most, busy, messages, traffic, gradients, update: charges.turns * update, shapes, charges };
+  return {
+    plan,
+    seconds,
+    most,
+    busy,
+    messages,
+    traffic,
+    reduction,
+    gathers,
+    update: charges.turns * update,
+    waits: shared.length > 0,
+    shapes,
+    charges,
+  };
 }
 
 /** Plans of stages that differ only in their place, kept for the next layout that has the same. */
@@ -180,9 +202,16 @@ export function predict(
   const perStage = world / sizes.pp;
   const together = all.map((_, stage) => [...new Set(companions(config, machines, stage * perStage).all)]);
   const worked = Math.max(...together.map((stages) => sum(stages.map((stage) => all[stage]!.busy))));
+  const pipeline = Math.max(timeline.seconds, worked), late = pipeline - timeline.seconds;
+  // A stage reduces its gradients once its own passes are over, unless another one has terms of them.
+  const reduced = all.map(({ reduction, waits }, stage) => {
+    const end = Math.max(0, ...timeline.runs.map((run) => run.stage === stage ? run.end : 0));
+    return (waits ? timeline.seconds : end) + reduction;
+  });
   const parts = {
-    pipeline: Math.max(timeline.seconds, worked),
-    gradients: Math.max(...all.map(({ gradients }) => gradients)),
+    pipeline,
+    // All agree on the norm before anyone updates.
+    gradients: Math.max(0, Math.max(...reduced) + late - pipeline) + Math.max(...all.map(({ gathers }) => gathers)),
     update: Math.max(...all.map(({ update }) => update)),
   };
   const step = parts.pipeline + parts.gradients + parts.update;
@@ -219,7 +248,8 @@ export function predict(
     })),
     parameters: sum([...all[0]!.shapes.values()].map((shape) => shape.reduce((product, size) => product * size, 1))),
     traffic,
-    bubble: timeline.bubble,
+    // A device that its ranks keep busy is not idle, though each of them waits.
+    bubble: late > 0 ? Math.max(0, 1 - worked / pipeline) : timeline.bubble,
     step,
     ...(uneven ? { stepAtMost: Math.max(step, step + play("most").seconds - timeline.seconds) } : {}),
     parts,

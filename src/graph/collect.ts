@@ -57,16 +57,22 @@ export class Collector {
   *run({ instruction, source, target, counts }: CollectiveRanges): Generator<Wait, void> {
     const { operator, axis, size, type, reduction = "sum", from, into, exchange } = instruction;
     const group = this.groups!(axis), bytes = wholeBytes(instruction);
-    const ticket = this.backend.read([source, ...counts]);
-    yield ticket;
-    const [own, ...counted] = ticket.take() as [Uint8Array<ArrayBuffer>, ...Uint8Array<ArrayBuffer>[]];
-
     const going = new Uint8Array(this.#staging, 0, bytes), coming = new Uint8Array(this.#staging, this.#half, bytes);
+    // Read to where it leaves from; what must be packed first waits where nothing has come yet.
+    const place = operator === "all-reduce"
+      ? going
+      : operator === "all-gather"
+      ? partOf(going, group.index, size)
+      : coming;
+    const own = place.subarray(0, source.bytes), counted = counts.map(({ bytes }) => new Uint8Array(bytes));
+    const ticket = this.backend.readInto([source, ...counts], [own, ...counted]);
+    yield ticket;
+    ticket.take();
+
     const width = elementBytes[type];
     let result: Uint8Array;
     switch (operator) {
       case "all-reduce":
-        going.set(own);
         yield until(group.allReduce(elements(going, type), reduction));
         result = going;
         break;
@@ -77,7 +83,6 @@ export class Collector {
         break;
       }
       case "all-gather":
-        partOf(going, group.index, size).set(own);
         yield until(group.allGather(elements(going, type)));
         result = unpack(going, coming, size, width, into!);
         break;

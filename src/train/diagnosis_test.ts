@@ -46,7 +46,7 @@ for (const count of [2, 3, 4, 5]) {
     const reports = await onAllRanks(simulatedWorld(count), async (communicator, rank) => {
       const mesh = createMesh({ sizes, rank });
       using backend = openCpuBackend();
-      const device = slowed(backend, () => rank === 1 ? 100 : 1);
+      const device = slowed(backend, () => rank === 1 ? 400 : 1);
       const report = await new Diagnosis({ backend: device, world: createWorld(mesh, communicator), ratio: 2 }).run();
       assertEquals(backend.allocatedBytes, 0);
       return report;
@@ -70,7 +70,7 @@ Deno.test("Diagnosis.run() tells a rank that falls far behind its own past", asy
   using backend = openCpuBackend();
   const diagnosis = new Diagnosis({ backend: slowed(backend, () => times), world: solo, ratio: 1.1 });
   for (let i = 0; i < 5; i++) await diagnosis.run();
-  times = 100;
+  times = 400;
   assertMatch(
     (await diagnosis.run()).outliers.join(),
     /^Rank 0 has slowed down: a matrix product took it .* ms, and .* ms/,

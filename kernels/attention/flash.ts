@@ -234,7 +234,9 @@ function textOf(
       // Scratch is only read in these passes; saying so lets a loop's bounds come from it.
       const bound = places.map((place) => operands[place])
         .map((operand) => operand.access === "scratch" ? { ...operand, access: "read" as const } : operand);
-      const stored = storage(traits, bound, { ...types, rowData: "vec4u" }, 1, inputs);
+      // Each texel read is text of its own, so heads that are read number by number compile four times as long as images.
+      const imaged = element === "vec4f" ? inputs : [];
+      const stored = storage(traits, bound, { ...types, rowData: "vec4u" }, 1, imaged);
       const head = `${stored.directives}${form.prelude}${stored.bindings}
 ${inputs.map((name) => loader(form, shape, stored, name)).join("\n")}
 ${outputs.map((name) => storer(shape, stored, name)).join("\n")}

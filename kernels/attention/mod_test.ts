@@ -54,7 +54,8 @@ async function check(sizes: Sizes, lengths: readonly number[], traits?: Partial<
 
 for (const [form, traits] of forms) {
   Deno.test(`attention kernels match their references at every kind of head, ${form}`, async () => {
-    for (const headDim of [2, 6, 44, 64]) {
+    // Four elements of a head are a vector. The form for GPUs takes long to compile in software: its odd heads are short.
+    for (const headDim of [2, 6, traits === gpu ? 12 : 44, 64]) {
       await check({ heads: 2, kvHeads: 1, headDim }, [5, 1, 34], traits);
     }
   });
@@ -66,16 +67,15 @@ for (const [form, traits] of forms) {
 
   Deno.test(`attention kernels match their references for any segments, ${form}`, async () => {
     const sizes = { heads: 6, kvHeads: 2, headDim: 8 };
+    // One set of texts serves all streams of one length: a row, and three tiles of 64 and a row.
     const cases = [
       [1],
-      // One set of texts serves all streams of one length.
-      [65],
-      [64, 1],
-      Array.from({ length: 65 }, () => 1),
-      [200],
-      [63, 1, 1, 70, 65],
-      [8, 8, 8, 40, 64, 72],
-      [150, 1, 1, 48],
+      [193],
+      [192, 1],
+      Array.from({ length: 193 }, () => 1),
+      [63, 1, 1, 70, 58],
+      [8, 8, 8, 40, 64, 65],
+      [150, 1, 1, 41],
     ];
     for (const lengths of cases) await check(sizes, lengths, traits);
   });
@@ -92,7 +92,7 @@ for (const [form, traits] of forms) {
 
 for (const type of halfTypes) {
   Deno.test(`attention kernels of ${type} operands match their references, on this device`, async () => {
-    await check({ heads: 2, kvHeads: 1, headDim: 44, type }, [5, 1, 34]);
+    await check({ heads: 2, kvHeads: 1, headDim: 12, type }, [5, 1, 34]);
     await check({ heads: 3, kvHeads: 3, headDim: 6, type }, [65, 8]); // heads that are no vectors
   });
 

@@ -5,7 +5,7 @@
 import { createCommunicator, type Group } from "../comm/collectives/communicator.ts";
 import { joinWorld, openRendezvous } from "../comm/transport/rendezvous.ts";
 import { type BenchLine, type Report, round, secondsSince, spread } from "./bench_line.ts";
-import { selfCommand } from "./self.ts";
+import { benchRanks } from "./bench_ranks.ts";
 
 const hostname = "127.0.0.1";
 /** Bytes that the bare ring adds at a time. */
@@ -178,22 +178,13 @@ export async function benchComm(
   for (const world of ranks) {
     const token = crypto.randomUUID(), meeting = openRendezvous({ hostname, token, world });
     try {
-      const { command, args, env } = selfCommand(["bench", "comm", "--child"], {
-        read: true,
-        env: true,
-        net: [hostname],
+      await benchRanks<Task>({
+        verb: ["bench", "comm", "--child"],
+        permissions: { read: true, env: true, net: [hostname] },
+        world,
+        task: (rank) => ({ rank, world, port: meeting.port, token, sizes, repeats }),
+        report,
       });
-      const outputs = await Promise.all(Array.from({ length: world }, async (_, rank) => {
-        const child = new Deno.Command(command, { args, env, stdin: "piped", stdout: "piped", stderr: "piped" })
-          .spawn();
-        const task: Task = { rank, world, port: meeting.port, token, sizes, repeats };
-        await new Blob([JSON.stringify(task)]).stream().pipeTo(child.stdin);
-        return await child.output();
-      }));
-      const text = (bytes: Uint8Array) => new TextDecoder().decode(bytes).trim();
-      const failed = outputs.find(({ success }) => !success);
-      if (failed) throw new Error(text(failed.stderr).replace(/^troupe bench: /, "") || "a rank's process failed");
-      for (const line of text(outputs[0]!.stdout).split("\n")) report(JSON.parse(line));
     } finally {
       await meeting.close();
     }

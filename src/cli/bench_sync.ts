@@ -20,8 +20,8 @@ import { runMesh } from "../parallel/run_mesh.ts";
 import { createWorld } from "../parallel/world.ts";
 import { planModel } from "../train/model.ts";
 import { type BenchLine, type Report, round, secondsSince, spread } from "./bench_line.ts";
+import { benchRanks } from "./bench_ranks.ts";
 import { joinRoot, meet, rankVariables } from "./rank.ts";
-import { selfCommand } from "./self.ts";
 
 const hostname = "127.0.0.1", version = "bench";
 
@@ -206,35 +206,20 @@ export async function benchSync(
     await using control = listenControl({ hostname, port: 0, token, onValue: () => {} });
     const meeting = openRendezvous({ hostname, token, world, fingerprint: version });
     try {
-      const { command, args, env } = selfCommand(["bench", "sync", "--child"], {
-        read: true,
-        env: true,
-        net: [hostname],
-        sys: ["systemMemoryInfo", "statfs"],
-      });
-      const outputs = await Promise.all(Array.from({ length: world }, async (_, rank) => {
-        const own = {
+      await benchRanks<Task>({
+        verb: ["bench", "sync", "--child"],
+        permissions: { read: true, env: true, net: [hostname], sys: ["systemMemoryInfo", "statfs"] },
+        world,
+        task: (rank) => ({ rank, world, meetingPort: meeting.port, config, backend, repeats }),
+        env: (rank) => ({
           [rankVariables.control]: `${hostname}:${control.port}`,
           [rankVariables.token]: token,
           [rankVariables.rank]: String(rank),
           [rankVariables.attempt]: "0",
           [rankVariables.address]: hostname,
-        };
-        const child = new Deno.Command(command, {
-          args,
-          env: { ...env, ...own },
-          stdin: "piped",
-          stdout: "piped",
-          stderr: "piped",
-        }).spawn();
-        const task: Task = { rank, world, meetingPort: meeting.port, config, backend, repeats };
-        await new Blob([JSON.stringify(task)]).stream().pipeTo(child.stdin);
-        return await child.output();
-      }));
-      const text = (bytes: Uint8Array) => new TextDecoder().decode(bytes).trim();
-      const failed = outputs.find(({ success }) => !success);
-      if (failed) throw new Error(text(failed.stderr).replace(/^troupe bench: /, "") || "a rank's process failed");
-      for (const line of text(outputs[0]!.stdout).split("\n")) report(JSON.parse(line));
+        }),
+        report,
+      });
     } finally {
       await meeting.close();
     }

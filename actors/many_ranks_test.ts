@@ -14,6 +14,7 @@ import { monitor } from "./monitor.ts";
 import { rankProtocol } from "./rank.ts";
 import { actor, createRuntime } from "./runtime/mod.ts";
 import { supervisor } from "./supervisor.ts";
+import { nothingInitialised } from "./stub_rank.ts";
 
 const world = 64, steps = 3;
 
@@ -24,15 +25,7 @@ function summingRank(transport: Transport, number: number, fails: boolean, sums:
     initial: () => ({}),
     async handle(state, message) {
       if (message.kind === "initialise") {
-        message.reply({
-          step: 0,
-          batch: 0,
-          parameters: 1,
-          memory: { total: 0 },
-          device: "none",
-          software: false,
-          rows: 1,
-        });
+        message.reply(nothingInitialised);
       } else if (message.kind === "train") {
         const group = createCommunicator(transport).group("data", Array.from({ length: world }, (_, i) => i));
         const pairs = createCommunicator(transport).group("pairs", [number & ~1, number | 1]);

@@ -8,6 +8,7 @@ import { monitor } from "./monitor.ts";
 import { rankProtocol } from "./rank.ts";
 import { actor, testRuntime } from "./runtime/mod.ts";
 import { type Outcome, supervisor } from "./supervisor.ts";
+import { nothingInitialised } from "./stub_rank.ts";
 
 const second = 1000;
 
@@ -23,15 +24,7 @@ function idleRank() {
       handle(state, message, context) {
         if (message.kind === "crash") throw new Error(state.words);
         if (message.kind === "initialise") {
-          message.reply({
-            step: 0,
-            batch: 0,
-            parameters: 1,
-            memory: { total: 0 },
-            device: "none",
-            software: false,
-            rows: 1,
-          });
+          message.reply(nothingInitialised);
         }
         crash = (words) => {
           state.words = words;

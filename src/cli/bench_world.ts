@@ -29,6 +29,7 @@ import { Display } from "../observe/display.ts";
 import { FlightRecorder } from "../observe/flight_recorder.ts";
 import { makeRunFolder, runFolder } from "../observe/run_folder.ts";
 import { type Report, round, secondsSince } from "./bench_line.ts";
+import { nothingInitialised } from "../../actors/stub_rank.ts";
 
 const hostname = "127.0.0.1", version = "bench";
 const stubbed = "control plane only: ranks are actors that answer and compute nothing, all hosts in one process";
@@ -87,15 +88,7 @@ const waitingRank = ({ rank, attempt, control }: RankStart, token: string, onTra
           const ref = context.spawn("communicator", communicator({ kill: () => {} }));
           const memory = { progress: progress.memory, recorder: recorder.memory };
           await context.ask(ref, { kind: "join", ...control, token, rank, attempt, ...memory }, { timeoutMs: 60_000 });
-          message.reply({
-            step: 0,
-            batch: 0,
-            parameters: 1,
-            memory: { total: 0 },
-            device: "none",
-            software: false,
-            rows: 1,
-          });
+          message.reply(nothingInitialised);
           break;
         }
         case "train":

@@ -15,15 +15,21 @@ export const modelSizes = {
 export type ModelSize = keyof typeof modelSizes;
 export const modelSizeNames = Object.keys(modelSizes) as ModelSize[];
 
-export const dtypes = ["float32", "split", "float16", "bfloat16", "tf32"] as const;
+export const dtypes = ["float32", "split", "packed", "float16", "bfloat16", "tf32"] as const;
 export type BenchType = typeof dtypes[number];
 
 /** Untied, as the published figures have it. */
 export const vocabulary = 50_304;
 
-/** Changes, as `--set` takes them, that store a model as `dtype`; `split`: `float32` on matrix units, each element in two parts. */
-export const typeSettings = (dtype: BenchType): string[] =>
-  dtype === "split" ? ["model.dtype=float32", "model.matmul_precision=split"] : [`model.dtype=${dtype}`];
+/**
+ * Changes, as `--set` takes them, that store a model as `dtype`; `split`: `float32` on matrix units, each element in two
+ * parts; `packed`: `float16` multiplied in pairs on vector units.
+ */
+export function typeSettings(dtype: BenchType): string[] {
+  if (dtype === "split") return ["model.dtype=float32", "model.matmul_precision=split"];
+  if (dtype === "packed") return ["model.dtype=float16", "model.matmul_precision=packed"];
+  return [`model.dtype=${dtype}`];
+}
 
 /**
  * Changes, as `--set` takes them, that make a record one of these models, on made-up data.

@@ -2,7 +2,8 @@
  * Our side of the GPU benchmark; `torch_reference.py` is the other. Run both on one machine, one after the other:
  *
  *     deno run --allow-all tests/bench/gpu.ts [matmul] [copy] [attention] [norm] [cross_entropy] [adamw] [step]
- *       [--types=float32,split,float16,bfloat16] [--model=124M] [--batch=4] [--tokens=1024] [--profile] [--forms]
+ *       [--types=float32,split,packed,float16,bfloat16] [--shapes=4096x4096x4096nn] [--model=124M] [--batch=4]
+ *       [--tokens=1024] [--profile] [--forms]
  *
  * With `--forms` every form of a kernel that a tuner may choose is timed, the shipped one first, and named in its line.
  * `TROUPE_WEBGPU=dawn` measures through Dawn. Prints one JSON object a line; with `--profile` a table of kernels of one
@@ -170,7 +171,13 @@ if (!(model in modelSizes)) {
 }
 /** What operands are stored as. */
 const stored = (type: string): FloatType => {
-  const known: Readonly<Record<string, FloatType>> = { float32: "f32", split: "f32", float16: "f16", bfloat16: "bf16" };
+  const known: Readonly<Record<string, FloatType>> = {
+    float32: "f32",
+    split: "f32",
+    packed: "f16",
+    float16: "f16",
+    bfloat16: "bf16",
+  };
   if (known[type] === undefined) throw new RangeError(`--types are of ${Object.keys(known).join(", ")}, got ${type}`);
   return known[type];
 };
@@ -232,7 +239,7 @@ if (wanted("adamw")) {
 for (const type of types) {
   const half = stored(type);
   if (wanted("matmul")) {
-    for (const shape of matmuls) {
+    for (const shape of option("shapes")?.split(",") ?? matmuls) {
       const [m, n, k] = shape.split("x").map((part) => parseInt(part)) as [number, number, number],
         form = shape.slice(-2);
       const kernel = matmul({
@@ -243,6 +250,7 @@ for (const type of types) {
         transposeB: form[1] === "t",
         types: { a: half, b: half, c: form[0] === "t" ? "f32" : half }, // a weight's gradient is summed in f32
         split: type === "split",
+        packed: type === "packed",
       });
       for (const { form: tiling, kernel: formed } of formsOf(kernel, backend.traits)) {
         const seconds = await secondsOf(backend, formed), tflops = kernel.cost.flops / seconds / 1e12;
@@ -250,7 +258,7 @@ for (const type of types) {
       }
     }
   }
-  if (wanted("attention") && type !== "split") {
+  if (wanted("attention") && type !== "split" && type !== "packed") {
     for (const [batch, heads, tokens, headDim] of [[4, 16, 2048, 64], [4, 12, 1024, 64], [4, 16, 2048, 128]] as const) {
       const sizes = { tokens: batch * tokens, heads, kvHeads: heads, headDim, type: half };
       const first = (i: number) => Math.floor(i / tokens) * tokens;

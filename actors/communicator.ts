@@ -52,6 +52,8 @@ export const communicatorProtocol = protocol({
         meeting: meetingSchema,
         /** This rank's own address, as the others reach it. */
         address: z.string(),
+        /** A path for its Unix socket, for ranks of the same host. */
+        socket: z.string().optional(),
       },
       reply: z.null(),
     },
@@ -124,8 +126,8 @@ export const communicator = ({ kill }: CommunicatorOptions) =>
           break;
         case "meet": {
           // Beats must go on meanwhile, so this is not waited for here.
-          const { reply, meeting, address } = message;
-          meet(state, meeting, address).then(() => reply(null), (error) => reply.refuse((error as Error).message));
+          const { reply } = message;
+          meet(state, message).then(() => reply(null), (error) => reply.refuse((error as Error).message));
           break;
         }
         case "collective": {
@@ -184,7 +186,13 @@ async function carryOut({ communicator, recorder }: State, call: CollectiveCall)
   }
 }
 
-async function meet(state: State, meeting: Meeting, address: string): Promise<void> {
+interface Place {
+  readonly meeting: Meeting;
+  readonly address: string;
+  readonly socket?: string | undefined;
+}
+
+async function meet(state: State, { meeting, address, socket }: Place): Promise<void> {
   if (!state.identity) throw new Error("the root was never joined");
   const { rank, token } = state.identity, { hostname, port, world, fingerprint, encrypt, timeoutMs } = meeting;
   const transport = await joinWorld({
@@ -196,6 +204,7 @@ async function meet(state: State, meeting: Meeting, address: string): Promise<vo
     timeoutMs,
     root: { hostname, port },
     hostname: address,
+    socket,
   });
   state.communicator = createCommunicator(transport, { onLate: (report) => void tell(state, { late: report }) });
 }

@@ -21,7 +21,8 @@ import { createWorld } from "../parallel/world.ts";
 import { planModel } from "../train/model.ts";
 import { type BenchLine, type Report, round, secondsSince, spread } from "./bench_line.ts";
 import { benchRanks } from "./bench_ranks.ts";
-import { joinRoot, meet, rankVariables } from "./rank.ts";
+import { joinRoot, meet } from "./rank.ts";
+import { hostSockets, rankEnvironment } from "./rank_process.ts";
 
 const hostname = "127.0.0.1", version = "bench";
 
@@ -204,20 +205,24 @@ export async function benchSync(
   for (const world of ranks) {
     const config = await configs(world), token = crypto.randomUUID();
     await using control = listenControl({ hostname, port: 0, token, onValue: () => {} });
-    const meeting = openRendezvous({ hostname, token, world, fingerprint: version });
+    const meeting = openRendezvous({ hostname, token, world, fingerprint: version }), sockets = hostSockets(world);
     try {
       await benchRanks<Task>({
         verb: ["bench", "sync", "--child"],
-        permissions: { read: true, env: true, net: [hostname], sys: ["systemMemoryInfo", "statfs"] },
+        permissions: sockets.allow({ read: true, env: true, net: [hostname], sys: ["systemMemoryInfo", "statfs"] }),
         world,
         task: (rank) => ({ rank, world, meetingPort: meeting.port, config, backend, repeats }),
-        env: (rank) => ({
-          [rankVariables.control]: `${hostname}:${control.port}`,
-          [rankVariables.token]: token,
-          [rankVariables.rank]: String(rank),
-          [rankVariables.attempt]: "0",
-          [rankVariables.address]: hostname,
-        }),
+        env: (localRank) =>
+          rankEnvironment({
+            rank: localRank,
+            localRank,
+            world,
+            attempt: 0,
+            control: { hostname, port: control.port },
+            token,
+            address: hostname,
+            sockets,
+          }),
         report,
       });
     } finally {

@@ -24,6 +24,9 @@ export const rankVariables = {
   address: "TROUPE_ADDRESS",
 } as const;
 
+/** A path for this rank's Unix socket, where ranks of the same host may have some. */
+export const socketVariable = "TROUPE_SOCKET";
+
 /** Set where `train --profiling` asks for a profile. */
 export const profileVariable = "TROUPE_PROFILE";
 
@@ -64,8 +67,9 @@ export async function meet(communicator: Ref<typeof communicatorProtocol>, meeti
   const failed = (error: unknown) => {
     throw new CommunicationError(plainReason(error), { cause: error });
   };
-  const address = Deno.env.get(rankVariables.address)!;
-  await communicator.ask({ kind: "meet", meeting, address }, { timeoutMs: Infinity }).catch(failed);
+  const address = Deno.env.get(rankVariables.address)!, socket = Deno.env.get(socketVariable);
+  const place = { address, ...(socket === undefined ? {} : { socket }) };
+  await communicator.ask({ kind: "meet", meeting, ...place }, { timeoutMs: Infinity }).catch(failed);
   return callingCommunicator(
     Number(Deno.env.get(rankVariables.rank)),
     (call) => communicator.ask({ kind: "collective", call }, { timeoutMs: Infinity }).catch(failed),

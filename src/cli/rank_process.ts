@@ -1,7 +1,8 @@
 /** Starts a rank as a process of this program, with the least permissions that it can work with. */
 import { type Host, spawnProcess } from "../../actors/runtime/mod.ts";
-import { profileVariable, rankVariables } from "./rank.ts";
-import { selfCommand } from "./self.ts";
+import { socketFolder } from "../comm/transport/local_sockets.ts";
+import { profileVariable, rankVariables, socketVariable } from "./rank.ts";
+import { type Permissions, selfCommand } from "./self.ts";
 
 export interface RankProcessOptions {
   readonly rank: number;
@@ -20,6 +21,34 @@ export interface RankProcessOptions {
   /** What it may write to, and whom it may talk to. */
   readonly write: readonly string[];
   readonly net: readonly string[];
+  /** Of the ranks of its host. */
+  readonly sockets?: HostSockets | undefined;
+}
+
+/** Unix sockets of the ranks that one process starts. */
+export interface HostSockets {
+  /** By the rank's number on its host; absent for one that has none. */
+  path(localRank: number): string | undefined;
+  /** These permissions, and those to make the sockets and to use them. */
+  allow(permissions: Permissions & { readonly net: readonly string[] }): Permissions;
+}
+
+/**
+ * @param ranks to be started on this host
+ * @param first number of the first of them on it
+ */
+export function hostSockets(ranks: number, first = 0): HostSockets {
+  const folder = ranks > 1 ? socketFolder() : undefined;
+  const paths = folder === undefined ? [] : Array.from({ length: ranks }, (_, i) => `${folder}/${first + i}`);
+  return {
+    path: (localRank) => paths[localRank - first],
+    allow: (permissions) =>
+      folder === undefined ? permissions : {
+        ...permissions,
+        write: [...(Array.isArray(permissions.write) ? permissions.write : []), folder],
+        net: [...permissions.net, ...paths.map((path) => `unix:${path}`)],
+      },
+  };
 }
 
 /**
@@ -29,7 +58,8 @@ export interface RankProcessOptions {
 export function rankEnvironment(
   options: Omit<RankProcessOptions, "write" | "net">,
 ): Record<string, string> {
-  const { rank, attempt, localRank, world, control: { hostname, port }, token, address, profile } = options;
+  const { rank, attempt, localRank, world, control: { hostname, port }, token, address, profile, sockets } = options;
+  const socket = sockets?.path(localRank);
   return {
     [rankVariables.control]: `${hostname.includes(":") ? `[${hostname}]` : hostname}:${port}`,
     [rankVariables.token]: token,
@@ -37,6 +67,7 @@ export function rankEnvironment(
     [rankVariables.attempt]: String(attempt),
     [rankVariables.address]: address,
     ...(profile ? { [profileVariable]: "1" } : {}),
+    ...(socket === undefined ? {} : { [socketVariable]: socket }),
     LOCAL_RANK: String(localRank),
     WORLD_SIZE: String(world),
     ...ownVariables(localRank, (name) => Deno.env.get(name)),
@@ -69,7 +100,7 @@ export function ownVariables(
 }
 
 export function startRankProcess({ write, net, ...options }: RankProcessOptions): Host {
-  const { command, args, env } = selfCommand(["rank"], {
+  const permissions = {
     read: true,
     env: true,
     write,
@@ -77,6 +108,7 @@ export function startRankProcess({ write, net, ...options }: RankProcessOptions)
     sys: ["systemMemoryInfo", "statfs"],
     // Granted where the run was started with Dawn.
     ...(Deno.permissions.querySync({ name: "ffi" }).state === "granted" ? { ffi: true } : {}),
-  });
+  } satisfies Permissions;
+  const { command, args, env } = selfCommand(["rank"], options.sockets?.allow(permissions) ?? permissions);
   return spawnProcess({ command, args, env: { ...env, ...rankEnvironment(options) } });
 }

@@ -23,7 +23,7 @@ import { withTuning } from "./run_tuning.ts";
 import { tuneFor } from "./tune.ts";
 import { openBackend } from "../backend/open.ts";
 import { sharedTablesFolder } from "../data/mod.ts";
-import { startRankProcess } from "./rank_process.ts";
+import { hostSockets, startRankProcess } from "./rank_process.ts";
 import { programVersion } from "./self.ts";
 import { recordFromArguments, resolveWritten, say, type Verb, writtenRecord } from "./verb.ts";
 import { requireWritable } from "./writable.ts";
@@ -205,6 +205,7 @@ async function runCompany(config: ResolvedConfig, run: RunFolder, options: Compa
     () => [...living].sort(([a], [b]) => a - b).map(([rank, { host, attempt }]) => ({ rank, pid: host.pid!, attempt })),
   );
   let seats: readonly Seat[] = Array.from({ length: nproc }, (_, localRank) => ({ member: undefined, localRank }));
+  const sockets = hostSockets(nproc, launch.localRank);
   const startRank = (attempt: number, rank: number) => {
     const seat = seats[rank]!,
       start = {
@@ -220,7 +221,8 @@ async function runCompany(config: ResolvedConfig, run: RunFolder, options: Compa
         // A rank listens on any port and connects to those of the others.
         net: hosts ? hosts.addresses() : [seats.length === 1 ? `${address}:${control.port}` : address],
       };
-    const host = seat.member ? hosts!.start(seat, start) : startRankProcess({ ...start, token, address, profile });
+    const here = { token, address, profile, sockets };
+    const host = seat.member ? hosts!.start(seat, start) : startRankProcess({ ...start, ...here });
     living.set(rank, { host, attempt });
     processes.changed();
     return host;
@@ -341,7 +343,7 @@ async function beMember(args: DefaultArguments, launch: Launch, token: string): 
   const stopping = new AbortController(), leaving = new AbortController();
   using _listening = onInterrupt(() => stopping.signal.aborted ? leaving.abort() : stopping.abort());
   const written = await writtenRecord(args, { onNotice: () => {} });
-  const nproc = launch.firstRank === undefined ? args.nproc ?? 1 : 1;
+  const nproc = launch.firstRank === undefined ? args.nproc ?? 1 : 1, sockets = hostSockets(nproc, launch.localRank);
   const { code, text } = await joinHosts({
     root: { hostname: launch.host!, port: launch.port },
     token,
@@ -353,7 +355,7 @@ async function beMember(args: DefaultArguments, launch: Launch, token: string): 
     version: programVersion,
     // It is complete once the number of ranks is known.
     record: (worldSize) => comparable(resolveWritten(written, { onNotice: () => {}, worldSize })),
-    start: (start, address) => startRankProcess({ ...start, token, address }),
+    start: (start, address) => startRankProcess({ ...start, token, address, sockets }),
     onNotice: say,
     timeoutMs: meetingMs,
     signal: stopping.signal,

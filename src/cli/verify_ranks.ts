@@ -11,7 +11,7 @@ import type { ResolvedConfig } from "../config/mod.ts";
 import { runMesh } from "../parallel/run_mesh.ts";
 import { createWorld, type World } from "../parallel/world.ts";
 import { joinRoot, meet, rankVariables } from "./rank.ts";
-import { rankEnvironment } from "./rank_process.ts";
+import { hostSockets, rankEnvironment } from "./rank_process.ts";
 import { selfCommand } from "./self.ts";
 
 /** By environment: where the ranks meet, as JSON. Its presence makes a `verify` one of several ranks. */
@@ -32,12 +32,11 @@ export async function verifyWithRanks(args: readonly string[], nproc: number): P
   await using control = listenControl({ hostname, port: 0, token, onValue: () => {} });
   const meetingPlace = openRendezvous({ hostname, token, world: nproc, fingerprint, timeoutMs });
   const meeting: Meeting = { hostname, port: meetingPlace.port, world: nproc, fingerprint, encrypt: false, timeoutMs };
-  const { command, args: own, env } = selfCommand(["verify", ...args], {
-    read: true,
-    env: true,
-    net: [hostname],
-    sys: ["hostname", "systemMemoryInfo", "statfs"],
-  });
+  const sockets = hostSockets(nproc);
+  const { command, args: own, env } = selfCommand(
+    ["verify", ...args],
+    sockets.allow({ read: true, env: true, net: [hostname], sys: ["hostname", "systemMemoryInfo", "statfs"] }),
+  );
   const children = Array.from({ length: nproc }, (_, rank) =>
     new Deno.Command(command, {
       args: own,
@@ -51,6 +50,7 @@ export async function verifyWithRanks(args: readonly string[], nproc: number): P
           control: { hostname, port: control.port },
           token,
           address: hostname,
+          sockets,
         }),
         [meetingVariable]: JSON.stringify(meeting),
       },

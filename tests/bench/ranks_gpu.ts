@@ -17,7 +17,8 @@ import { createRuntime } from "../../actors/runtime/mod.ts";
 import { openBackend } from "../../src/backend/open.ts";
 import { defaultProvider } from "../../src/backend/webgpu/provider.ts";
 import { modelSettings } from "../../src/cli/bench_models.ts";
-import { joinRoot, meet, rankVariables } from "../../src/cli/rank.ts";
+import { joinRoot, meet } from "../../src/cli/rank.ts";
+import { hostSockets, rankEnvironment } from "../../src/cli/rank_process.ts";
 import { listenControl } from "../../src/comm/control.ts";
 import { openRendezvous } from "../../src/comm/transport/rendezvous.ts";
 import { loadConfig, resolveConfig } from "../../src/config/mod.ts";
@@ -111,20 +112,23 @@ async function child(): Promise<void> {
 async function parent(): Promise<void> {
   const alone = new Map<number, number>();
   for (const world of option("ranks", "1,2,4").split(",").map(Number)) {
-    const token = crypto.randomUUID();
+    const token = crypto.randomUUID(), sockets = hostSockets(world);
     await using control = listenControl({ hostname, port: 0, token, onValue: () => {} });
     const meeting = openRendezvous({ hostname, token, world, fingerprint: version, timeoutMs: 120_000 });
     try {
       const outputs = Array.from({ length: world }, async (_, rank) => {
         const process = new Deno.Command(Deno.execPath(), {
           args: ["run", "--quiet", "--allow-all", fileURLToPath(import.meta.url), "--child", ...Deno.args],
-          env: {
-            [rankVariables.control]: `${hostname}:${control.port}`,
-            [rankVariables.token]: token,
-            [rankVariables.rank]: String(rank),
-            [rankVariables.attempt]: "0",
-            [rankVariables.address]: hostname,
-          },
+          env: rankEnvironment({
+            rank,
+            localRank: rank,
+            world,
+            attempt: 0,
+            control: { hostname, port: control.port },
+            token,
+            address: hostname,
+            sockets,
+          }),
           stdin: "piped",
           stdout: "piped",
           stderr: "piped",

@@ -59,25 +59,35 @@ export interface Gate {
   close(): Promise<void>;
 }
 
-/**
- * Listens, and lets in who knows the token.
- *
- * @param onStream an authenticated connection; it belongs to the callee
- */
-export function openGate({ hostname, port = 0, token, encrypt, onStream, onRefused }: {
-  hostname: string;
-  port?: number;
-  token: string;
-  encrypt: boolean;
-  onStream: (stream: FrameStream) => void;
+interface GateOptions {
+  readonly token: string;
+  readonly encrypt: boolean;
+  /** An authenticated connection; it belongs to the callee. */
+  readonly onStream: (stream: FrameStream) => void;
   /** Told why, and from which address they came. */
-  onRefused?: ((reason: string, from: string) => void) | undefined;
-}): Gate {
+  readonly onRefused?: ((reason: string, from: string) => void) | undefined;
+}
+
+/** Listens, and lets in who knows the token. */
+export function openGate({ hostname, port = 0, ...options }: GateOptions & { hostname: string; port?: number }): Gate {
   const listener = listen(hostname, port);
+  return { address: listener.addr, close: keep(listener, options) };
+}
+
+/** The same on a Unix socket, for processes of this host. @throws where there can be none at that path */
+export function openLocalGate({ path, ...options }: GateOptions & { path: string }): Pick<Gate, "close"> {
+  return { close: keep(Deno.listen({ transport: "unix", path }), options) };
+}
+
+/** @returns closes it */
+function keep(
+  listener: Deno.TcpListener | Deno.UnixListener,
+  { token, encrypt, onStream, onRefused }: GateOptions,
+): () => Promise<void> {
   const strangers = new Strangers(), work = new Set<Promise<void>>();
-  const admit = async (connection: Deno.TcpConn) => {
+  const admit = async (connection: Deno.TcpConn | Deno.UnixConn) => {
     try {
-      connection.setNoDelay(true);
+      if ("setNoDelay" in connection) connection.setNoDelay(true);
       // From there on it is no stranger, and nobody shows it out.
       await acceptHandshake(connection, {
         token,
@@ -91,26 +101,31 @@ export function openGate({ hostname, port = 0, token, encrypt, onStream, onRefus
       onStream(stream);
     } catch (error) {
       closeQuietly(connection);
-      onRefused?.((error as Error).message, (connection.remoteAddr as Deno.NetAddr).hostname);
+      const { remoteAddr } = connection;
+      onRefused?.((error as Error).message, remoteAddr.transport === "tcp" ? remoteAddr.hostname : "this host");
     } finally {
       strangers.delete(connection);
     }
   };
   const accepting = (async () => {
-    for await (const connection of listener) {
+    for await (const connection of listener as AsyncIterable<Deno.TcpConn | Deno.UnixConn>) {
       if (!await strangers.admit(connection)) continue;
       const admitted = admit(connection).finally(() => work.delete(admitted));
       work.add(admitted);
     }
   })();
-  return {
-    address: listener.addr,
-    async close() {
-      listener.close();
-      strangers.close();
-      await Promise.all([accepting, ...work]);
-    },
+  return async () => {
+    listener.close();
+    strangers.close();
+    await Promise.all([accepting, ...work]);
   };
+}
+
+interface DialOptions {
+  readonly token: string;
+  readonly encrypt: boolean;
+  /** For all attempts together. */
+  readonly timeoutMs: number;
 }
 
 /**
@@ -121,21 +136,33 @@ export function openGate({ hostname, port = 0, token, encrypt, onStream, onRefus
  * @throws {CommunicationError} where the address cannot be reached
  */
 export async function dial(
-  { hostname, port, token, encrypt, timeoutMs, onConnected }: Address & {
-    token: string;
-    encrypt: boolean;
-    /** For all attempts together. */
-    timeoutMs: number;
+  { hostname, port, onConnected, ...options }: Address & DialOptions & {
     /** Told this end's own address. */
     onConnected?: (hostname: string) => void;
   },
 ): Promise<FrameStream> {
-  return await knock(timeoutMs, async (leftMs) => {
-    const connection = await Deno.connect({ hostname, port, signal: AbortSignal.timeout(leftMs) }).catch((cause) => {
-      throw new CommunicationError(`Cannot reach ${hostname}:${port}: ${(cause as Error).message}`, { cause });
-    });
+  return await call(`${hostname}:${port}`, options, async (signal) => {
+    const connection = await Deno.connect({ hostname, port, signal });
     connection.setNoDelay(true);
     onConnected?.((connection.localAddr as Deno.NetAddr).hostname);
+    return connection;
+  });
+}
+
+/** The same to a gate of this host. */
+export async function dialLocal({ path, ...options }: { path: string } & DialOptions): Promise<FrameStream> {
+  return await call(path, options, () => Deno.connect({ transport: "unix", path }));
+}
+
+async function call(
+  at: string,
+  { token, encrypt, timeoutMs }: DialOptions,
+  connect: (signal: AbortSignal) => Promise<Deno.TcpConn | Deno.UnixConn>,
+): Promise<FrameStream> {
+  return await knock(timeoutMs, async (leftMs) => {
+    const connection = await connect(AbortSignal.timeout(leftMs)).catch((cause) => {
+      throw new CommunicationError(`Cannot reach ${at}: ${(cause as Error).message}`, { cause });
+    });
     // To wait in line costs nothing; whoever left it would be the last again.
     await offerHandshake(connection, { token, encrypt, timeoutMs: leftMs });
     return encrypt

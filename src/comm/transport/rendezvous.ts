@@ -6,11 +6,17 @@
 import { z } from "zod";
 import type { FrameStream } from "./frame_stream.ts";
 import { closeQuietly, HandshakeError } from "../handshake.ts";
-import { dial, handshakeMs, hear, openGate, say, within } from "./gate.ts";
+import { dial, dialLocal, handshakeMs, hear, openGate, openLocalGate, say, within } from "./gate.ts";
 import { CommunicationError } from "./link.ts";
+import { openAt, sameHost } from "./local_sockets.ts";
 import { createTransport, type Transport } from "./transport.ts";
 
-const addressSchema = z.object({ hostname: z.string(), port: z.number().int().min(1).max(65535) });
+const addressSchema = z.object({
+  hostname: z.string(),
+  port: z.number().int().min(1).max(65535),
+  /** The path of its Unix socket, for ranks of its host. */
+  socket: z.string().max(255).optional(),
+});
 export type Address = z.output<typeof addressSchema>;
 
 const registerSchema = z.object({
@@ -114,11 +120,13 @@ export function openRendezvous(
  * @throws {CommunicationError} when the root refuses, or someone does not come in time, naming who
  */
 export async function joinWorld(
-  { rank, root, hostname, peers, ...options }: MeetingOptions & {
+  { rank, root, hostname, socket, peers, ...options }: MeetingOptions & {
     rank: number;
     root: Address;
     /** This rank's own, as its peers reach it. */
     hostname: string;
+    /** A path for its Unix socket, by which those peers reach it that have theirs in the same folder. */
+    socket?: string | undefined;
     peers?: readonly number[];
   },
 ): Promise<Transport> {
@@ -131,12 +139,11 @@ export async function joinWorld(
     if (streams.size === wanted.size) allThere();
   };
   if (wanted.size === 0) allThere();
-  const gate = openGate({
-    hostname,
+  const admission = {
     token,
     encrypt,
     onRefused,
-    onStream: async (stream) => {
+    onStream: async (stream: FrameStream) => {
       unnamed.add(stream);
       try {
         const said = await within(handshakeMs, () => closeQuietly(stream), () => hear(stream, helloSchema));
@@ -152,12 +159,23 @@ export async function joinWorld(
         unnamed.delete(stream);
       }
     },
-  });
+  };
+  const gate = openGate({ hostname, ...admission });
+  const localGate = socket === undefined ? undefined : openAt(socket, (path) => openLocalGate({ path, ...admission }));
+  const own = { hostname, port: gate.address.port, ...(localGate ? { socket } : {}) };
+  /** By the shortest way. */
+  const reach = async ({ socket, ...address }: Address): Promise<FrameStream> => {
+    const dialling = { token, encrypt, timeoutMs: left() };
+    const local = sameHost(socket, own.socket) ? dialLocal({ path: socket!, ...dialling }) : undefined;
+    return await local?.catch((error) => {
+      if (error instanceof HandshakeError) throw error;
+    }) ?? await dial({ ...address, ...dialling });
+  };
   const deadline = performance.now() + timeoutMs, left = () => Math.max(1, deadline - performance.now());
   let atRoot: FrameStream | undefined;
   try {
     atRoot = await dial({ ...root, token, encrypt, timeoutMs: left() });
-    await say(atRoot, { rank, world, fingerprint, address: { hostname, port: gate.address.port } });
+    await say(atRoot, { rank, world, fingerprint, address: own });
     const table = await within(left(), () => closeQuietly(atRoot!), () => hear(atRoot!, tableSchema)).catch((cause) => {
       throw new CommunicationError(`Rank ${rank} got no table within ${timeoutMs} ms`, { cause });
     });
@@ -167,7 +185,7 @@ export async function joinWorld(
       [...wanted].filter((peer) => peer < rank).map(async (peer) => {
         const address = table.addresses[peer];
         if (!address) throw new RangeError(`Rank ${peer} is not one of 0 to ${world - 1}`);
-        const stream = await dial({ ...address, token, encrypt, timeoutMs: left() });
+        const stream = await reach(address);
         await say(stream, { rank });
         admitted(peer, stream);
       }),
@@ -183,7 +201,7 @@ export async function joinWorld(
     throw new CommunicationError(`Rank ${rank} cannot join: ${(error as Error).message}`, { cause: error });
   } finally {
     if (atRoot) closeQuietly(atRoot);
-    await gate.close();
+    await Promise.all([gate.close(), localGate?.close()]);
     for (const stream of unnamed) closeQuietly(stream);
   }
   return createTransport({ rank, world, streams });

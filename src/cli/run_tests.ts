@@ -60,6 +60,9 @@ const decoder = new TextDecoder();
 const environment: Record<string, string> = {
   ...withheldVariables(),
   ...(Deno.stdout.isTerminal() ? {} : { NO_COLOR: "1" }),
+  // Mesa's software Vulkan takes twice as long to compile a kernel with LLVM's optimisations as without, which kernels
+  // that run a few times on a few rows do not earn back. Its cache keeps the two apart.
+  GALLIVM_PERF: Deno.env.get("GALLIVM_PERF") ?? "nopt",
 };
 
 interface Checked {

@@ -3,7 +3,7 @@ import { type Kernel, leastBytes, type Operand } from "../kernel.ts";
 import { float, layOutRows, requireSizes, rowText, vectorPrelude } from "../norm/rows.ts";
 import { subgroupPrelude } from "../matmul/dialect.ts";
 import { storage, type Stored } from "../storage.ts";
-import { joinText, nothingYet, onlineText, takeIn } from "./online.ts";
+import { joinText, notANumberText, nothingYet, onlineText, takeIn } from "./online.ts";
 import * as reference from "./reference.ts";
 
 export { crossEntropyMerge, crossEntropyStatistics, statisticsPerRow } from "./parallel.ts";
@@ -66,20 +66,21 @@ export function crossEntropyForward(sizes: CrossEntropySizes): Kernel {
     cost: { flops: 4 * rows * columns, bytes: leastBytes(operands) },
     reference: (views) => reference.crossEntropyForward(sizes, views),
     passes(traits) {
-      // Nothing is needed twice, so nothing is held.
-      const layout = { ...layOutRows({ rows, columns, values: 1 }, traits), held: 0 };
+      const layout = layOutRows({ rows, columns, values: 1, streamed: "read" }, traits);
       const { width } = layout, smooth = labelSmoothing > 0;
       const { directives, bindings, load, bound } = storage(traits, operands, { logits: "V" }, width, ["logits"]);
-      const { open, fours } = rowText(layout, { v: load("logits", "base + c") });
+      const { open, leave, together } = rowText(layout, { v: load("logits", "base + c") });
       const code = `${directives}${subgroupPrelude(traits)}${vectorPrelude(width)}
 ${bindings}
 ${onlineText(layout, traits)}
 ${open}
   var mine = ${nothingYet};
-  ${fours((vectors) => takeIn(vectors, smooth))}
+  ${together((vectors, place) => takeIn(vectors, place))}
   ${joinText(layout, load("logits", "base + c"))}
+  ${leave}
   if (lane == 0u) {
-    let logarithm = log(all.exponentials);
+    let exact = log(all.exponentials);
+    let logarithm = select(exact, notANumber(exact), hasNoLoss(all.most, all.sum));
     logSumExp[row] = all.most + logarithm;
     let label = labels[row];
     var plain = 0f;
@@ -141,21 +142,23 @@ export function crossEntropyBackward(sizes: CrossEntropySizes & VocabularyPart):
     reference: (views) => reference.crossEntropyBackward(sizes, views),
     passes(traits) {
       // By rows though nothing is summed: what a row shares is read once, and no index is divided.
-      const layout = { ...layOutRows({ rows, columns, values: 1 }, traits), held: 0 };
+      const layout = layOutRows({ rows, columns, values: 1, streamed: "written" }, traits);
       const imaged = ["logits"], elements = { logits: "V" };
       const { directives, bindings, load, store, bound } = storage(traits, operands, elements, layout.width, imaged);
-      const { open, first } = rowText(layout, { v: load("logits", "base + c") });
+      const { open, leave, first } = rowText(layout, { v: load("logits", "base + c") });
       const here = firstColumn === 0 ? "label" : `label - ${firstColumn}`;
       const isLabel = layout.width === 4
         ? `vec4i(${here}) == vec4i(i32(c) * 4) + vec4i(0, 1, 2, 3)`
         : `${here} == i32(c)`;
       const code = `${directives}${vectorPrelude(layout.width)}
 ${bindings}
+${notANumberText}
 ${open}
+  ${leave}
   let label = labels[row];
   let valid = label >= 0 && label < ${vocabulary};
   let shift = logSumExp[row];
-  let factor = weight[0];
+  let factor = select(weight[0], shift, isNaN(shift));
   ${
         first(
           `let wanted = select(V(), V(${float(1 - labelSmoothing)}), ${isLabel}) + ${

@@ -1,4 +1,4 @@
-import { assert, assertEquals, assertThrows } from "@std/assert";
+import { assertEquals, assertThrows } from "@std/assert";
 import { checkKernel, compare, finiteDifference, floatTypes, randomNormal, randomUniform } from "../testing.ts";
 import { crossEntropyBackward, crossEntropyForward, crossEntropyMerge, crossEntropyStatistics } from "./mod.ts";
 
@@ -41,20 +41,28 @@ for (const software of [true, false]) {
   });
 }
 
-Deno.test("crossEntropyForward() gives NaN where a logit is not a number", async () => {
-  for (const software of [true, false]) {
-    for (const columns of [5, 8]) {
-      const logits = new Float32Array(columns);
-      logits[2] = NaN;
-      const kernel = crossEntropyForward({ rows: 1, columns, labelSmoothing: 0 });
-      const { outputs } = await checkKernel(kernel, { logits, labels: [0] }, {
-        traits: { software },
-        tolerance: Infinity,
-      });
-      assert(Number.isNaN(outputs.loss[0]));
+for (const fault of [NaN, Infinity]) {
+  Deno.test(`cross entropy kernels give NaN for a row with a logit of ${fault}, and for it alone`, async () => {
+    const weight = [1], labels = [0, 1];
+    for (const software of [true, false]) {
+      const options = { traits: { software }, tolerance: Infinity };
+      for (const columns of [5, 8]) {
+        const sizes = { rows: 2, columns, labelSmoothing: 0 }, logits = randomNormal(2 * columns, 1);
+        logits[2] = fault;
+        const { loss, logSumExp } =
+          (await checkKernel(crossEntropyForward(sizes), { logits, labels }, options)).outputs;
+        assertEquals([...loss].map(Number.isNaN), [true, false]);
+        const back = await checkKernel(crossEntropyBackward(sizes), { logits, labels, logSumExp, weight }, options);
+        assertEquals([...back.outputs.logits].map(Number.isNaN), [...logits].map((_, i) => i < columns));
+        const statistics = crossEntropyStatistics({ rows: 2, columns, firstColumn: 0 });
+        const told = (await checkKernel(statistics, { logits, labels }, options)).outputs.statistics;
+        const merge = crossEntropyMerge({ rows: 2, parts: 1, vocabulary: columns, labelSmoothing: 0 });
+        const merged = await checkKernel(merge, { statistics: told, labels }, options);
+        assertEquals([...merged.outputs.loss].map(Number.isNaN), [true, false]);
+      }
     }
-  }
-});
+  });
+}
 
 Deno.test("cross entropy kernels ignore labels past the vocabulary", async () => {
   const logits = randomNormal(15, 1),

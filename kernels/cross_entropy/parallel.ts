@@ -7,7 +7,7 @@ import { type Kernel, leastBytes, type Operand } from "../kernel.ts";
 import { float, itemText, layOutRows, requireSizes, rowText, vectorPrelude } from "../norm/rows.ts";
 import { subgroupPrelude } from "../matmul/dialect.ts";
 import { storage, type Stored } from "../storage.ts";
-import { joinText, nothingYet, onlineText, takeIn } from "./online.ts";
+import { joinText, notANumberText, nothingYet, onlineText, takeIn } from "./online.ts";
 import * as reference from "./reference.ts";
 
 /** Numbers that a rank tells of each row. */
@@ -50,16 +50,17 @@ export function crossEntropyStatistics(sizes: StatisticsSizes): Kernel {
     cost: { flops: 4 * rows * columns, bytes: leastBytes(operands) },
     reference: (views) => reference.crossEntropyStatistics(sizes, views),
     passes(traits) {
-      const layout = { ...layOutRows({ rows, columns, values: 1 }, traits), held: 0 }, { width } = layout;
+      const layout = layOutRows({ rows, columns, values: 1, streamed: "read" }, traits), { width } = layout;
       const { directives, bindings, load, bound } = storage(traits, operands, { logits: "V" }, width, ["logits"]);
-      const { open, fours } = rowText(layout, { v: load("logits", "base + c") });
+      const { open, leave, together } = rowText(layout, { v: load("logits", "base + c") });
       const code = `${directives}${subgroupPrelude(traits)}${vectorPrelude(width)}
 ${bindings}
 ${onlineText(layout, traits)}
 ${open}
   var mine = ${nothingYet};
-  ${fours((vectors) => takeIn(vectors, true))}
+  ${together((vectors, place) => takeIn(vectors, place))}
   ${joinText(layout, load("logits", "base + c"))}
+  ${leave}
   if (lane == 0u) {
     let own = row * ${statisticsPerRow}u;
     var whole = all;
@@ -128,6 +129,7 @@ export function crossEntropyMerge(sizes: MergeSizes): Kernel {
     passes(traits) {
       const { open, workgroups } = itemText(rows);
       const code = `${storage(traits, operands).bindings}
+${notANumberText}
 ${open}
   let label = labels[i];
   let valid = label >= 0 && label < ${vocabulary};
@@ -149,7 +151,8 @@ ${open}
     sum += statistics[at + 3u];
   }
   let wanted = statistics[(owner * ${rows}u + i) * ${statisticsPerRow}u + 4u];
-  let logarithm = log(exponentials);
+  let exact = log(exponentials);
+  let logarithm = select(exact, notANumber(exact), hasNoLoss(most, sum));
   let plain = select(0f, logarithm + (most - wanted), valid);
   loss[i] = ${
         smooth

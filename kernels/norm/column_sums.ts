@@ -1,29 +1,52 @@
 /**
- * Sums over rows, for the gradients of a norm's weight and bias. Two passes, no atomics, so the order of summation is
- * fixed: each invocation sums one vector of columns over a chunk of rows into a partial row, then the partial rows are
- * summed. One chunk needs no second pass.
+ * Sums over rows, for the gradients of a norm's weight and of biases. Two passes, no atomics, so the order of summation is
+ * fixed: partial rows of a chunk of rows each, then their sum. One chunk needs no second pass.
  *
- * The second pass reads little, and waits. Where an invocation sums all partial rows of its columns, which is right in
- * software, a GPU has few of them, each with many reads one after the other. There 16 invocations share them, so that
- * everything is asked for at once.
+ * On a GPU what counts is how much is asked for at once. A workgroup has a block of columns, side by side, and so many
+ * rows under each other; an invocation asks for several rows of its vector together, and the workgroup adds up what its
+ * rows yield. In the second pass, which reads little and waits, 16 invocations share the partial rows of a vector. In software
+ * an invocation sums a column by itself in both.
  */
+import { choose, sizeClass } from "../choices.ts";
 import { type DeviceTraits, type Operand, type Pass, spread } from "../kernel.ts";
 import { type Storage, storage } from "../storage.ts";
 import { vectorPrelude } from "./rows.ts";
 
 /** Rows a chunk has at least, so that partial rows are few beside what is read. */
-const rowsPerChunk = 64;
+const rowsPerChunk = 32;
 /** Chunks at most, so that the second pass stays short. */
 const mostChunks = 128;
 
 const upTo = (count: number) => Array.from({ length: count }, (_, k) => k);
 
-export const chunkCount = (rows: number): number => Math.min(mostChunks, Math.ceil(rows / rowsPerChunk));
+const chunkCount = (rows: number): number => Math.min(mostChunks, Math.ceil(rows / rowsPerChunk));
 
 /** The `scratch` operand that a sum of `sums` columns' worth over `rows` needs: none where one chunk holds all rows. */
 export function columnScratch(rows: number, columns: number, sums: number): Operand[] {
   const chunks = chunkCount(rows);
   return chunks === 1 ? [] : [{ name: "partial", type: "f32", length: chunks * columns * sums, access: "scratch" }];
+}
+
+/** How the first pass is shared out. */
+interface Form {
+  /** Vectors of columns, and rows under each other, of a workgroup. */
+  readonly across: number;
+  readonly down: number;
+  /** Rows that an invocation asks for together. */
+  readonly ahead: number;
+  readonly chunks: number;
+}
+const nameOf = ({ across, down, ahead, chunks }: Form) => `${across} x ${down}, ${ahead} ahead, ${chunks} chunks`;
+
+function formOf(rows: number, columns: number, traits: DeviceTraits): Form {
+  const most = chunkCount(rows);
+  if (traits.software) return { across: 64, down: 1, ahead: 4, chunks: most };
+  const shipped = { across: 64, down: 1, ahead: 4, chunks: Math.min(most, Math.ceil(rows / 64)) };
+  const others = [[32, 8], [32, 4], [16, 16], [64, 4]].flatMap(([across, down]) =>
+    [4, 8].map((ahead) => ({ across, down, ahead, chunks: most }))
+  );
+  const forms = new Map([shipped, ...others].map((form) => [nameOf(form), form]));
+  return forms.get(choose(traits, `column sums ${sizeClass(rows)} x ${sizeClass(columns)}`, [...forms.keys()]))!;
 }
 
 /**
@@ -43,7 +66,8 @@ export function columnSumPasses(
   },
 ): Pass[] {
   const width = columns % 4 === 0 ? 4 : 1, vectors = columns / width;
-  const chunks = chunkCount(rows), rowsEach = Math.ceil(rows / chunks);
+  const { across, down, ahead, ...form } = formOf(rows, columns, traits);
+  const rowsEach = Math.ceil(rows / form.chunks), chunks = Math.ceil(rows / rowsEach);
   const place = (name: string) => operands.findIndex((operand) => operand.name === name);
   const inputs = operands.flatMap(({ access }, index) => access === "read" ? [index] : []);
   const elements = Object.fromEntries(
@@ -56,11 +80,14 @@ export function columnSumPasses(
     const { directives, bindings, bound } = storage(traits, places.map((i) => operands[i]), elements, width, imaged);
     return { text: `${directives}${vectorPrelude(width)}\n${bindings}`, ...bound(places) };
   };
-  const [x, y] = spread(Math.ceil(vectors / 64));
-  const open = `
-@compute @workgroup_size(64)
-fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) local: u32) {
-  let c = (group.y * ${x}u + group.x) * 64u + local;
+  const [x, y] = spread(Math.ceil(vectors / across));
+  const column = `(group.y * ${x}u + group.x) * ${across}u + local % ${across}u`;
+  const main = (size: number) => `
+@compute @workgroup_size(${size})
+fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) local: u32) {`;
+  /** An invocation for each vector of columns. */
+  const open = `${main(across)}
+  let c = ${column};
   if (c >= ${vectors}u) { return; }`;
   const store = (name: string) => `${name}[c] ${accumulate ? "+=" : "="} ${name}Sum;`;
   const clear = outputs.map((name) => `var ${name}Sum = V();`).join(" ");
@@ -69,45 +96,80 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lo
     { let row = ${row}; let i = row * ${vectors}u + c; ${
     outputs.map((name) => `${name}Sum += ${added[name]};`).join(" ")
   } }`;
-  // Four rows an iteration: their loads are in flight together.
-  const chunkBody = `
+  const stride = ahead * down;
+  const sumText = `
   ${clear}
-  let first = group.z * ${rowsEach}u;
-  let end = min(first + ${rowsEach}u, ${rows}u);
+  let first = group.z * ${rowsEach}u${down > 1 ? ` + local / ${across}u` : ""};
+  let end = min(group.z * ${rowsEach}u + ${rowsEach}u, ${rows}u);
   var r = first;
-  for (; r + 4u <= end; r += 4u) {${[0, 1, 2, 3].map((k) => sumChunk(`r + ${k}u`)).join("")}
+  for (; r + ${stride - down}u < end; r += ${stride}u) {${upTo(ahead).map((k) => sumChunk(`r + ${k * down}u`)).join("")}
   }
-  for (; r < end; r += 1u) {${sumChunk("r")}
+  for (; r < end; r += ${down}u) {${sumChunk("r")}
   }`;
+  const shares = down === 1
+    ? ""
+    : outputs.map((name) => `var<workgroup> ${name}Shares: array<V, ${across * down}>;`).join("\n");
+  const halvings = upTo(Math.log2(down)).map((step) => {
+    const half = across * down >> (step + 1);
+    return `
+  if (local < ${half}u) { ${
+      outputs.map((name) => `${name}Shares[local] += ${name}Shares[local + ${half}u];`).join(" ")
+    } }
+  workgroupBarrier();`;
+  });
+  const chunkText = (write: string) =>
+    down === 1
+      ? `${open}${sumText}
+  ${write}
+}
+`
+      : `${shares}
+${main(across * down)}
+  let column = ${column};
+  let c = min(column, ${vectors - 1}u);${sumText}
+  ${outputs.map((name) => `${name}Shares[local] = ${name}Sum;`).join(" ")}
+  workgroupBarrier();${halvings.join("")}
+  if (local >= ${across}u || column >= ${vectors}u) { return; }
+  ${outputs.map((name) => `${name}Sum = ${name}Shares[local];`).join(" ")}
+  ${write}
+}
+`;
   const outputIndexes = outputs.map(place);
   if (chunks === 1) {
     const { text, ...bound } = declare([...inputs, ...outputIndexes]);
-    return [{
-      code: `${text}
-${open}${chunkBody}
+    return [{ code: `${text}\n${chunkText(outputs.map(store).join(" "))}`, workgroups: [x, y, 1], ...bound }];
+  }
+  const partial = place("partial");
+  const slot = (chunk: string, sum: number) => `partial[((${chunk}) * ${outputs.length}u + ${sum}u) * ${vectors}u + c]`;
+  const { text: sumsText, ...sumBound } = declare([...inputs, partial]);
+  const { text: finishText, ...finishBound } = declare([partial, ...outputIndexes]);
+  const addChunk = (chunk: string) => outputs.map((name, sum) => `${name}Sum += ${slot(chunk, sum)};`).join(" ");
+  const sums: Pass = {
+    code: `${sumsText}\n${chunkText(outputs.map((name, sum) => `${slot("group.z", sum)} = ${name}Sum;`).join(" "))}`,
+    workgroups: [x, y, chunks],
+    ...sumBound,
+  };
+  if (traits.software) {
+    return [sums, {
+      code: `${finishText}
+${open}
+  ${clear}
+  var chunk = 0u;
+  for (; chunk + 8u <= ${chunks}u; chunk += 8u) {
+    ${upTo(8).map((k) => addChunk(`chunk + ${k}u`)).join("\n    ")}
+  }
+  for (; chunk < ${chunks}u; chunk += 1u) { ${addChunk("chunk")} }
   ${outputs.map(store).join(" ")}
 }
 `,
       workgroups: [x, y, 1],
-      ...bound,
+      ...finishBound,
     }];
   }
-  const partial = place("partial");
-  const slot = (chunk: string, sum: number) => `partial[((${chunk}) * ${outputs.length}u + ${sum}u) * ${vectors}u + c]`;
-  const { text: sumText, ...sumBound } = declare([...inputs, partial]);
-  const { text: finishText, ...finishBound } = declare([partial, ...outputIndexes]);
-  const addChunk = (chunk: string) => outputs.map((name, sum) => `${name}Sum += ${slot(chunk, sum)};`).join(" ");
-  const sums: Pass = {
-    code: `${sumText}
-${open}${chunkBody}
-  ${outputs.map((name, sum) => `${slot("group.z", sum)} = ${name}Sum;`).join(" ")}
-}
-`,
-    workgroups: [x, y, chunks],
-    ...sumBound,
-  };
-  if (!traits.software) {
-    const across = 16, down = 16, shares = upTo(Math.ceil(chunks / down)), groups = spread(Math.ceil(vectors / across));
+  return [sums, finishPass()];
+
+  function finishPass(): Pass {
+    const across = 16, down = 16, groups = spread(Math.ceil(vectors / across));
     const share = (k: number) => {
       const chunk = `${k * down}u + part`, adds = addChunk(chunk);
       return (k + 1) * down <= chunks ? adds : `if (${chunk} < ${chunks}u) { ${adds} }`;
@@ -116,13 +178,12 @@ ${open}${chunkBody}
       outputs.map((name) => `${name}Sum += ${name}Shares[local + ${(k + 1) * across}u];`).join(" ");
     const code = `${finishText}
 ${outputs.map((name) => `var<workgroup> ${name}Shares: array<V, ${across * down}>;`).join("\n")}
-@compute @workgroup_size(${across * down})
-fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) local: u32) {
+${main(across * down)}
   let column = (group.y * ${groups[0]}u + group.x) * ${across}u + local % ${across}u;
   let part = local / ${across}u;
   let c = min(column, ${vectors - 1}u);
   ${clear}
-  ${shares.map(share).join("\n  ")}
+  ${upTo(Math.ceil(chunks / down)).map(share).join("\n  ")}
   ${outputs.map((name) => `${name}Shares[local] = ${name}Sum;`).join(" ")}
   workgroupBarrier();
   if (part > 0u || column >= ${vectors}u) { return; }
@@ -130,21 +191,6 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lo
   ${outputs.map(store).join(" ")}
 }
 `;
-    return [sums, { code, workgroups: groups, ...finishBound }];
+    return { code, workgroups: groups, ...finishBound };
   }
-  return [sums, {
-    code: `${finishText}
-${open}
-  ${clear}
-  var chunk = 0u;
-  for (; chunk + 8u <= ${chunks}u; chunk += 8u) {
-    ${Array.from({ length: 8 }, (_, k) => addChunk(`chunk + ${k}u`)).join("\n    ")}
-  }
-  for (; chunk < ${chunks}u; chunk += 1u) { ${addChunk("chunk")} }
-  ${outputs.map(store).join(" ")}
-}
-`,
-    workgroups: [x, y, 1],
-    ...finishBound,
-  }];
 }

@@ -2,7 +2,8 @@
 import { type Kernel, leastBytes, type Operand } from "../kernel.ts";
 import type { Stored } from "../storage.ts";
 import { columnSumReference, squaredNormReference } from "./reference.ts";
-import { columnSumPasses, columnSumPieces, normGroups, squaredNormPasses } from "./wgsl.ts";
+import { columnScratch, columnSumPasses } from "../norm/column_sums.ts";
+import { normGroups, squaredNormPasses } from "./wgsl.ts";
 
 /** `type` is that of x; the sums are `f32`. */
 export interface ColumnSumOptions extends Stored {
@@ -14,18 +15,25 @@ export interface ColumnSumOptions extends Stored {
 
 /** Operands x (rows, columns) (read) → y (columns) (write, or update when accumulating), partial (scratch). */
 export function columnSum({ rows, columns, accumulate = false, type = "f32" }: ColumnSumOptions): Kernel {
-  const { pieces } = columnSumPieces(rows);
   const operands: Operand[] = [
     { name: "x", type, length: rows * columns, access: "read" },
     { name: "y", type: "f32", length: columns, access: accumulate ? "update" : "write" },
+    ...columnScratch(rows, columns, 1),
   ];
-  if (pieces > 1) operands.push({ name: "partial", type: "f32", length: pieces * columns, access: "scratch" });
   return {
     name: "reduce.columnSum",
     operands,
     cost: { flops: rows * columns, bytes: leastBytes(operands) },
     reference: ([x, y]) => columnSumReference(x, y, rows, accumulate),
-    passes: (traits) => columnSumPasses(traits, rows, columns, accumulate, type),
+    passes: (traits) =>
+      columnSumPasses(traits, {
+        rows,
+        columns,
+        accumulate,
+        operands,
+        terms: ({ load }) => ({ y: load("x", "i") }),
+        perRow: [],
+      }),
   };
 }
 

@@ -1,9 +1,9 @@
 /**
- * Text of the reductions. Both go in two passes through partial sums, since WebGPU has no float atomics and sums must
+ * Text of the squared norm. It goes in two passes through partial sums, since WebGPU has no float atomics and sums must
  * repeat bit for bit: every addition has its place.
  */
 import type { FloatType } from "../host.ts";
-import { type DeviceTraits, type Pass, spread } from "../kernel.ts";
+import type { DeviceTraits, Pass } from "../kernel.ts";
 import { storage } from "../storage.ts";
 
 const threads = 256;
@@ -105,80 +105,4 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
       workgroups: [1, 1, 1],
     },
   ];
-}
-
-/** Rows that one thread sums, and the number of such pieces. */
-export function columnSumPieces(rows: number): { rowsEach: number; pieces: number } {
-  const rowsEach = Math.max(32, Math.ceil(rows / 64));
-  return { rowsEach, pieces: Math.ceil(rows / rowsEach) };
-}
-
-/**
- * A thread sums one column (or four side by side) over a piece of the rows, neighbours in step so that loads are whole
- * lines. Pass 1: x → partial[piece, column]; pass 2 sums the pieces into y the same way. Few rows need one pass.
- */
-export function columnSumPasses(
-  traits: DeviceTraits,
-  rows: number,
-  columns: number,
-  accumulate: boolean,
-  type: FloatType,
-): Pass[] {
-  const { rowsEach, pieces } = columnSumPieces(rows);
-  if (pieces === 1) return [columnSumPass(traits, rows, rows, columns, accumulate, type, [0, 1])];
-  return [
-    columnSumPass(traits, rows, rowsEach, columns, false, type, [0, 2]),
-    columnSumPass(traits, pieces, pieces, columns, accumulate, "f32", [2, 1]),
-  ];
-}
-
-/** (rows, columns) → (pieces of rowsEach rows, columns) */
-function columnSumPass(
-  traits: DeviceTraits,
-  rows: number,
-  rowsEach: number,
-  columns: number,
-  accumulate: boolean,
-  type: FloatType,
-  places: readonly number[],
-): Pass {
-  const width = columns % 4 === 0 ? 4 : 1;
-  const element = width === 4 ? "vec4<f32>" : "f32";
-  const across = columns / width;
-  const items = across * Math.ceil(rows / rowsEach);
-  const size = 64;
-  const workgroups = spread(Math.ceil(items / size), traits.limits.maxComputeWorkgroupsPerDimension);
-  const { directives, bindings, load, bound } = storage(
-    traits,
-    [
-      { name: "source", type, length: rows * columns, access: "read" },
-      { name: "sums", type: "f32", length: items * width, access: accumulate ? "update" : "write" },
-    ],
-    { source: element, sums: element },
-    1,
-    ["source"],
-  );
-  return {
-    code: `${directives}${bindings}
-
-@compute @workgroup_size(${size})
-fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
-  let item = (group.y * ${workgroups[0]}u + group.x) * ${size}u + lane;
-  if (item >= ${items}u) { return; }
-  let column = item % ${across}u;
-  var row = item / ${across}u * ${rowsEach}u;
-  let end = min(row + ${rowsEach}u, ${rows}u);
-  ${repeat(unroll, (k) => `var total${k} = ${element}(0.0);\n  `)}
-  for (; row + ${unroll - 1}u < end; row += ${unroll}u) {${
-      repeat(unroll, (k) => `\n    total${k} += ${load("source", `(row + ${k}u) * ${across}u + column`)};`)
-    }
-  }
-  for (; row < end; row += 1u) { total0 += ${load("source", `row * ${across}u + column`)}; }
-  let total = ${Array.from({ length: unroll }, (_, k) => `total${k}`).join(" + ")};
-  sums[item] ${accumulate ? "+=" : "="} total;
-}
-`,
-    workgroups,
-    ...bound(places),
-  };
 }

@@ -1,6 +1,7 @@
 /** Rows of a matrix brought to length 1: the weight of a normalised head. */
 import type { FloatType } from "../host.ts";
 import { type Kernel, leastBytes, type Operand } from "../kernel.ts";
+import { subgroupPrelude } from "../matmul/dialect.ts";
 import { float, layOutRows, reduction, requireSizes, rowText, vectorPrelude } from "../norm/rows.ts";
 import { storage, type Stored } from "../storage.ts";
 import * as reference from "./reference.ts";
@@ -42,15 +43,16 @@ export function rowNormalizeForward({ rows, columns, type = "f32" }: RowNormaliz
       const layout = layOutRows({ rows, columns, values: 1 }, traits);
       const elements = { w: "V", y: "V" };
       const { directives, bindings, load, store, bound } = storage(traits, operands, elements, layout.width, ["w"]);
-      const { open, first, again } = rowText(layout, { v: load("w", "base + c") });
-      const code = `${directives}${vectorPrelude(layout.width)}
+      const { open, leave, first, again } = rowText(layout, { v: load("w", "base + c") });
+      const code = `${directives}${subgroupPrelude(traits)}${vectorPrelude(layout.width)}
 ${bindings}
-${reduction(layout, { name: "rowSum" })}
+${reduction(layout, { name: "rowSum" }, traits)}
 ${open}
   var squares = V();
   ${first("squares += v * v;")}
   let scale = 1f / max(sqrt(rowSum(total(squares), lane)), ${float(reference.smallestNorm)});
   if (lane == 0u) { inverse[row] = scale; }
+  ${leave}
   ${again(store("y", "base + c", "v * scale"))}
 }
 `;
@@ -89,16 +91,17 @@ export function rowNormalizeBackward(
     passes(traits) {
       const layout = layOutRows({ rows, columns, values: 2 }, traits);
       const { directives, bindings, load } = storage(traits, operands, { y: "V", dY: "V", dW: "V" }, layout.width);
-      const { open, first, again } = rowText(layout, { v: load("y", "base + c"), g: load("dY", "base + c") });
-      const code = `${directives}${vectorPrelude(layout.width)}
+      const { open, leave, first, again } = rowText(layout, { v: load("y", "base + c"), g: load("dY", "base + c") });
+      const code = `${directives}${subgroupPrelude(traits)}${vectorPrelude(layout.width)}
 ${bindings}
-${reduction(layout, { name: "rowSum" })}
+${reduction(layout, { name: "rowSum" }, traits)}
 ${open}
   var products = V();
   ${first("products += v * g;")}
   let scale = inverse[row];
   // A norm below the smallest was replaced by a constant, through which nothing flows back.
   let product = select(rowSum(total(products), lane), 0f, scale > ${float(0.999 / reference.smallestNorm)});
+  ${leave}
   ${again(`dW[base + c] ${accumulate ? "+=" : "="} scale * (g - v * product);`)}
 }
 `;

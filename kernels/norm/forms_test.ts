@@ -1,0 +1,39 @@
+import { assert } from "@std/assert";
+import { crossEntropyBackward, crossEntropyForward } from "../cross_entropy/mod.ts";
+import type { Kernel } from "../kernel.ts";
+import { checkKernel, randomNormal, testDevice } from "../testing.ts";
+import { layerNormBackward, layerNormForward, rmsNormBackward, rmsNormForward, rmsNormWeightGradient } from "./mod.ts";
+
+/** Rows that fill no whole group, lanes that have a vector more than others, chunks that end early. */
+const rows = 7, columns = 268, logits = { rows, columns: 1044, labelSmoothing: 0 };
+const kernels: readonly Kernel[] = [
+  rmsNormForward({ rows, columns, epsilon: 1e-5, type: "bf16" }),
+  rmsNormBackward({ rows, columns, accumulate: true }),
+  layerNormForward({ rows, columns, epsilon: 1e-5 }),
+  layerNormBackward({ rows, columns, accumulate: true }),
+  rmsNormWeightGradient({ rows: 203, columns, accumulate: true }),
+  crossEntropyForward(logits),
+  crossEntropyBackward(logits),
+];
+
+for (const kernel of kernels) {
+  Deno.test(`${kernel.name} matches its reference in every form for a GPU, at odd sizes`, async () => {
+    const { traits } = await testDevice(), pretend = { software: false };
+    const inputs = Object.fromEntries(
+      kernel.operands.filter(({ access }) => access === "read" || access === "update").map((
+        { name, type, length },
+        i,
+      ) => [
+        name,
+        type === "i32" ? Array.from({ length }, (_, row) => 37 * row) : randomNormal(length, i),
+      ]),
+    );
+    let forms: readonly string[] = [];
+    kernel.passes({ ...traits, ...pretend, choices: { of: (_question, candidates) => void (forms = candidates) } });
+    assert(forms.length > 3, `${forms}`);
+    for (const form of forms) {
+      const choices = { of: () => form };
+      await checkKernel(kernel, inputs, { traits: { ...pretend, choices } });
+    }
+  });
+}

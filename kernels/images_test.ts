@@ -1,12 +1,12 @@
-import { assertEquals } from "@std/assert";
+import { assert, assertEquals } from "@std/assert";
 import { add, addInPlace } from "./elementwise/mod.ts";
-import { imageSize, imageWidth } from "./images.ts";
+import { imageShape, leastColumns } from "./images.ts";
 import type { DeviceTraits } from "./kernel.ts";
 import { checkKernel, floatTypes, randomNormal } from "./testing.ts";
 
 Deno.test("operands read as images arrive whole, rows of texels and the rest of one", async () => {
   for (const type of floatTypes) {
-    for (const length of [4, 4 * imageWidth, 4 * (2 * imageWidth + 3)]) {
+    for (const length of [4, 4 * leastColumns, 4 * (2 * leastColumns + 3)]) {
       const x = randomNormal(length, 1), y = randomNormal(length, 2);
       await checkKernel(add({ length, type }), { a: x, b: y });
       await checkKernel(addInPlace({ length, type }), { x, y }); // read as an image, written as a buffer
@@ -14,9 +14,16 @@ Deno.test("operands read as images arrive whole, rows of texels and the rest of 
   }
 });
 
-Deno.test("imageSize() has room for every texel", () => {
-  assertEquals(imageSize(5), { width: 5, height: 1 });
-  assertEquals(imageSize(imageWidth + 1), { width: imageWidth, height: 2 });
+Deno.test("imageShape() has room for every texel, and ends rows with a cache line that nothing is in", () => {
+  assertEquals(imageShape(5, 4), { columns: leastColumns, width: 5, rows: 1 });
+  assertEquals(imageShape(leastColumns, 4), { columns: leastColumns, width: leastColumns, rows: 1 });
+  assertEquals(imageShape(leastColumns + 1, 4), { columns: leastColumns, width: leastColumns + 4, rows: 2 });
+  assertEquals(imageShape(leastColumns + 1, 1), { columns: leastColumns, width: leastColumns + 16, rows: 2 });
+  // Where that would be more rows than a texture has, rows are longer.
+  for (const texels of [8192 * leastColumns, 8192 * leastColumns + 1, 38_633_472]) {
+    const { columns, rows } = imageShape(texels, 2);
+    assert(columns * rows >= texels && columns * (rows - 1) < texels && rows <= 8192);
+  }
 });
 
 Deno.test("only a rasteriser in software whose images are cheap is given any", () => {

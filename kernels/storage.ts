@@ -91,7 +91,11 @@ export function storage(
     return `@group(0) @binding(${index}) var<storage, ${access === "read" ? "read" : "read_write"}> ` +
       `${name}: array<${element}>;`;
   });
-  declarations.push(...images.map(({ name }, index) => imageText(name, buffers.length + index)));
+  declarations.push(
+    ...images.map(({ name, length, count, words }, index) =>
+      imageText(name, length / count, words!, buffers.length + index)
+    ),
+  );
   const packed = [...known.values()].filter(({ type }) => type === "bf16");
   if (images.some(({ type }) => type === "f16")) declarations.push(halfTexelText);
   if (packed.some(({ four }) => four)) declarations.push(pairsText);

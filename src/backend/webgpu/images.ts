@@ -3,7 +3,7 @@
  * serves all passes: it is filled just before each, in the order of the queue. They are the driver's working memory, like
  * staging buffers, and exist on rasterisers in software alone.
  */
-import { imageSize, imageWidth } from "../../../kernels/images.ts";
+import { imageFormats, imageShape } from "../../../kernels/images.ts";
 import type { ImageBinding } from "../../../kernels/kernel.ts";
 
 /** An operand as a texture. */
@@ -21,33 +21,31 @@ export interface Images {
   ): Image;
 }
 
-const formats = { 1: "r32uint", 2: "rg32uint", 4: "rgba32uint" } as const;
-
 export function createImages(device: GPUDevice): Images {
   const textures = new Map<string, { id: number; texture: GPUTexture; view: GPUTextureView }>();
   return {
     of({ gpu, offset }, { words, bytes, index }) {
-      const texels = bytes / (4 * words), { width, height } = imageSize(texels);
-      const key = `${index} ${words} ${width} ${height}`;
+      const texels = bytes / (4 * words), { columns, width, rows } = imageShape(texels, words);
+      const key = `${index} ${words} ${width} ${rows}`;
       let known = textures.get(key);
       if (known === undefined) {
         const texture = device.createTexture({
           label: `image ${key}`,
-          size: { width, height },
-          format: formats[words],
-          usage: GPUTextureUsage.TEXTURE_BINDING | GPUTextureUsage.COPY_DST,
+          size: { width, height: rows },
+          format: imageFormats[words],
+          usage: GPUTextureUsage.STORAGE_BINDING | GPUTextureUsage.COPY_DST,
         });
         textures.set(key, known = { id: textures.size, texture, view: texture.createView() });
       }
       const { id, texture, view } = known;
-      const bytesPerRow = 4 * words * imageWidth, whole = Math.floor(texels / imageWidth), rest = texels % imageWidth;
+      const bytesPerRow = 4 * words * columns, whole = Math.floor(texels / columns), rest = texels % columns;
       return {
         id,
         view,
         fill(encoder) {
           if (whole > 0) {
             encoder.copyBufferToTexture({ buffer: gpu, offset, bytesPerRow, rowsPerImage: whole }, { texture }, {
-              width: imageWidth,
+              width: columns,
               height: whole,
             });
           }

@@ -1,39 +1,54 @@
-/** Products by group on the host, in double: the oracle of the kernels beside this file. */
+/** Products by group on the host, each group's as one of the reference's own products: the oracle of the kernels beside this file. */
 import type { HostArray } from "../kernel.ts";
+import { matmul } from "../matmul/reference.ts";
+import type { MatmulShape } from "../matmul/shape.ts";
 import type { GroupedSizes } from "./mod.ts";
 
+type Product = Pick<MatmulShape, "m" | "n" | "k"> & Partial<MatmulShape>;
+
+const product = (shape: Product, views: readonly HostArray[]): void =>
+  matmul({
+    transposeA: false,
+    transposeB: false,
+    batch: 1,
+    accumulate: false,
+    bias: false,
+    residual: false,
+    types: {},
+    split: false,
+    packed: false,
+    ...shape,
+  }, views);
+
+/** For each group its number, and its rows. */
+function* groupsOf({ rows, groups }: GroupedSizes, offset: HostArray) {
+  for (let group = 0; group < groups; group++) {
+    const start = Math.min(offset[group], rows);
+    yield { group, start, end: Math.max(start, Math.min(offset[group + 1], rows)) };
+  }
+}
+
 /** a, b, offset → c: each group's rows with the group's own matrix; zeros in rows that are no group's. */
-export function groupedMatmul(
-  { rows, groups, n, k }: GroupedSizes,
-  transposeB: boolean,
-  [a, b, offset, c]: readonly HostArray[],
-): void {
+export function groupedMatmul(sizes: GroupedSizes, transposeB: boolean, views: readonly HostArray[]): void {
+  const [a, b, offset, c] = views, { n, k } = sizes;
   c.fill(0);
-  for (let g = 0; g < groups; g++) {
-    for (let r = offset[g]; r < Math.min(offset[g + 1], rows); r++) {
-      for (let j = 0; j < n; j++) {
-        let sum = 0;
-        for (let p = 0; p < k; p++) sum += a[r * k + p] * b[g * n * k + (transposeB ? j * k + p : p * n + j)];
-        c[r * n + j] = sum;
-      }
-    }
+  for (const { group, start, end } of groupsOf(sizes, offset)) {
+    product({ m: end - start, n, k, transposeB }, [
+      a.subarray(start * k, end * k),
+      b.subarray(group * n * k, (group + 1) * n * k),
+      c.subarray(start * n, end * n),
+    ]);
   }
 }
 
 /** a, b, offset → c: each group's own matrix, written or added to. */
-export function groupedOuter(
-  { rows, groups, n, k }: GroupedSizes,
-  accumulate: boolean,
-  [a, b, offset, c]: readonly HostArray[],
-): void {
-  for (let g = 0; g < groups; g++) {
-    for (let i = 0; i < n; i++) {
-      for (let j = 0; j < k; j++) {
-        let sum = 0;
-        for (let r = offset[g]; r < Math.min(offset[g + 1], rows); r++) sum += a[r * n + i] * b[r * k + j];
-        const at = (g * n + i) * k + j;
-        c[at] = accumulate ? c[at] + sum : sum;
-      }
-    }
+export function groupedOuter(sizes: GroupedSizes, accumulate: boolean, views: readonly HostArray[]): void {
+  const [a, b, offset, c] = views, { n, k } = sizes;
+  for (const { group, start, end } of groupsOf(sizes, offset)) {
+    product({ m: n, n: k, k: end - start, transposeA: true, accumulate }, [
+      a.subarray(start * n, end * n),
+      b.subarray(start * k, end * k),
+      c.subarray(group * n * k, (group + 1) * n * k),
+    ]);
   }
 }

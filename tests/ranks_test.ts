@@ -109,15 +109,26 @@ Deno.test("4, 3, 2 and 4 ranks across restarts, however they divide the state, t
     assertEquals(consumed(rough), consumed(calm), "the same tokens in the same steps");
   }));
 
-Deno.test("verify --nproc 2 replays a reference training on two processes, and refuses what does not fit two", () =>
+Deno.test("verify --nproc 2 replays reference trainings on two processes, and refuses what does not fit two or no model", () =>
   inFolder(async (folder, processes) => {
+    const reference = goldenPath("hf", "llama_gqa"), flat = `${folder}/flat`;
+    Deno.mkdirSync(flat);
+    for (const file of ["curve.json", "model.safetensors"]) {
+      Deno.copyFileSync(`${reference}/${file}`, `${flat}/${file}`);
+    }
+    const config = JSON.parse(Deno.readTextFileSync(`${reference}/config.json`));
+    Deno.writeTextFileSync(`${flat}/config.json`, JSON.stringify({ ...config, num_hidden_layers: 0 }));
     const verify = (...args: string[]) =>
-      processes.run(["verify", goldenPath("hf", "llama_gqa"), "--backend", "cpu", "--nproc", "2", ...args], { folder });
-    const { code, out, err } = await verify("--json", "--set", "hybrid_zero_optimizer.reduce_bucket_size=10000");
-    assertEquals(code, 0, err);
-    const report = JSON.parse(out);
-    assertEquals([report.nproc, report.steps, report.pass], [2, 20, true]);
-    const refused = await verify("--set", "parallel.zero1.size=3");
+      processes.run(["verify", "--backend", "cpu", "--nproc", "2", ...args], { folder });
+    const { code, out, err } = await verify(
+      ...[flat, reference, "--json", "--set", "hybrid_zero_optimizer.reduce_bucket_size=10000"],
+    );
+    assertEquals(code, 2, err);
+    const [first, second] = out.trim().split("\n").map((line) => JSON.parse(line));
+    assertEquals(first.case, "flat");
+    assertMatch(first.refused, /model\.num_layers: 0/);
+    assertEquals([second.case, second.nproc, second.steps, second.pass], ["llama_gqa", 2, 20, true]);
+    const refused = await verify(reference, "--set", "parallel.zero1.size=3");
     assertEquals(refused.code, 2);
     assertMatch(refused.err, /parallel\.zero1\.size: 3 does not divide the 2 ranks/);
     assertNoStackTrace(refused);

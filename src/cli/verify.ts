@@ -1,14 +1,16 @@
-/** `troupe verify DIR`: replays a reference training and says how far this machine strays from it. */
+/** `troupe verify DIR...`: replays reference trainings and says how far this machine strays from them. */
+import type { Backend } from "../backend/backend.ts";
 import { openBackend } from "../backend/open.ts";
-import { defaultTolerances, verify as replay } from "../train/verify.ts";
+import { ConfigError } from "../config/mod.ts";
+import { caseOf, defaultTolerances, verify as replay } from "../train/verify.ts";
 import { ArgumentError, createParser, type ParsedArguments } from "./parser.ts";
 import { say, type Verb } from "./verb.ts";
-import { isOneOfSeveral, oneOfSeveral, verifyWithRanks } from "./verify_ranks.ts";
+import { isOneOfSeveral, type OneOfSeveral, oneOfSeveral, verifyWithRanks } from "./verify_ranks.ts";
 
-const summary = "replay a reference training and report how far this machine strays from it";
+const summary = "replay reference trainings and report how far this machine strays from them";
 
 interface VerifyArguments extends ParsedArguments {
-  readonly folder: string;
+  readonly folder: readonly string[];
   readonly backend: "webgpu" | "cpu";
   readonly nproc: number;
   readonly set: readonly string[];
@@ -25,11 +27,11 @@ function makeParser() {
     { type: "float", help: `${what}; ${standard} in float32, more in a half type` } as const
   );
   return createParser<VerifyArguments>()
-    .addArgument("folder", { help: "Folder with config.json, model.safetensors and curve.json" })
+    .addArgument("folder", { nargs: "*", help: "Folders, each with config.json, model.safetensors and curve.json" })
     .addArgument("--backend", { choices: ["webgpu", "cpu"], default: "webgpu", help: "What computes" })
     .addArgument("--nproc", { type: "int", default: 1, help: "Ranks on this machine" })
     .addArgument("--set", { repeat: true, help: "Change a field of the run record: section.field=value" })
-    .addArgument("--json", { type: "flag", help: "Standard output carries one line of JSON" })
+    .addArgument("--json", { type: "flag", help: "Standard output carries a line of JSON for each folder" })
     .addArgument("--loss_tolerance", tolerance("Largest error of a loss", defaultTolerances.loss))
     .addArgument(
       "--grad_norm_tolerance",
@@ -51,48 +53,79 @@ export const verify: Verb = {
       console.log(parser.help("verify", summary));
       return 0;
     }
-    const { nproc } = parsed;
+    const { nproc, folder: folders } = parsed;
+    if (folders.length === 0) {
+      throw new ArgumentError(
+        "folder is missing: one or more, each with config.json, model.safetensors and curve.json",
+      );
+    }
     if (!(nproc >= 1)) throw new ArgumentError(`--nproc: ${nproc} ranks verify nothing; 1 or more would work`);
     if (nproc > 1 && !isOneOfSeveral()) return await verifyWithRanks(args, nproc);
     await using member = nproc > 1 ? oneOfSeveral() : undefined;
-    const tells = (member?.rank ?? 0) === 0;
     using backend = await openBackend(parsed.backend);
-    if (tells) say(`${parsed.folder} on ${nproc > 1 ? `${nproc} ranks, each on ` : ""}${backend.traits.description}`);
-    let limits = defaultTolerances;
-    const report = await replay(parsed.folder, {
-      backend,
-      nproc,
-      ...(member ? { world: member.world } : {}),
-      set: parsed.set,
-      tolerances: {
-        ...(parsed.loss_tolerance !== undefined && { loss: parsed.loss_tolerance }),
-        ...(parsed.grad_norm_tolerance !== undefined && { gradNorm: parsed.grad_norm_tolerance }),
-        ...(parsed.logit_tolerance !== undefined && { logits: parsed.logit_tolerance }),
-        ...(parsed.param_norm_tolerance !== undefined && { paramNorm: parsed.param_norm_tolerance }),
-      },
-      onStart: (tolerances) => limits = tolerances,
-      onStep: ({ step, steps, loss, expected }) =>
-        tells && say(`step ${step + 1}/${steps}  loss ${loss.toFixed(6)}  reference ${expected.toFixed(6)}`),
-    });
-    if (!tells) return report.pass ? 0 : 1;
-    if (parsed.json) console.log(JSON.stringify(report));
-    else {
-      const rows: [string, number, number][] = [
-        ["loss", report.maxLossError, limits.loss],
-        ["grad norm (relative)", report.maxGradNormRelError, limits.gradNorm],
-        ["first logits", report.maxFirstLogitError, limits.logits],
-        ["final weight norms (relative)", report.maxParamNormRelError, limits.paramNorm],
-      ];
-      console.log(
-        `${report.case}: ${report.pass ? "pass" : "FAIL"}, ${report.steps} steps on ${report.backend}${
-          nproc > 1 ? `, ${nproc} ranks` : ""
-        }`,
-      );
-      for (const [what, error, limit] of rows) {
-        const mark = error <= limit ? "" : "  <-- too large";
-        console.log(`  ${what.padEnd(30)} ${error.toExponential(2)}  (limit ${limit.toExponential(0)})${mark}`);
+    let code = 0;
+    for (const folder of folders) {
+      try {
+        if (!await verifyOne(folder, parsed, backend, member)) code = 1;
+      } catch (error) {
+        // A record that does not fit a model is refused by all ranks alike, before any of them waits for another.
+        if (!(error instanceof ConfigError) || folders.length === 1) throw error;
+        code ||= 2;
+        if (!tells(member)) continue;
+        say(`${folder}: ${error.message}`);
+        if (parsed.json) console.log(JSON.stringify({ case: caseOf(folder), refused: error.message }));
       }
     }
-    return report.pass ? 0 : 1;
+    // The others came to the same as the one that tells: it must not be ended for them before it has told.
+    return tells(member) ? code : 0;
   },
 };
+
+const tells = (member: OneOfSeveral | undefined): boolean => (member?.rank ?? 0) === 0;
+
+async function verifyOne(
+  folder: string,
+  parsed: VerifyArguments,
+  backend: Backend,
+  member: OneOfSeveral | undefined,
+): Promise<boolean> {
+  const { nproc } = parsed;
+  if (tells(member)) say(`${folder} on ${nproc > 1 ? `${nproc} ranks, each on ` : ""}${backend.traits.description}`);
+  let limits = defaultTolerances;
+  const report = await replay(folder, {
+    backend,
+    nproc,
+    ...(member ? { world: member.world } : {}),
+    set: parsed.set,
+    tolerances: {
+      ...(parsed.loss_tolerance !== undefined && { loss: parsed.loss_tolerance }),
+      ...(parsed.grad_norm_tolerance !== undefined && { gradNorm: parsed.grad_norm_tolerance }),
+      ...(parsed.logit_tolerance !== undefined && { logits: parsed.logit_tolerance }),
+      ...(parsed.param_norm_tolerance !== undefined && { paramNorm: parsed.param_norm_tolerance }),
+    },
+    onStart: (tolerances) => limits = tolerances,
+    onStep: ({ step, steps, loss, expected }) =>
+      tells(member) && say(`step ${step + 1}/${steps}  loss ${loss.toFixed(6)}  reference ${expected.toFixed(6)}`),
+  });
+  if (!tells(member)) return report.pass;
+  if (parsed.json) {
+    console.log(JSON.stringify(report));
+    return report.pass;
+  }
+  const rows: [string, number, number][] = [
+    ["loss", report.maxLossError, limits.loss],
+    ["grad norm (relative)", report.maxGradNormRelError, limits.gradNorm],
+    ["first logits", report.maxFirstLogitError, limits.logits],
+    ["final weight norms (relative)", report.maxParamNormRelError, limits.paramNorm],
+  ];
+  console.log(
+    `${report.case}: ${report.pass ? "pass" : "FAIL"}, ${report.steps} steps on ${report.backend}${
+      nproc > 1 ? `, ${nproc} ranks` : ""
+    }`,
+  );
+  for (const [what, error, limit] of rows) {
+    const mark = error <= limit ? "" : "  <-- too large";
+    console.log(`  ${what.padEnd(30)} ${error.toExponential(2)}  (limit ${limit.toExponential(0)})${mark}`);
+  }
+  return report.pass;
+}

@@ -80,16 +80,18 @@ export interface OneOfSeveral extends AsyncDisposable {
   readonly world: (config: ResolvedConfig) => Promise<World>;
 }
 
-/** In one of the processes: its place, and how it meets the others once the record is known. */
+/** In one of the processes: its place, and how it meets the others once the first record that fits is known. */
 export function oneOfSeveral(): OneOfSeveral {
   const runtime = createRuntime({ log: () => {}, onDeadLetter: () => {} });
   const joined = joinRoot(runtime, new Progress()), rank = Number(Deno.env.get(rankVariables.rank));
   joined.catch(() => {}); // told by `world`
+  const meeting = JSON.parse(Deno.env.get(meetingVariable)!) as Meeting;
+  let met: ReturnType<typeof meet> | undefined;
   return {
     rank,
     async world(config) {
-      const meeting = JSON.parse(Deno.env.get(meetingVariable)!) as Meeting;
-      return createWorld(runMesh(config, { rank, world: meeting.world }), await meet(await joined, meeting));
+      const mesh = runMesh(config, { rank, world: meeting.world });
+      return createWorld(mesh, await (met ??= meet(await joined, meeting)));
     },
     [Symbol.asyncDispose]: () => runtime.stop(),
   };

@@ -160,6 +160,9 @@ const json = (path: string): unknown => {
   }
 };
 
+/** What a reference training is called: its folder's name. */
+export const caseOf = (folder: string): string => folder.replace(/\/+$/, "").split("/").at(-1)!;
+
 /**
  * @param folder holds `config.json`, `model.safetensors` and `curve.json`
  * @throws a clear error when a file is missing or the model is of a family that Troupe does not have
@@ -238,7 +241,7 @@ export async function verify(folder: string, options: VerifyOptions): Promise<Ve
   await world.group("global").allReduce(ofAll, "max");
   (Object.keys(errors) as (keyof typeof errors)[]).forEach((kind, index) => errors[kind] = ofAll[index]!);
   return {
-    case: folder.replace(/\/+$/, "").split("/").at(-1)!,
+    case: caseOf(folder),
     backend: options.backend.name,
     nproc,
     steps: curve.steps.length,

@@ -8,7 +8,7 @@ import { type Muster, type Outcome, supervisor, supervisorProtocol } from "../..
 import { type Json, listCheckpoints, openCheckpoint, parseStoragePath } from "../checkpoint/mod.ts";
 import { listenControl } from "../comm/control.ts";
 import { openRendezvous, type Rendezvous } from "../comm/transport/rendezvous.ts";
-import { parallelProblems, printResolved, type ResolvedConfig } from "../config/mod.ts";
+import { printResolved, resized, type ResolvedConfig } from "../config/mod.ts";
 import { type AlertSender, createAlertSender } from "../observe/alert_sender.ts";
 import { alertTitle } from "../observe/alerts.ts";
 import { BlackBox, writeBlackBox } from "../observe/black_box.ts";
@@ -145,6 +145,7 @@ async function runCompany(config: ResolvedConfig, run: RunFolder, options: Compa
     hostname: address,
     port,
     token,
+    silentMs: config.runtime.silence_timeout_s * 1000,
     onValue: (value) => heard(value as Said),
   });
   const blackBox = new BlackBox(), dump = (why: string) => writeBlackBox(run.blackBox, blackBox.content(why));
@@ -363,15 +364,6 @@ async function beMember(args: DefaultArguments, launch: Launch, token: string): 
   });
   say(code === 0 ? text : `troupe train: ${text}`);
   return code;
-}
-
-/** A record for another number of ranks, its optimizer state divided as far as they allow; undefined where it fits none. */
-function resized(config: ResolvedConfig, world: number): ResolvedConfig | undefined {
-  const { zero1 } = config.parallel;
-  for (let size = zero1.size; size >= 1 || size === zero1.size; size--) {
-    const record = { ...config, parallel: { ...config.parallel, zero1: { ...zero1, size } } };
-    if (parallelProblems(record, world).length === 0) return record;
-  }
 }
 
 /** What a rank's communicator says: that the rank lives, or whom it waits for. */

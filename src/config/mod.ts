@@ -7,6 +7,6 @@ export { parseBytes } from "./bytes.ts";
 export { ConfigError, type ConfigProblem } from "./error.ts";
 export { configHelp, printResolved } from "./help.ts";
 export { applyChanges, loadConfig, type LoadOptions } from "./load.ts";
-export { parallelProblems, type ParallelSizes, parallelSizes } from "./parallel_sizes.ts";
+export { type ParallelSizes, parallelSizes, resized } from "./parallel_sizes.ts";
 export { resolveConfig, type ResolveOptions } from "./resolve.ts";
 export { configSchema, type ResolvedConfig } from "./schema/mod.ts";

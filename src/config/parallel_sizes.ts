@@ -119,4 +119,20 @@ export function parallelProblems(config: Sections, world: number): ConfigProblem
   return problems;
 }
 
+/**
+ * The record of a run that goes on with another number of ranks: with the optimizer's state divided over as many of them as
+ * it may be, but no more than before. What is in parts by `fsdp` goes into as many, or a divisor of them, which divides it too.
+ *
+ * @returns nothing where the other sizes do not fit so many ranks
+ */
+export function resized(config: ResolvedConfig, world: number): ResolvedConfig | undefined {
+  const { zero1 } = config.parallel;
+  const sizes = zero1.size === -1 ? [-1] : Array.from({ length: Math.max(1, zero1.size) }, (_, i) => zero1.size - i);
+  for (const size of sizes) {
+    if (zero1.fsdp && zero1.size % size !== 0) continue;
+    const record = { ...config, parallel: { ...config.parallel, zero1: { ...zero1, size } } };
+    if (parallelProblems(record, world).length === 0) return record;
+  }
+}
+
 const others = (size: number) => size === 1 ? "would" : "or a divisor of it would";

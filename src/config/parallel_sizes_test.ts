@@ -1,5 +1,5 @@
 import { assertEquals, assertThrows } from "@std/assert";
-import { parallelSizes } from "./parallel_sizes.ts";
+import { parallelSizes, resized } from "./parallel_sizes.ts";
 import { resolveConfig } from "./resolve.ts";
 
 function sizes(world: number, parallel: Record<string, unknown>, experts = 1) {
@@ -43,4 +43,28 @@ Deno.test("parallelSizes() refuses another number of ranks than the record was r
     parallel: { tensor: 2 },
   }, { worldSize: 2, allowRefused: true });
   assertThrows(() => parallelSizes(config, 3), RangeError, "parallel.tensor.size");
+});
+
+Deno.test("resized() divides the optimizer's state over as many ranks as the new number allows, and no more than before", () => {
+  const after = (world: number, parallel: Record<string, unknown>, left: number, num_experts = 1) => {
+    const config = resolveConfig({
+      model_type: num_experts > 1 ? "MIXTRALMOE" : "INTERNLM2",
+      model: { num_layers: 2, num_experts },
+      data: { seq_len: 16, micro_bsz: 1, total_steps: 1 },
+      adam: { lr: 1 },
+      ckpt: { enable_save_ckpt: false },
+      parallel,
+    }, { worldSize: world, allowRefused: true });
+    const record = resized(config, left);
+    return record && parallelSizes(record, left).zero1;
+  };
+  assertEquals(after(4, {}, 3), 3);
+  assertEquals(after(4, { zero1: 4 }, 3), 3);
+  assertEquals(after(4, { zero1: 2 }, 3), 1);
+  assertEquals(after(8, { zero1: 4 }, 6), 3);
+  assertEquals(after(8, { zero1: 1 }, 7), 1);
+  assertEquals(after(8, { zero1: 2, tensor: 2 }, 6), 1);
+  assertEquals(after(8, { zero1: { size: 4, fsdp: true } }, 6), 2);
+  assertEquals(after(8, { tensor: 2 }, 7), undefined);
+  assertEquals(after(4, { zero1: 4 }, 2, 4), 2);
 });

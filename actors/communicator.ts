@@ -2,7 +2,7 @@
  * The communicator: a worker of each rank that stays awake while the rank's own thread blocks on the GPU. It holds the
  * control connection to the root and tells it every second where the rank is, from the progress word in shared memory; and
  * the connections to the other ranks, over which it carries out the collectives that the rank asks for, on shared memory.
- * When the root is gone the rank must not live on, however long its thread is busy.
+ * When the root is gone, or hangs, the rank must not live on, however long its thread is busy.
  */
 import { z } from "zod";
 import { type CollectiveCall, perform } from "../src/comm/collectives/calls.ts";
@@ -44,8 +44,8 @@ export const communicatorProtocol = protocol({
       },
       reply: z.null(),
     },
-    /** Answers when the root is gone. */
-    lost: { ask: {}, reply: z.null() },
+    /** Answers when the root is gone, with how. */
+    lost: { ask: {}, reply: z.string() },
     /** Connects to the other ranks; answers when all have. */
     meet: {
       ask: {
@@ -70,8 +70,18 @@ const beatMs = 1000;
 /** What the rank's own thread may take to leave in good order when the root is gone. */
 const graceMs = 4000;
 
+/** Exit code of a rank whose root is gone, or hangs. */
+export const orphaned = 3;
+
 interface State {
   connection: ControlConnection | undefined;
+  /** The last of what the root is told, one after the other: what it does not take must not keep this actor from anything. */
+  told: Promise<void>;
+  /** Answers of the root by the last beat that saw one, and how many beats there were since. */
+  answers: number;
+  unanswered: number;
+  /** Set when the root was taken for gone although the connection stood. */
+  silence: string | undefined;
   identity: { readonly rank: number; readonly attempt: number; readonly token: string } | undefined;
   progress: Progress | undefined;
   communicator: Communicator | undefined;
@@ -91,6 +101,10 @@ export const communicator = ({ kill }: CommunicatorOptions) =>
     internal: { beat: {}, orphaned: {}, overdue: {} },
     initial: (): State => ({
       connection: undefined,
+      told: Promise.resolve(),
+      answers: 0,
+      unanswered: 0,
+      silence: undefined,
       identity: undefined,
       progress: undefined,
       communicator: undefined,
@@ -122,7 +136,11 @@ export const communicator = ({ kill }: CommunicatorOptions) =>
           break;
         case "lost":
           if (!state.connection) message.reply.refuse("the root was never joined");
-          else state.connection.closed.then(() => message.reply(null));
+          else {
+            state.connection.closed.then(() =>
+              message.reply(state.silence ?? "the root is gone, or has given this rank up")
+            );
+          }
           break;
         case "meet": {
           // Beats must go on meanwhile, so this is not waited for here.
@@ -145,7 +163,8 @@ export const communicator = ({ kill }: CommunicatorOptions) =>
           state.communicator?.transport.abort(message.reason);
           break;
         case "beat":
-          await tellAll(state);
+          listen(state);
+          void tellAll(state);
       }
       return state;
     },
@@ -154,6 +173,19 @@ export const communicator = ({ kill }: CommunicatorOptions) =>
       connection?.[Symbol.dispose](); // last, or the rank would take its root for gone
     },
   });
+
+/**
+ * Looks whether the root answers. Its silence is counted in beats: in a time in which this process could do nothing there
+ * are none, and what came meanwhile is read before the next.
+ */
+function listen(state: State): void {
+  const { connection, answers } = state;
+  if (connection!.answers !== answers) [state.answers, state.unanswered] = [connection!.answers, 0];
+  else if (++state.unanswered * beatMs > connection!.silentMs) {
+    state.silence ??= `the root has not answered for ${Math.round(connection!.silentMs / 1000)} s`;
+    connection![Symbol.dispose]();
+  }
+}
 
 /** Says something to the root. A connection that breaks is noticed by `lost`, once for all. */
 async function tell({ connection, identity }: State, what: Readonly<Record<string, unknown>>): Promise<void> {
@@ -165,10 +197,12 @@ async function tell({ connection, identity }: State, what: Readonly<Record<strin
 const mostRecords = 200;
 
 /** A beat: where the rank is, and what it did since the last. */
-async function tellAll(state: State): Promise<void> {
-  const { records, next } = state.recorder!.since(state.untold, mostRecords);
-  state.untold = next;
-  await tell(state, { ...state.progress!.read(), records });
+function tellAll(state: State): Promise<void> {
+  return state.told = state.told.then(async () => {
+    const { records, next } = state.recorder!.since(state.untold, mostRecords);
+    state.untold = next;
+    await tell(state, { ...state.progress!.read(), records });
+  });
 }
 
 /** One collective, with its beginning and its end on record. */

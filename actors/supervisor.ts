@@ -16,7 +16,7 @@ import type { ResolvedConfig } from "../src/config/mod.ts";
 import { formatBytes } from "../src/observe/format.ts";
 import { loadPlanOf } from "../src/train/load.ts";
 import type { checkpointManagerProtocol } from "./checkpoint_manager.ts";
-import type { Meeting } from "./communicator.ts";
+import { type Meeting, orphaned } from "./communicator.ts";
 import type { monitorProtocol } from "./monitor.ts";
 import type { Initialised, rankProtocol, Trained } from "./rank.ts";
 import {
@@ -471,6 +471,10 @@ function howItEnded(rank: number, reason: Reason, when: string): string {
     case "crashed":
       // The sentence says what the error's name would.
       return `Rank ${rank} crashed ${when}: ${reason.error.replace(/^(\w*Error|NotFound): /, "")}`;
+    case "exited":
+      // Only a process that stood still can be told so: the root's end is the end of all.
+      if (reason.code === orphaned) return `Rank ${rank} left ${when}, as this process did not answer it`;
+      // falls through
     default:
       return `Rank ${rank} ${describeReason(reason)} ${when}`;
   }

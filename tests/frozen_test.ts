@@ -1,11 +1,11 @@
-/** A rank that neither works nor ends. */
+/** A process that neither works nor ends. */
 import { assert, assertEquals, assertMatch } from "@std/assert";
-import { assertNoStackTrace, curve, inFolder, rankOf, tinyRecord } from "./processes.ts";
+import { assertNoStackTrace, curve, inFolder, rankOf, ranks, tinyRecord, until } from "./processes.ts";
 
-Deno.test("a rank frozen by SIGSTOP is missed, killed and replaced, and the curve does not tell", () =>
+Deno.test("a rank frozen by SIGSTOP is missed, killed and replaced; ranks leave a root that is; and the curve does not tell", () =>
   inFolder(async (parent, processes) => {
     const curves = [];
-    for (const name of ["calm", "rough"]) {
+    for (const name of ["calm", "rough", "rootless"]) {
       const folder = `${parent}/${name}`;
       Deno.mkdirSync(folder);
       const config = tinyRecord(folder, {
@@ -21,6 +21,14 @@ Deno.test("a rank frozen by SIGSTOP is missed, killed and replaced, and the curv
         await rankOf(folder, 2);
         assert(!await processes.alive(rank), "the frozen one is gone");
       }
+      if (name === "rootless") {
+        const rank = await rankOf(folder), { root } = ranks(folder)!;
+        await run.out.until((text) => text.split("\n").length > 12, "some steps");
+        await processes.signal("STOP", root);
+        await until(async () => !await processes.alive(rank), "the end of its rank");
+        assert(await processes.frozen(root));
+        await processes.signal("CONT", root);
+      }
       const ended = await run.ended;
       assertEquals(ended.code, 0, ended.err);
       assertNoStackTrace(ended);
@@ -30,7 +38,14 @@ Deno.test("a rank frozen by SIGSTOP is missed, killed and replaced, and the curv
           /^ALERT Rank 0 was not heard of for \d+ s, last at "\w+" after step \d+, and was killed; starting it again/m,
         );
       }
+      if (name === "rootless") {
+        assertMatch(ended.err, /^rank: the root has not answered for 3 s; leaving$/m);
+        assertMatch(
+          ended.err,
+          /^ALERT Rank 0 left with \d+ steps? done, as this process did not answer it; starting it again/m,
+        );
+      }
       curves.push(curve(folder));
     }
-    assertEquals(curves[1], curves[0]);
+    assertEquals(curves.slice(1), [curves[0], curves[0]]);
   }));

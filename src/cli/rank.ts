@@ -1,5 +1,5 @@
 /** The rank's process, started by `train`: the rank in the main thread, its loader and communicator in workers. */
-import { communicatorProtocol, type Meeting } from "../../actors/communicator.ts";
+import { communicatorProtocol, type Meeting, orphaned } from "../../actors/communicator.ts";
 import { dataLoaderProtocol } from "../../actors/data_loader.ts";
 import { Progress } from "../../actors/progress.ts";
 import { rank as rankActor } from "../../actors/rank.ts";
@@ -30,9 +30,6 @@ export const socketVariable = "TROUPE_SOCKET";
 /** Set where `train --profiling` asks for a profile. */
 export const profileVariable = "TROUPE_PROFILE";
 
-/** Exit code of a rank whose root is gone. */
-const orphaned = 3;
-
 /** What workers may take to start and to join the root, on a machine with too much to do. */
 const patienceMs = 120_000;
 
@@ -55,7 +52,7 @@ export async function joinRoot(
     Deno.exit(orphaned);
   };
   ref.ask({ kind: "lost" }, { timeoutMs: Infinity }).then(
-    () => leave("the root is gone, or has given this rank up"),
+    leave,
     // A runtime that stops in good order takes the communicator with it.
     (error: AskError) => error.failure === "stopped" || leave(`the communicator failed: ${error.message}`),
   );

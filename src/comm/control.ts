@@ -1,6 +1,7 @@
 /**
  * The control connection: small messages between a rank's communicator and the root, each one line of JSON, after a
- * handshake on the run's token. Lines are bounded; one that is too long, or is no JSON, closes the connection.
+ * handshake on the run's token. Lines are bounded; one that is too long, or is no JSON, closes the connection. The root
+ * answers each with the time for which it may be silent: a rank that says something and hears nothing has a root that hangs.
  */
 import { acceptHandshake, type ByteConnection, closeQuietly, offerHandshake } from "./handshake.ts";
 import { knock } from "./knock.ts";
@@ -28,25 +29,32 @@ export interface ControlListener extends AsyncDisposable {
   readonly port: number;
 }
 
+/** So long the root may leave a rank without an answer. */
+const mostSilentMs = 10_000;
+
 /**
  * Listens for communicators. Strangers are refused by the handshake and cost nothing but it.
  *
+ * @param silentMs what ranks are told of how long to wait for an answer; ten seconds at most
  * @param onValue what each authenticated connection says, in order; false closes it
  * @throws {Deno.errors.AddrInUse} saying what to type, when the port is taken
  */
 export function listenControl(
-  { hostname, port, token, onValue, onRefused }: {
+  { hostname, port, token, silentMs = mostSilentMs, onValue, onRefused }: {
     hostname: string;
     /** 0 takes a free one. */
     port: number;
     token: string;
+    silentMs?: number;
     onValue: (value: unknown) => unknown;
     onRefused?: (reason: string) => void;
   },
 ): ControlListener {
   const listener = listen(hostname, port);
   const open = new Set<Deno.TcpConn>(), work = new Set<Promise<void>>(), strangers = new Strangers();
+  const answer = encodeLine(Math.min(silentMs, mostSilentMs));
   const serve = async (connection: Deno.TcpConn) => {
+    let answering: Promise<void> | undefined;
     open.add(connection);
     try {
       await acceptHandshake(connection, { token, onProven: () => strangers.delete(connection) });
@@ -58,7 +66,11 @@ export function listenControl(
       strangers.delete(connection);
     }
     try {
-      for await (const value of values(connection)) if (onValue(value) === false) break;
+      for await (const value of values(connection)) {
+        if (onValue(value) === false) break;
+        // Whoever does not read is owed one answer, not many.
+        answering ??= writeAll(connection, answer).catch(() => {}).finally(() => answering = undefined);
+      }
     } catch (error) {
       onRefused?.((error as Error).message);
     } finally {
@@ -96,9 +108,19 @@ function listen(hostname: string, port: number): Deno.TcpListener {
   }
 }
 
+const encodeLine = (value: unknown) => new TextEncoder().encode(JSON.stringify(value) + "\n");
+
+async function writeAll(connection: Deno.TcpConn, bytes: Uint8Array): Promise<void> {
+  for (let done = 0; done < bytes.length;) done += await connection.write(bytes.subarray(done));
+}
+
 export interface ControlConnection extends Disposable {
   send(value: unknown): Promise<void>;
-  /** Resolves when the other end is gone. */
+  /** Grows with the root's answers: one at least to whatever was sent before it is waited for. */
+  readonly answers: number;
+  /** So long the root may leave what was sent without an answer, by its own words. */
+  readonly silentMs: number;
+  /** Resolves when the other end is gone, or this one has disposed of the connection. */
   readonly closed: Promise<void>;
 }
 
@@ -112,21 +134,25 @@ export async function joinControl(
     await offerHandshake(connection, { token, timeoutMs: leftMs });
     return connection;
   });
-  const encoder = new TextEncoder();
+  let answers = 0, silentMs = mostSilentMs;
   return {
-    async send(value) {
-      const bytes = encoder.encode(JSON.stringify(value) + "\n");
-      for (let done = 0; done < bytes.length;) done += await connection.write(bytes.subarray(done));
+    send: (value) => writeAll(connection, encodeLine(value)),
+    get answers() {
+      return answers;
+    },
+    get silentMs() {
+      return silentMs;
     },
     closed: (async () => {
       try {
-        for await (const _ of values(connection)); // the root says nothing yet; its end is what is waited for
+        for await (const value of values(connection)) {
+          answers++;
+          if (typeof value === "number" && value > 0) silentMs = value;
+        }
       } catch {
         // closed from this side, or broken: either way it is over
       }
     })(),
-    [Symbol.dispose]() {
-      connection.close();
-    },
+    [Symbol.dispose]: () => closeQuietly(connection),
   };
 }

@@ -64,3 +64,16 @@ Deno.test("listenControl() closes a connection that onValue wants no more of, an
   await rank.closed;
   assertEquals(heard, [0, 1]);
 });
+
+Deno.test("joinControl() counts the root's answers, which say for how long there may be none", async () => {
+  let said = Promise.withResolvers<unknown>();
+  await using control = listenControl({ hostname, port: 0, token, silentMs: 2500, onValue: (v) => said.resolve(v) });
+  using rank = await joinControl({ hostname, port: control.port, token });
+  assertEquals([rank.answers, rank.silentMs], [0, 10_000]);
+  for (let values = 0; rank.answers < 2; values++) { // an answer is never far behind
+    await rank.send(values);
+    await said.promise;
+    said = Promise.withResolvers();
+  }
+  assertEquals(rank.silentMs, 2500);
+});

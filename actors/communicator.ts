@@ -54,8 +54,11 @@ export const communicatorProtocol = protocol({
         address: z.string(),
         /** A path for its Unix socket, for ranks of the same host. */
         socket: z.string().optional(),
+        /** What chooses its GPU. */
+        device: z.string().optional(),
       },
-      reply: z.null(),
+      /** Ranks that use the same GPU, this one among them, as far as that is known. */
+      reply: z.object({ sharing: z.array(z.number()) }),
     },
     /** Carries out one collective; answers when it is done, refused when it failed. */
     collective: { ask: { call: callSchema }, reply: z.null() },
@@ -144,8 +147,8 @@ export const communicator = ({ kill }: CommunicatorOptions) =>
           break;
         case "meet": {
           // Beats must go on meanwhile, so this is not waited for here.
-          const { reply } = message;
-          meet(state, message).then(() => reply(null), (error) => reply.refuse((error as Error).message));
+          const { reply } = message, met = meet(state, message);
+          met.then((sharing) => reply({ sharing }), (error) => reply.refuse((error as Error).message));
           break;
         }
         case "collective": {
@@ -224,9 +227,14 @@ interface Place {
   readonly meeting: Meeting;
   readonly address: string;
   readonly socket?: string | undefined;
+  readonly device?: string | undefined;
 }
 
-async function meet(state: State, { meeting, address, socket }: Place): Promise<void> {
+/** @returns ranks that use the same GPU */
+async function meet(
+  state: State,
+  { meeting, address, socket, device }: Place,
+): Promise<number[]> {
   if (!state.identity) throw new Error("the root was never joined");
   const { rank, token } = state.identity, { hostname, port, world, fingerprint, encrypt, timeoutMs } = meeting;
   const transport = await joinWorld({
@@ -239,6 +247,8 @@ async function meet(state: State, { meeting, address, socket }: Place): Promise<
     root: { hostname, port },
     hostname: address,
     socket,
+    device,
   });
   state.communicator = createCommunicator(transport, { onLate: (report) => void tell(state, { late: report }) });
+  return [...transport.sharing];
 }

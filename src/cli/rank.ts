@@ -26,6 +26,8 @@ export const rankVariables = {
 
 /** A path for this rank's Unix socket, where ranks of the same host may have some. */
 export const socketVariable = "TROUPE_SOCKET";
+/** What chooses its GPU, where the host's ranks may share one. */
+export const deviceVariable = "TROUPE_DEVICE";
 
 /** Set where `train --profiling` asks for a profile. */
 export const profileVariable = "TROUPE_PROFILE";
@@ -61,16 +63,20 @@ export async function joinRoot(
 
 /** Meets the other ranks through the communicator, which from then on carries out what this thread asks for. */
 export async function meet(communicator: Ref<typeof communicatorProtocol>, meeting: Meeting) {
-  const failed = (error: unknown) => {
+  const failed = (error: unknown): never => {
     throw new CommunicationError(plainReason(error), { cause: error });
   };
-  const address = Deno.env.get(rankVariables.address)!, socket = Deno.env.get(socketVariable);
-  const place = { address, ...(socket === undefined ? {} : { socket }) };
-  await communicator.ask({ kind: "meet", meeting, ...place }, { timeoutMs: Infinity }).catch(failed);
-  return callingCommunicator(
+  const address = Deno.env.get(rankVariables.address)!;
+  const socket = Deno.env.get(socketVariable), device = Deno.env.get(deviceVariable);
+  const place = { address, ...(socket === undefined ? {} : { socket }), ...(device === undefined ? {} : { device }) };
+  const { sharing } = await communicator.ask({ kind: "meet", meeting, ...place }, { timeoutMs: Infinity }).catch(
+    failed,
+  );
+  const calling = callingCommunicator(
     Number(Deno.env.get(rankVariables.rank)),
     (call) => communicator.ask({ kind: "collective", call }, { timeoutMs: Infinity }).catch(failed),
   );
+  return { ...calling, sharing };
 }
 
 /** `host:port`, an IPv6 address in brackets. */

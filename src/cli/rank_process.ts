@@ -1,7 +1,7 @@
 /** Starts a rank as a process of this program, with the least permissions that it can work with. */
 import { type Host, spawnProcess } from "../../actors/runtime/mod.ts";
 import { socketFolder } from "../comm/transport/local_sockets.ts";
-import { profileVariable, rankVariables, socketVariable } from "./rank.ts";
+import { deviceVariable, profileVariable, rankVariables, socketVariable } from "./rank.ts";
 import { type Permissions, selfCommand } from "./self.ts";
 
 export interface RankProcessOptions {
@@ -59,7 +59,7 @@ export function rankEnvironment(
   options: Omit<RankProcessOptions, "write" | "net">,
 ): Record<string, string> {
   const { rank, attempt, localRank, world, control: { hostname, port }, token, address, profile, sockets } = options;
-  const socket = sockets?.path(localRank);
+  const socket = sockets?.path(localRank), own = ownVariables(localRank, (name) => Deno.env.get(name));
   return {
     [rankVariables.control]: `${hostname.includes(":") ? `[${hostname}]` : hostname}:${port}`,
     [rankVariables.token]: token,
@@ -67,10 +67,11 @@ export function rankEnvironment(
     [rankVariables.attempt]: String(attempt),
     [rankVariables.address]: address,
     ...(profile ? { [profileVariable]: "1" } : {}),
-    ...(socket === undefined ? {} : { [socketVariable]: socket }),
+    // A process that differs from another in none of these sees the same first GPU.
+    ...(socket === undefined ? {} : { [socketVariable]: socket, [deviceVariable]: JSON.stringify(own) }),
     LOCAL_RANK: String(localRank),
     WORLD_SIZE: String(world),
-    ...ownVariables(localRank, (name) => Deno.env.get(name)),
+    ...own,
   };
 }
 

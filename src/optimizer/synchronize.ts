@@ -92,14 +92,14 @@ export class Synchronizer {
     return this.#options.data.ranks.length > 1;
   }
 
-  /** Sums all gradients, in place. */
-  *reduce(): Generator<Wait, void> {
+  /** Sums all gradients, in place. @param most buckets under way at a time */
+  *reduce(most = mostTravelling): Generator<Wait, void> {
     if (!this.reduces) return;
     for (const bucket of this.buckets) {
       const reading = this.read(bucket);
       yield reading;
       this.start(reading);
-      if (this.#reducing.length >= mostTravelling) yield* this.#finishReduction();
+      if (this.#reducing.length >= most) yield* this.#finishReduction();
     }
     yield* this.finish();
   }

@@ -9,6 +9,8 @@ export interface World {
   readonly mesh: Mesh;
   /** The group of a mode that this rank belongs to. The same mode gives the same group. */
   group(mode: Mode): Group;
+  /** Ranks that use this rank's GPU and need nothing of each other while they compute a step's gradients, if there are any. */
+  readonly device?: Group | undefined;
 }
 
 /**
@@ -20,10 +22,26 @@ export interface World {
  * console.assert(solo.mesh.world === 1 && sum[0] === 3);
  * ```
  */
-export const createWorld = (mesh: Mesh, communicator: Pick<Communicator, "group">): World => ({
+export const createWorld = (
+  mesh: Mesh,
+  communicator: Pick<Communicator, "group"> & {
+    /** Ranks that use this rank's GPU, itself among them. */
+    readonly sharing?: readonly number[];
+  },
+): World => ({
   mesh,
   group: (mode) => communicator.group(mode, mesh.group(mode).ranks),
+  device: deviceGroup(mesh, communicator),
 });
+
+function deviceGroup(mesh: Mesh, { group, sharing = [] }: Parameters<typeof createWorld>[1]): Group | undefined {
+  const apart = mesh.size("data") === mesh.world && !meetsInPasses(mesh);
+  return sharing.length > 1 && apart ? group("device", sharing) : undefined;
+}
+
+/** Whether ranks with other data meet inside a pass, for weights or for experts. */
+export const meetsInPasses = (mesh: Pick<Mesh, "size">): boolean =>
+  (["weight", "expert", "expert_weight"] as const).some((axis) => mesh.size(axis) > 1);
 
 /** A group of one: every collective is over before it begins. */
 function alone(name: string): Group {

@@ -21,11 +21,14 @@ async function together<T>(
   config: ResolvedConfig,
   ranks: number,
   work: (trainer: Trainer, world: World) => Promise<T>,
+  /** Ranks that use one GPU. */
+  sharing: readonly number[] = [],
 ): Promise<T[]> {
   const transports = simulatedWorld(ranks);
   try {
     return await Promise.all(transports.map(async (transport, rank) => {
-      const world = createWorld(runMesh(config, { rank, world: ranks }), createCommunicator(transport));
+      const communicator = { ...createCommunicator(transport), sharing: sharing.includes(rank) ? sharing : [] };
+      const world = createWorld(runMesh(config, { rank, world: ranks }), communicator);
       try {
         using backend = await openBackend("cpu");
         const model = await initializeModel(config, { backend, world });
@@ -101,6 +104,32 @@ Deno.test("data-parallel ranks in float16 agree to the bit, read what others upd
   }
   for (const { results } of await together(half(3, 2 ** 24), 3, twoSteps)) {
     assertEquals(results.map(({ success }) => success), [false, false]);
+  }
+});
+
+Deno.test("ranks that share a GPU compute one after the other, to the same bits", async () => {
+  const overlap = { overlap_sync_grad: true, overlap_sync_param: true };
+  for (const [ranks, options] of [[3, {}], [3, overlap], [8, overlap]] as const) { // two of eight have no rows
+    const config = record({ reduce_bucket_size: 150, ...options }, -1, ranks);
+    const inTurns = { ...config, runtime: { ...config.runtime, gpu_turns: "always" as const } };
+    // The last rank has a GPU of its own.
+    const sharing = Array.from({ length: ranks - 1 }, (_, rank) => rank), passes: [step: number, rank: number][] = [];
+    const apart = await together(config, ranks, twoSteps, sharing),
+      shared = await together(
+        inTurns,
+        ranks,
+        (trainer, world) => {
+          const { rank } = world.mesh;
+          trainer.onInstruction = (text) => {
+            if (/micro-batch/.test(text) && sharing.includes(rank)) passes.push([trainer.stepCount, rank]);
+          };
+          return twoSteps(trainer, world);
+        },
+        sharing,
+      );
+    assertEquals(shared, apart);
+    assertEquals(passes, passes.toSorted(([a, i], [b, j]) => a - b || i - j), "all of one rank, then all of the next");
+    assertEquals(new Set(passes.map(([, rank]) => rank)).size, Math.min(6, ranks - 1));
   }
 });
 

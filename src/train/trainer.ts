@@ -20,14 +20,15 @@ import type { FineTuneCosineAnnealingWarmupLR, LearningRateState } from "../opti
 import { OverlappedReduction } from "../optimizer/overlap.ts";
 import type { StageObserver } from "../pipeline/stage_clock.ts";
 import type { SpanSink } from "../observe/trace.ts";
-import type { Synchronizer } from "../optimizer/synchronize.ts";
+import { mostTravelling, type Synchronizer } from "../optimizer/synchronize.ts";
 import { agree } from "./agree.ts";
 import { Executor, type Traffic } from "./execute.ts";
-import type { Mesh } from "../parallel/mesh.ts";
+import { meetsInPasses } from "../parallel/world.ts";
 import { countLabels, feed, silentMicroBatch } from "./feed.ts";
 import type { Model } from "./model.ts";
 import { partsOf } from "../graph/large_tables.ts";
 import { sumSharedGradients } from "./shared_gradients.ts";
+import { Turn } from "./turn.ts";
 import { putTogether } from "./whole.ts";
 
 /** What the device says of one micro-batch; arrays of one entry a token. */
@@ -149,18 +150,23 @@ export class Trainer implements Disposable {
     const { program, world, stage } = this.model, pipeline = world.group("pipeline");
     const all = globalRows ?? microBatches.length * world.mesh.size("data");
     if (all === 0) throw new RangeError("Cannot execute a schedule: the batch has no micro-batches");
+    const turn = new Turn(takesTurns(this.model) ? world.device : undefined);
     const { overlap, gatherOverlap } = this.model,
       { synchronizers } = this.optimizer,
       scale = this.optimizer.gradScaler.scale;
     const started = performance.now();
     // Ranks with other data that gather weights from each other run as many passes, where they have fewer rows.
-    const passes = meet(world.mesh) ? Math.ceil(all / world.mesh.size("data")) : microBatches.length;
+    const passes = meetsInPasses(world.mesh) ? Math.ceil(all / world.mesh.size("data")) : microBatches.length;
     // Parameters of other ranks come before they are used; only a forward pass can be waited for piece by piece.
     if (gatherOverlap && passes > 0) {
       for (const synchronizer of synchronizers) yield* synchronizer.startGathers();
-      for (const group of gatherOverlap.before) yield* synchronizers[group]!.finishGather();
+      if (turn.waits) { for (const synchronizer of synchronizers) yield* synchronizer.gather(); }
+      else for (const group of gatherOverlap.before) yield* synchronizers[group]!.finishGather();
     } else for (const synchronizer of synchronizers) yield* synchronizer.gather();
     const inThread = program.backend.traits.provider === "none";
+    let waited = performance.now();
+    yield* turn.begin();
+    if (turn.waits) this.#over("wait for turn", waited);
     let passBegan = 0;
     const overlapped = overlap && new OverlappedReduction(overlap, synchronizers, inThread);
     this.sent = yield* this.#executor.run(stage.schedule(passes), {
@@ -182,7 +188,10 @@ export class Trainer implements Disposable {
       ended: (name, { microBatch }) => this.#over(`${name} of micro-batch ${microBatch}`, passBegan),
       atCuts: (name, { microBatch }) => {
         if (overlapped && name === overlapped.plan.segment && microBatch === passes - 1) {
-          return (cut) => overlapped.at(cut);
+          return function* (cut) {
+            yield* overlapped.at(cut);
+            turn.handOn(); // what is left of this pass and what comes back of it go on beside the next rank's passes
+          };
         }
         if (gatherOverlap && name === gatherOverlap.segment && microBatch === 0) {
           return (cut) => synchronizers[gatherOverlap.groups[cut]!]!.finishGather();
@@ -193,6 +202,16 @@ export class Trainer implements Disposable {
         if (program.plan.segments[name].outputs.size > 0) program.keepOutputs(microBatch, frame, chunk);
       },
     });
+    if (turn.awaited) {
+      waited = performance.now();
+      if (passes > 0) {
+        const computed = program.backend.read(this.optimizer.device.normRanges.slice(0, 1));
+        yield computed;
+        computed.take();
+      }
+      turn.handOn();
+      this.#over("compute", waited);
+    }
     if (overlapped) {
       if (passes === 0) { for (const cut of overlapped.plan.cuts.keys()) yield* overlapped.at(cut); }
       yield* overlapped.end();
@@ -201,8 +220,12 @@ export class Trainer implements Disposable {
     if (overlapped) yield* overlapped.late();
     // A second sum of gradients, over ranks of a tensor group, comes after the first.
     for (const [group, synchronizer] of synchronizers.entries()) {
-      yield* overlapped && group < this.model.zero.length ? synchronizer.finish() : synchronizer.reduce();
+      yield* overlapped && group < this.model.zero.length
+        ? synchronizer.finish()
+        // All of it comes back at once where the ranks that it travels to compute later.
+        : synchronizer.reduce(turn.group ? Infinity : mostTravelling);
     }
+    yield* turn.end();
     this.onInstruction(`step ${this.stepCount + 1}: norm`);
     let began = performance.now();
     this.optimizer.device.norm();
@@ -378,9 +401,15 @@ export class Trainer implements Disposable {
   }
 }
 
-/** Whether ranks with other data meet inside a pass, for weights or for experts. */
-const meet = (mesh: Pick<Mesh, "size">): boolean =>
-  (["weight", "expert", "expert_weight"] as const).some((axis) => mesh.size(axis) > 1);
+/** Less work in a micro-batch than this and the host may be what is waited for, which several ranks are at once. */
+const leastWork = 1e11;
+
+/** Whether ranks that share this one's device compute one after the other. */
+function takesTurns({ program: { plan, backend }, config: { runtime, data } }: Model): boolean {
+  if (runtime.gpu_turns !== "auto") return runtime.gpu_turns === "always";
+  const parameters = plan.parameters.reduce((sum, { bytes }) => sum + bytes / 4, 0);
+  return !backend.traits.software && 6 * parameters * data.packed_length >= leastWork;
+}
 
 /** Outputs that are a loss beside that of the predictions begin so. */
 const auxiliaryName = "auxiliary ";

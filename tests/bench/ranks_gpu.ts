@@ -3,13 +3,15 @@
  * H200.
  *
  *     deno run --allow-all tests/bench/ranks_gpu.ts [--ranks=1,2,4] [--tokens=8192,32768,131072,262144,524288]
- *       [--dtype=float32] [--steps=2] [--rehearse]
+ *       [--dtype=float32] [--steps=2] [--ways=plain,overlapped] [--set=section.field=value,…] [--rehearse]
  *
  * `TROUPE_WEBGPU=dawn` measures through Dawn. The 124M model on made-up tokens, rows of 1,024, four to a micro-batch where
  * there are as many; the optimizer's state is divided. Each rank is a process with its communicator in a worker, as in a
- * run. Prints one JSON object a line: `of_one` is the ratio to one rank's speed at the same size, `plain` without and
- * `overlapped` with `overlap_sync_grad` and `overlap_sync_param` (from 131,072 tokens on). Phases are rank 0's, seconds a
- * step. `--rehearse` takes a tiny model on the CPU, to see that all of it runs.
+ * run. Prints one JSON object a line: `of_one` is the ratio to one rank's speed at the same size. Ways: `plain` without and
+ * `overlapped` with `overlap_sync_grad` and `overlap_sync_param` (from 131,072 tokens on); either `in slices`, where ranks
+ * do not take turns (`runtime.gpu_turns: never`); `apart`, where they exchange nothing: what sharing the GPU alone costs.
+ * Phases are rank 0's and the last rank's, seconds a step. `--rehearse` takes a tiny model on the CPU, to see that all of it
+ * runs.
  */
 import { fileURLToPath } from "node:url";
 import { Progress } from "../../actors/progress.ts";
@@ -50,16 +52,18 @@ async function child(): Promise<void> {
   const meeting = { hostname, port: meetingPort, world, fingerprint: version, encrypt: false, timeoutMs: 120_000 };
   const communicator = world > 1 ? await meet(await joinRoot(runtime, new Progress()), meeting) : undefined;
   using backend = await openBackend(rehearse ? "cpu" : "webgpu", { provider: defaultProvider() });
-  const ways = world === 1 ? ["plain"] : ["plain", "overlapped"];
+  const ways = world === 1 ? ["plain"] : option("ways", "plain,overlapped").split(",");
   // A model is opened once for all sizes with as many rows to a micro-batch.
   const openings = Map.groupBy(
     ways.flatMap((way) => sizes.map((tokens) => ({ way, tokens, rows: rowsOf(tokens, world) })))
-      .filter(({ way, tokens, rows }) => rows >= 1 && (way === "plain" || tokens >= overlappedFrom)),
-    ({ way, rows }) => `${way} ${rows}`,
+      .filter(({ way, tokens, rows }) => rows >= 1 && (!way.startsWith("overlapped") || tokens >= overlappedFrom)),
+    ({ way, rows }) => `${way.split(" ")[0]} ${rows}`,
   );
   for (const runs of openings.values()) {
-    const { way, rows } = runs[0]!, most = Math.max(...runs.map(({ tokens }) => tokens)) / row / rows / world;
-    const overlap = way === "overlapped";
+    const { way: first, rows } = runs[0]!,
+      apart = first === "apart",
+      most = Math.max(...runs.map(({ tokens }) => tokens)) / row / rows / world;
+    const overlap = first.startsWith("overlapped");
     const tiny = ["model.num_layers=2", "model.hidden_size=32", "model.num_attention_heads=2", "model.vocab_size=512"];
     const set = [
       ...modelSettings("124M", { batch: rows, tokens: row }),
@@ -70,28 +74,45 @@ async function child(): Promise<void> {
       "parallel.zero1.size=-1",
       `hybrid_zero_optimizer.overlap_sync_grad=${overlap}`,
       `hybrid_zero_optimizer.overlap_sync_param=${overlap}`,
+      ...option("set", "").split(",").filter(Boolean),
     ];
-    const config = resolveConfig(await loadConfig("configs/demo.yaml", { set }), { worldSize: world });
-    const here = communicator ? createWorld(runMesh(config, { rank, world }), communicator) : solo;
+    const resolved = resolveConfig(await loadConfig("configs/demo.yaml", { set }), { worldSize: apart ? 1 : world });
+    const config = { ...resolved, runtime: { ...resolved.runtime } };
+    const together = communicator?.group("bench", Array.from({ length: world }, (_, i) => i));
+    const here = communicator && !apart ? createWorld(runMesh(config, { rank, world }), communicator) : solo;
     const began = performance.now();
     using session = await Session.open(config, { backend, world: here });
     const openSeconds = (performance.now() - began) / 1000;
     const loader = createTrainLoader(config.data, { dataRank: rank, dataWorldSize: world });
-    for (const { tokens } of runs) {
+    let warm = false;
+    for (const { tokens, way } of runs) {
+      // It is asked in every step.
+      Object.assign(config.runtime, { gpu_turns: way.endsWith("in slices") ? "never" : "auto" });
       const count = tokens / row / rows / world, seconds: number[] = [], phases = new Map<string, number>();
-      for (let step = 0; step <= steps; step++) { // the first does not count
+      for (let step = warm ? 1 : 0; step <= steps; step++) { // the first does not count
         const whole = await loader.next(), microBatches = whole.microBatches.slice(0, count);
         session.trainer.onSpan = (name, begin, end) => {
           if (step > 0) phases.set(name, (phases.get(name) ?? 0) + (end - begin) / 1000 / steps);
         };
+        await together?.barrier();
         const started = performance.now();
-        await session.step({ ...whole, microBatches, globalRows: count * world });
+        await session.step({ ...whole, microBatches, globalRows: count * (apart ? 1 : world) });
+        if (apart) await together?.barrier();
         if (step > 0) seconds.push((performance.now() - started) / 1000);
       }
       await session.trainer.gather();
+      warm = true;
+      const told = Object.fromEntries(
+        [...phases].filter(([name]) => !/micro-batch/.test(name)).map((
+          [name, value],
+        ) => [name, Number(value.toPrecision(3))]),
+      );
+      const last = new TextEncoder().encode(JSON.stringify(told)), all = new Uint8Array(1000 * world);
+      all.set(last.subarray(0, 1000), 1000 * rank);
+      await together?.allGather(all);
       if (rank > 0) continue;
+      const ofLast = new TextDecoder().decode(all.subarray(1000 * (world - 1))).replaceAll("\0", "");
       const each = Math.min(...seconds);
-      const told = [...phases].filter(([name]) => !/micro-batch/.test(name));
       console.log(JSON.stringify({
         bench: "ranks_gpu",
         device: backend.traits.description,
@@ -100,7 +121,8 @@ async function child(): Promise<void> {
         tokens,
         seconds: each,
         tokens_per_second: tokens / each,
-        phases: Object.fromEntries(told.map(([name, value]) => [name, Number(value.toPrecision(3))])),
+        phases: told,
+        ...(world > 1 ? { last_rank: JSON.parse(ofLast) } : {}),
         open_seconds: openSeconds,
       }));
     }

@@ -19,7 +19,10 @@ export interface CommunicatorOptions {
   readonly answerMs?: number;
   /** After how long without a byte a collective is given up, though all ranks answer. @default {600_000} */
   readonly timeoutMs?: number;
-  /** Told who is waited for, once a collective; of messages between two ranks, only where one waits thirty times as long. */
+  /**
+   * Told who is waited for, once a collective; of messages between two ranks, and where ranks share a GPU, only where one
+   * waits thirty times as long.
+   */
   readonly onLate?: (report: string) => void;
 }
 
@@ -204,8 +207,11 @@ export function createCommunicator(transport: Transport, options: CommunicatorOp
       working.catch(() => {}); // told below
       await turn;
       latest = `${what}, under way`;
-      // A stage of a pipeline waits for its turn in every step; ranks that meet in a collective should all be there.
-      using _ = watch(lane, what, sequence, operator === "send" ? 30 * patienceMs : 0);
+      // A stage of a pipeline waits for its turn in every step, and so may ranks that share a GPU; others that meet in a
+      // collective should all be there.
+      const inTurns = operator === "send" ||
+        lane.ranks.some((other) => other !== rank && transport.sharing.includes(other));
+      using _ = watch(lane, what, sequence, inTurns ? 30 * patienceMs : 0);
       try {
         await working;
         latest = `${what}, finished`;

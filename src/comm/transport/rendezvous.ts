@@ -16,6 +16,8 @@ const addressSchema = z.object({
   port: z.number().int().min(1).max(65535),
   /** The path of its Unix socket, for ranks of its host. */
   socket: z.string().max(255).optional(),
+  /** Its GPU, as far as ranks of its host can tell: those that say the same use the same. */
+  device: z.string().max(10_000).optional(),
 });
 export type Address = z.output<typeof addressSchema>;
 
@@ -120,13 +122,15 @@ export function openRendezvous(
  * @throws {CommunicationError} when the root refuses, or someone does not come in time, naming who
  */
 export async function joinWorld(
-  { rank, root, hostname, socket, peers, ...options }: MeetingOptions & {
+  { rank, root, hostname, socket, device, peers, ...options }: MeetingOptions & {
     rank: number;
     root: Address;
     /** This rank's own, as its peers reach it. */
     hostname: string;
     /** A path for its Unix socket, by which those peers reach it that have theirs in the same folder. */
     socket?: string | undefined;
+    /** What chooses its GPU: ranks with sockets in one folder that say the same use the same GPU. */
+    device?: string | undefined;
     peers?: readonly number[];
   },
 ): Promise<Transport> {
@@ -162,7 +166,7 @@ export async function joinWorld(
   };
   const gate = openGate({ hostname, ...admission });
   const localGate = socket === undefined ? undefined : openAt(socket, (path) => openLocalGate({ path, ...admission }));
-  const own = { hostname, port: gate.address.port, ...(localGate ? { socket } : {}) };
+  const own = { hostname, port: gate.address.port, ...(localGate ? { socket, device } : {}) };
   /** By the shortest way. */
   const reach = async ({ socket, ...address }: Address): Promise<FrameStream> => {
     const dialling = { token, encrypt, timeoutMs: left() };
@@ -172,7 +176,7 @@ export async function joinWorld(
     }) ?? await dial({ ...address, ...dialling });
   };
   const deadline = performance.now() + timeoutMs, left = () => Math.max(1, deadline - performance.now());
-  let atRoot: FrameStream | undefined;
+  let atRoot: FrameStream | undefined, sharing: number[] = [];
   try {
     atRoot = await dial({ ...root, token, encrypt, timeoutMs: left() });
     await say(atRoot, { rank, world, fingerprint, address: own });
@@ -181,6 +185,12 @@ export async function joinWorld(
     });
     if (table === null) throw new CommunicationError("The root closed the connection before all ranks had come");
     if ("refused" in table) throw new CommunicationError(`The root refuses rank ${rank}: ${table.refused}`);
+    if (own.device !== undefined) {
+      sharing = [...table.addresses.keys()].filter((peer) => {
+        const { socket, device } = table.addresses[peer]!;
+        return device === own.device && sameHost(socket, own.socket);
+      });
+    }
     await Promise.all(
       [...wanted].filter((peer) => peer < rank).map(async (peer) => {
         const address = table.addresses[peer];
@@ -204,5 +214,5 @@ export async function joinWorld(
     await Promise.all([gate.close(), localGate?.close()]);
     for (const stream of unnamed) closeQuietly(stream);
   }
-  return createTransport({ rank, world, streams });
+  return createTransport({ rank, world, streams, sharing });
 }

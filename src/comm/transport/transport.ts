@@ -43,6 +43,8 @@ export interface Answer extends Status {
 export interface Transport {
   readonly rank: number;
   readonly world: number;
+  /** Ranks that use the same GPU, this one among them, in their order; empty where that is not known. */
+  readonly sharing: readonly number[];
   /** @param until resolves when so many bytes of the body may leave; all may at once where there is none */
   send(to: number, tag: Tag, body: Uint8Array, until?: (bytes: number) => Promise<void> | undefined): Promise<void>;
   receive(from: number, tag: Tag, bytes: number, sink: Sink): Promise<void>;
@@ -66,7 +68,12 @@ export interface Transport {
 
 /** @param streams one per peer, authenticated */
 export function createTransport(
-  { rank, world, streams }: { rank: number; world: number; streams: ReadonlyMap<number, FrameStream> },
+  { rank, world, streams, sharing = [] }: {
+    rank: number;
+    world: number;
+    streams: ReadonlyMap<number, FrameStream>;
+    sharing?: readonly number[];
+  },
 ): Transport {
   let failure: CommunicationError | undefined, closing = false, nextId = 0;
   const { promise: aborted, resolve: tellAborted } = Promise.withResolvers<CommunicationError>();
@@ -121,6 +128,7 @@ export function createTransport(
   const transport: Transport = {
     rank,
     world,
+    sharing,
     send: (to, tag, body, until) => linkTo(to).send(tag, body, until),
     receive: (from, tag, bytes, sink) => linkTo(from).receive(tag, bytes, sink),
     async ask(peer, timeoutMs) {

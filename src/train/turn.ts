@@ -1,0 +1,49 @@
+/**
+ * Ranks that share a GPU take turns: one computes the gradients of all its micro-batches, then the next. A GPU that works for
+ * several processes at once goes from one to the other in slices and loses time at each change; and the gradients of those
+ * who are through come back, and are summed, while the next one computes. It changes no bit.
+ *
+ * What is handed on is a message, so that a rank that fails in its turn ends the others' waiting as any failure does.
+ */
+import type { Group } from "../comm/collectives/communicator.ts";
+import type { Wait } from "../graph/program.ts";
+
+/** One rank's turn in one step. */
+export class Turn {
+  #over = false;
+  #going: Promise<void> = Promise.resolve();
+  readonly #word = new Float32Array(1);
+
+  /** @param group ranks that share a GPU; none where this one has its own */
+  constructor(readonly group: Group | undefined) {}
+
+  /** Whether another rank is to compute before this one. */
+  get waits(): boolean {
+    return this.group !== undefined && this.group.index > 0;
+  }
+
+  /** Whether another rank waits for this one. */
+  get awaited(): boolean {
+    return this.group !== undefined && !this.#over && this.group.index < this.group.ranks.length - 1;
+  }
+
+  /** Waits until this rank may compute. */
+  *begin(): Generator<Wait, void> {
+    if (!this.waits) return;
+    const came = this.group!.receive(this.group!.index - 1, this.#word);
+    yield { ready: () => came };
+  }
+
+  /** The next rank may. */
+  handOn(): void {
+    if (!this.awaited) return;
+    this.#over = true;
+    this.#going = this.group!.send(this.group!.index + 1, this.#word);
+    this.#going.catch(() => {}); // told by `end`
+  }
+
+  /** Waits until the next rank has heard of it. */
+  *end(): Generator<Wait, void> {
+    yield { ready: () => this.#going };
+  }
+}

@@ -7,6 +7,7 @@
 import process from "node:process";
 import { createRuntime } from "../../actors/runtime/mod.ts";
 import { Progress } from "../../actors/progress.ts";
+import { encode } from "../../kernels/host.ts";
 import type { DeviceBuffer } from "../backend/backend.ts";
 import { type BackendName, openBackend } from "../backend/open.ts";
 import { accumulate } from "../comm/collectives/elements.ts";
@@ -16,6 +17,7 @@ import type { ResolvedConfig } from "../config/mod.ts";
 import { drive, type Program } from "../graph/program.ts";
 import { FlightRecorder } from "../observe/flight_recorder.ts";
 import { Synchronizer } from "../optimizer/synchronize.ts";
+import { partBytes } from "../optimizer/zero.ts";
 import { runMesh } from "../parallel/run_mesh.ts";
 import { createWorld } from "../parallel/world.ts";
 import { planModel } from "../train/model.ts";
@@ -91,21 +93,32 @@ function floors(): { copy: number; sum: number } {
 /** Memory on the device for parameters and gradients alone, in place of a whole program. */
 function stubProgram(
   backend: Awaited<ReturnType<typeof openBackend>>,
-  { arenas, parameters }: Pick<Program["plan"], "arenas" | "parameters">,
+  { arenas, parameters, modelType }: Pick<Program["plan"], "arenas" | "parameters" | "modelType">,
 ) {
+  const kinds = { parameter: 1, gradient: 1, ...(modelType ? { model: 1 / 2 } : {}) };
   const buffers = new Map<string, DeviceBuffer[]>(
-    ["parameter", "gradient"].map((kind) => [kind, arenas.map((bytes) => backend.allocate(bytes, kind))]),
+    Object.entries(kinds).map(([kind, size]) => [kind, arenas.map((bytes) => backend.allocate(bytes * size, kind))]),
   );
   const places = new Map(parameters.map((place) => [place.name, place]));
   const partRange: Program["partRange"] = (kind, { name, begin, end }) => {
     const { arena, offset } = places.get(name)!;
     return { buffer: buffers.get(kind)![arena]!, offset: offset + 4 * begin, bytes: 4 * (end - begin) };
   };
+  const copyRange: Program["copyRange"] = ({ name, begin, end }) => {
+    const { arena, offset } = places.get(name)!;
+    return {
+      buffer: buffers.get("model")![arena]!,
+      offset: offset / 2 + 2 * begin,
+      bytes: partBytes({ name, begin, end }, true),
+    };
+  };
   return {
     backend,
     partRange,
+    copyRange,
     writePart: (kind, part, data) => backend.upload(partRange(kind, part), data),
-  } satisfies Pick<Program, "backend" | "partRange" | "writePart">;
+    writeCopy: (part, stored) => backend.upload(copyRange(part), stored),
+  } satisfies Pick<Program, "backend" | "partRange" | "writePart" | "copyRange" | "writeCopy">;
 }
 
 /** One rank, in a process of its own. Its task comes on standard input; rank 0 prints the lines. */
@@ -126,7 +139,7 @@ export async function syncChild(): Promise<void> {
   const own = zero.flatMap(({ division, partition }) =>
     division.filter(({ owner }) => owner === mesh.index(partition) || mesh.size(partition) === 1)
   );
-  const all = zero.flatMap(({ division }) => division);
+  const all = zero.flatMap(({ division }) => division), { modelType } = plan;
   const first = (kind: "gradient" | "parameter", part: typeof own[number]) => {
     const { buffer, offset } = program.partRange(kind, part), place = new Float32Array(1);
     backend.readInto([{ buffer, offset, bytes: 4 }], [new Uint8Array(place.buffer)]).take();
@@ -134,6 +147,20 @@ export async function syncChild(): Promise<void> {
   };
   for (const part of all) program.writePart("gradient", part, new Float32Array(part.end - part.begin).fill(rank + 1));
   for (const part of own) program.writePart("parameter", part, new Float32Array(part.end - part.begin).fill(rank + 1));
+
+  // In a half type its copies go round.
+  const copyOf = (value: number) => new Uint8Array(encode(modelType!, new Float32Array(2).fill(value)).buffer);
+  const copyHas = (part: typeof own[number], value: number) => {
+    const { buffer, offset } = program.copyRange(part), place = new Uint8Array(4);
+    backend.readInto([{ buffer, offset, bytes: 4 }], [place]).take();
+    return place.every((byte, i) => byte === copyOf(value)[i]);
+  };
+  if (modelType) {
+    for (const part of own) {
+      const bytes = copyOf(rank + 1), words = new Uint32Array(partBytes(part, true) / 4);
+      program.writeCopy(part, new Uint8Array(words.fill(new Uint32Array(bytes.buffer)[0]!).buffer));
+    }
+  }
 
   const print = (line: BenchLine) => {
     if (rank === 0) console.log(JSON.stringify(line));
@@ -167,10 +194,11 @@ export async function syncChild(): Promise<void> {
       }
     }
     if (turn > 0) continue;
+    const has = modelType ? copyHas : (part: typeof own[number], value: number) => first("parameter", part) === value;
     const owners = new Map(all.map(({ name, begin, owner }) => [`${name} ${begin}`, owner]));
     const sums = own.every((part) => first("gradient", part) === world * (world + 1) / 2);
     const gathered = all.every((part) =>
-      mesh.size("zero") === 1 || first("parameter", part) === owners.get(`${part.name} ${part.begin}`)! + 1
+      mesh.size("zero") === 1 || has(part, owners.get(`${part.name} ${part.begin}`)! + 1)
     );
     if (!sums || !gathered) {
       throw new Error("Cannot measure: gradients were not summed, or parameters not handed round");

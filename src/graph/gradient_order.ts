@@ -48,6 +48,21 @@ export function firstReads(
   return first;
 }
 
+/** Parameters of which segments read the copy in the model's half type alone, and never the `float32` one. */
+export function readAsHalf({ segments, parameters, modelType }: Pick<Plan, "segments" | "parameters" | "modelType">) {
+  const half = new Set(modelType ? parameters.map(({ name }) => name) : []);
+  for (const { instructions } of half.size > 0 ? Object.values(segments) : []) {
+    for (const { space, slot, offset, bytes } of instructions.flatMap(placesOf)) {
+      if (space !== "parameter") continue;
+      for (const place of parameters) {
+        const { name, arena } = place;
+        if (arena === slot && place.offset < offset + bytes && offset < place.offset + place.bytes) half.delete(name);
+      }
+    }
+  }
+  return half;
+}
+
 /** Parameters in the order in which the backward pass touches their gradients for the last time. */
 export function gradientOrder({ segments, parameters }: Pick<Plan, "segments" | "parameters">): string[] {
   const last = new Map<string, number>();

@@ -334,9 +334,20 @@ export class Program implements Disposable {
     if (kind === "parameter") this.parametersChanged();
     const { modelType } = this.plan;
     if (kind !== "parameter" || !modelType) return;
-    const { arena, offset } = this.#parameters.get(part.name)!, stored = wholeWords(encode(modelType, data));
-    const target = { buffer: this.arenas.model[arena]!, offset: offset / 2 + 2 * part.begin, bytes: stored.byteLength };
-    this.backend.upload(target, stored);
+    this.backend.upload(this.copyRange(part), wholeWords(encode(modelType, data)));
+  }
+
+  /** Where the copy of a part in the model's half type lies, in whole words. @throws {TypeError} where there are no copies */
+  copyRange({ name, begin, end }: ParameterPart): Range {
+    if (!this.plan.modelType) throw new TypeError(`Cannot find a copy of ${name}: the model is float32`);
+    const { arena, offset } = this.#parameters.get(name)!, bytes = 4 * Math.ceil((end - begin) / 2);
+    return { buffer: this.arenas.model[arena]!, offset: offset / 2 + 2 * begin, bytes };
+  }
+
+  /** Writes a part of what the passes read, in the model's half type; the `float32` parameter stays. */
+  writeCopy(part: ParameterPart, stored: Uint8Array): void {
+    this.backend.upload(this.copyRange(part), stored);
+    this.parametersChanged();
   }
 
   /** Reads one parameter's tensor of the given kind, flat. */

@@ -5,29 +5,27 @@
  */
 import type { Backend, Range, ReadTicket } from "../backend/backend.ts";
 import type { Group } from "../comm/collectives/communicator.ts";
-import type { ArenaKind, Program, Wait } from "../graph/program.ts";
+import type { Program, Wait } from "../graph/program.ts";
 import type { SpanSink } from "../observe/trace.ts";
-import type { OwnedPart, Parcel } from "./zero.ts";
+import { type Gather, type OwnedPart, type Parcel, partBytes } from "./zero.ts";
 
 export interface SynchronizeOptions {
-  readonly program: Pick<Program, "partRange" | "writePart"> & { readonly backend: Pick<Backend, "readInto"> };
+  readonly program: Pick<Program, "partRange" | "writePart" | "copyRange" | "writeCopy"> & {
+    readonly backend: Pick<Backend, "readInto">;
+  };
   /** Ranks with the same parameters and other data. */
   readonly data: Group;
   /** Ranks among them that divide the optimizer's state. */
   readonly zero: Group;
   readonly buckets: readonly Parcel[];
-  readonly gathers: readonly Parcel[];
+  readonly gathers: readonly Gather[];
 }
 
 /** A parcel's parts as few ranges of an arena: neighbours are one. */
-function rangesOf(
-  program: SynchronizeOptions["program"],
-  kind: ArenaKind,
-  parts: readonly OwnedPart[],
-): Range[] {
+function rangesOf(parts: readonly OwnedPart[], rangeOf: (part: OwnedPart) => Range): Range[] {
   const ranges: Range[] = [];
   for (const part of parts) {
-    const range = program.partRange(kind, part), last = ranges.at(-1);
+    const range = rangeOf(part), last = ranges.at(-1);
     if (last && last.buffer === range.buffer && last.offset + last.bytes === range.offset) {
       ranges[ranges.length - 1] = { ...last, bytes: last.bytes + range.bytes };
     } else ranges.push(range);
@@ -59,6 +57,7 @@ export interface Reading extends Wait {
 
 interface Travelling {
   readonly parcel: Parcel;
+  readonly half: boolean;
   readonly room: Float32Array;
   readonly arrived: Promise<unknown>;
 }
@@ -77,6 +76,8 @@ export class Synchronizer {
   readonly #gathering: Travelling[] = [];
   /** The first gather that was not begun since the last update. */
   #unsent: number;
+  /** Whether others have updated `float32` parameters of which this rank has fetched half copies alone. */
+  #stale = false;
 
   constructor(options: SynchronizeOptions) {
     this.#options = options;
@@ -106,17 +107,17 @@ export class Synchronizer {
 
   /** Starts reading a bucket's gradients as they are after all that was submitted. */
   read(bucket: Parcel): Reading {
-    return this.#read("gradient", bucket, bucket.parts, 0);
+    return this.#read(bucket, 0, rangesOf(bucket.parts, (part) => this.#options.program.partRange("gradient", part)));
   }
 
   /** Starts the sum of a bucket that was read. */
   start({ parcel, room, ticket }: Reading): void {
     const { data: group, zero } = this.#options, data = room.subarray(0, parcel.elements);
-    this.#timed("take", parcel.elements, () => ticket.take());
+    this.#timed("take", 4 * parcel.elements, () => ticket.take());
     const toOwners = zero.ranks.length === group.ranks.length;
     const arrived = toOwners ? group.reduceScatter(data, parcel.counts) : group.allReduce(data);
     arrived.catch(() => {}); // told to whoever waits
-    this.#reducing.push({ parcel, room, arrived });
+    this.#reducing.push({ parcel, half: false, room, arrived });
   }
 
   /** Waits for the sums under way and puts those that this rank needs back in their places. */
@@ -127,12 +128,24 @@ export class Synchronizer {
   *#finishReduction(): Generator<Wait, void> {
     const { zero } = this.#options, travelling = this.#reducing.shift()!;
     yield* this.#arrive("reduce", travelling);
-    this.#put("gradient", travelling, (owner) => owner === zero.index);
+    this.#put(travelling, (owner) => owner === zero.index, gradients);
   }
 
   /** Parameters were updated: those of the other ranks are to be fetched before they are used. */
   updated(): void {
-    if (this.#options.zero.ranks.length > 1) this.#unsent = 0;
+    if (this.#options.zero.ranks.length === 1) return;
+    this.#unsent = 0;
+    this.#stale = this.#options.gathers.some(({ half }) => half);
+  }
+
+  /** After `gather`: the `float32` parameters behind the half copies too, which no pass reads. All ranks must ask. */
+  *gatherMasters(): Generator<Wait, void> {
+    if (!this.#stale) return;
+    for (const gather of this.#options.gathers.filter(({ half }) => half)) {
+      yield* this.#startGather({ ...gather, half: false });
+      yield* this.finishGather();
+    }
+    this.#stale = false;
   }
 
   /** Fetches what other ranks have updated, and hands round what this one has. */
@@ -146,18 +159,27 @@ export class Synchronizer {
 
   /** Begins the next gathers, all that are left if not so many; what comes is not waited for. Nothing without an update. */
   *startGathers(most = Infinity): Generator<Wait, void> {
-    const { zero, gathers } = this.#options;
+    const { gathers } = this.#options;
     for (let begun = 0; begun < most && this.#unsent < gathers.length; begun++) {
-      const parcel = gathers[this.#unsent++]!;
-      const own = parcel.parts.filter(({ owner }) => owner === zero.index);
-      const begin = parcel.counts.slice(0, zero.index).reduce((sum, count) => sum + count, 0);
-      const reading = this.#read("parameter", parcel, own, begin), { room, ticket } = reading;
-      yield reading;
-      this.#timed("take", parcel.counts[zero.index]!, () => ticket.take());
-      const arrived = zero.allGather(room.subarray(0, parcel.elements), parcel.counts);
-      arrived.catch(() => {});
-      this.#gathering.push({ parcel, room, arrived });
+      yield* this.#startGather(gathers[this.#unsent++]!);
     }
+  }
+
+  *#startGather(parcel: Gather): Generator<Wait, void> {
+    const { zero, program } = this.#options, { half } = parcel;
+    const own = parcel.parts.filter(({ owner }) => owner === zero.index);
+    const counts = zero.ranks.map((_, index) =>
+      parcel.parts.reduce((sum, part) => part.owner === index ? sum + partBytes(part, half) : sum, 0)
+    );
+    const begin = counts.slice(0, zero.index).reduce((sum, count) => sum + count, 0);
+    const ranges = rangesOf(own, (part) => half ? program.copyRange(part) : program.partRange("parameter", part));
+    const reading = this.#read(parcel, begin, ranges), { room, ticket } = reading;
+    yield reading;
+    this.#timed("take", counts[zero.index]!, () => ticket.take());
+    const bytes = counts.reduce((sum, count) => sum + count, 0);
+    const arrived = zero.allGather(new Uint8Array(room.buffer, 0, bytes), counts);
+    arrived.catch(() => {});
+    this.#gathering.push({ parcel, half, room, arrived });
   }
 
   /** Waits for the first of the gathers under way, if there is one, and puts what came in its places. */
@@ -165,46 +187,62 @@ export class Synchronizer {
     const { zero } = this.#options, travelling = this.#gathering.shift();
     if (!travelling) return;
     yield* this.#arrive("gather", travelling);
-    this.#put("parameter", travelling, (owner) => owner !== zero.index);
+    this.#put(travelling, (owner) => owner !== zero.index, travelling.half ? copies : parameters);
   }
 
-  /** Starts reading parts of a parcel, which lie one after the other from element `begin` of it on. */
-  #read(kind: ArenaKind, parcel: Parcel, parts: readonly OwnedPart[], begin: number): Reading {
+  /** Starts reading ranges, one after the other, into a room for a parcel from byte `begin` of it on. */
+  #read(parcel: Parcel, begin: number, ranges: readonly Range[]): Reading {
     const { program } = this.#options, room = this.#rooms.take(parcel.elements), began = performance.now();
-    const ranges = rangesOf(program, kind, parts);
-    let at = 4 * begin;
+    let at = begin;
     const places = ranges.map(({ bytes }) => new Uint8Array(room.buffer, (at += bytes) - bytes, bytes));
     const ticket = program.backend.readInto(ranges, places);
     const ready = async () => {
       await ticket.ready();
-      this.onSpan?.("read-back", began, performance.now(), { args: { bytes: at - 4 * begin } });
+      this.onSpan?.("read-back", began, performance.now(), { args: { bytes: at - begin } });
     };
     return { parcel, room, ticket, ready };
   }
 
-  *#arrive(what: "reduce" | "gather", { parcel, arrived }: Travelling): Generator<Wait, void> {
-    const began = performance.now();
+  *#arrive(what: "reduce" | "gather", { parcel, half, arrived }: Travelling): Generator<Wait, void> {
+    const began = performance.now(), bytes = parcel.parts.reduce((sum, part) => sum + partBytes(part, half), 0);
     yield { ready: () => arrived };
-    this.onSpan?.(`wait for ${what}`, began, performance.now(), { args: { bytes: 4 * parcel.elements } });
+    this.onSpan?.(`wait for ${what}`, began, performance.now(), { args: { bytes } });
   }
 
   /** Uploads the parts of those owners, and gives the room back. */
-  #put(kind: ArenaKind, { parcel, room }: Travelling, wanted: (owner: number) => boolean): void {
+  #put({ parcel, room }: Travelling, wanted: (owner: number) => boolean, { half, write }: Kind): void {
     const { program } = this.#options, parts = parcel.parts.filter(({ owner }) => wanted(owner));
-    this.#timed("upload", parts.reduce((sum, { begin, end }) => sum + end - begin, 0), () => {
+    this.#timed("upload", parts.reduce((sum, part) => sum + partBytes(part, half), 0), () => {
       let at = 0;
       for (const part of parcel.parts) {
-        const length = part.end - part.begin;
-        if (wanted(part.owner)) program.writePart(kind, part, room.subarray(at, at + length));
-        at += length;
+        const bytes = partBytes(part, half);
+        if (wanted(part.owner)) write(program, part, new Uint8Array(room.buffer, at, bytes));
+        at += bytes;
       }
     });
     this.#rooms.give(room);
   }
 
-  #timed(name: string, elements: number, work: () => void): void {
+  #timed(name: string, bytes: number, work: () => void): void {
     const began = performance.now();
     work();
-    this.onSpan?.(name, began, performance.now(), { args: { bytes: 4 * elements } });
+    this.onSpan?.(name, began, performance.now(), { args: { bytes } });
   }
 }
+
+/** What came, as bytes, and where it goes. */
+interface Kind {
+  readonly half: boolean;
+  write(program: SynchronizeOptions["program"], part: OwnedPart, bytes: Uint8Array): void;
+}
+const numbers = ({ buffer, byteOffset, byteLength }: Uint8Array) =>
+  new Float32Array(buffer, byteOffset, byteLength / 4);
+const gradients: Kind = {
+  half: false,
+  write: (program, part, bytes) => program.writePart("gradient", part, numbers(bytes)),
+};
+const parameters: Kind = {
+  half: false,
+  write: (program, part, bytes) => program.writePart("parameter", part, numbers(bytes)),
+};
+const copies: Kind = { half: true, write: (program, part, bytes) => program.writeCopy(part, bytes) };

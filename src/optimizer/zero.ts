@@ -56,6 +56,16 @@ export interface Parcel {
   readonly counts: readonly number[];
 }
 
+/** Updated parameters that travel in one collective. */
+export interface Gather extends Parcel {
+  /** As the copies in the model's half type that the passes read; else as `float32`. */
+  readonly half: boolean;
+}
+
+/** Bytes of a part as it travels: devices are read and written in words of four. */
+export const partBytes = ({ begin, end }: ParameterPart, half: boolean): number =>
+  half ? 4 * Math.ceil((end - begin) / 2) : 4 * (end - begin);
+
 function parcel(parts: readonly OwnedPart[], ranks: number): Parcel {
   const counts = new Array<number>(ranks).fill(0);
   for (const { owner, begin, end } of parts) counts[owner]! += end - begin;
@@ -89,23 +99,32 @@ export function planBuckets(
 /**
  * Gathers of updated parameters, in the order of the blocks, which is that of the forward pass: parameters are added until
  * a gather has `bytes` or more.
+ *
+ * @param half parameters that the passes read as copies in a half type
  */
 export function planGathers(
   division: readonly OwnedPart[],
-  { ranks, bytes }: { ranks: number; bytes: number },
-): Parcel[] {
-  const gathers: Parcel[] = [], most = Math.min(bytes, 4 * mostElements);
-  let parts: OwnedPart[] = [], held = 0;
-  for (const each of Map.groupBy(division, ({ name }) => name).values()) {
-    parts.push(...each);
-    held += each.reduce((sum, { begin, end }) => sum + 4 * (end - begin), 0);
-    if (held < most) continue;
-    gathers.push(parcel(parts, ranks));
-    parts = [];
-    held = 0;
-  }
-  if (parts.length > 0) gathers.push(parcel(parts, ranks));
-  return gathers;
+  { ranks, bytes, half = new Set() }: { ranks: number; bytes: number; half?: ReadonlySet<string> },
+): Gather[] {
+  const most = Math.min(bytes, 4 * mostElements);
+  // What travels as float32 in a model of a half type is little, and goes first.
+  return [false, true].flatMap((isHalf) => {
+    const gathers: Gather[] = [];
+    let parts: OwnedPart[] = [], held = 0;
+    const close = () => {
+      if (parts.length > 0) gathers.push({ ...parcel(parts, ranks), half: isHalf });
+      parts = [];
+      held = 0;
+    };
+    for (const [name, each] of Map.groupBy(division, ({ name }) => name)) {
+      if (half.has(name) !== isHalf) continue;
+      parts.push(...each);
+      held += each.reduce((sum, part) => sum + partBytes(part, isHalf), 0);
+      if (held >= most) close();
+    }
+    close();
+    return gathers;
+  });
 }
 
 /** All that follows for the parameters of one group: those whose gradients and state go the same ways. */
@@ -115,7 +134,7 @@ export interface ZeroPlan {
   readonly partition: Mode;
   readonly division: readonly OwnedPart[];
   readonly buckets: readonly Parcel[];
-  readonly gathers: readonly Parcel[];
+  readonly gathers: readonly Gather[];
 }
 
 /**
@@ -139,15 +158,17 @@ export function planTerms(
 
 /**
  * @param order parameters in the order in which the backward pass is done with their gradients
+ * @param half parameters that the passes read as copies in a half type
  * @param expert whether a parameter belongs to an expert: its ranks are others
  * @param sharded whether a parameter is kept in parts by a weight group, which sums its gradient: under `fsdp` some are whole
  */
 export function planZero(
-  { parameters, order, config, mesh, expert = () => false, sharded = () => false }: {
+  { parameters, order, config, mesh, half, expert = () => false, sharded = () => false }: {
     parameters: readonly ParameterPlace[];
     order: readonly string[];
     config: Pick<ResolvedConfig, "hybrid_zero_optimizer" | "parallel" | "model" | "adam">;
     mesh: Pick<Mesh, "size">;
+    half?: ReadonlySet<string>;
     expert?: (name: string) => boolean;
     sharded?: (name: string) => boolean;
   },
@@ -179,7 +200,7 @@ export function planZero(
         ranks,
         bucketElements: zero.reduce_bucket_size,
       }),
-      gathers: planGathers(division, { ranks, bytes: zero.all_gather_size }),
+      gathers: planGathers(division, { ranks, bytes: zero.all_gather_size, ...(half && { half }) }),
     };
   });
 }

@@ -4,7 +4,7 @@
  */
 import type { Plan, Segment } from "../graph/plan.ts";
 import type { GatherOverlapPlan, OverlapPlan } from "../optimizer/overlap.ts";
-import type { OwnedPart, Parcel, ZeroPlan } from "../optimizer/zero.ts";
+import { type Gather, type Parcel, partBytes, type ZeroPlan } from "../optimizer/zero.ts";
 import type { Mesh, Mode } from "../parallel/mesh.ts";
 import { type Charges, wireBytes } from "./charge.ts";
 import { RankClock } from "./rank_clock.ts";
@@ -17,8 +17,9 @@ export interface SyncCharge {
   readonly sent: number;
 }
 
-const bytesOf = (parts: readonly OwnedPart[]) => parts.reduce((sum, { begin, end }) => sum + 4 * (end - begin), 0);
-const ofOwner = ({ parts }: Parcel, owner: number) => bytesOf(parts.filter((part) => part.owner === owner));
+const isHalf = (parcel: Parcel | Gather) => "half" in parcel && parcel.half;
+const ofOwner = (parcel: Parcel, owner: number) =>
+  parcel.parts.reduce((sum, part) => part.owner === owner ? sum + partBytes(part, isHalf(parcel)) : sum, 0);
 
 /** What is planned of a rank, as `planModel` gives it. */
 interface Planned {
@@ -63,10 +64,12 @@ class Travelling {
   begin(
     operator: "all-reduce" | "reduce-scatter" | "all-gather",
     mode: Mode,
-    { elements, counts }: Parcel,
+    parcel: Parcel,
     comes: number,
   ) {
-    const bytes = 4 * elements, parts = operator === "all-reduce" ? undefined : counts.map((count) => 4 * count);
+    const each = parcel.counts.map((_, owner) => ofOwner(parcel, owner)),
+      bytes = each.reduce((sum, part) => sum + part, 0);
+    const parts = operator === "all-reduce" ? undefined : each;
     const arrival = this.clock.collective(this.charges.collective(operator, mode, bytes, parts));
     this.#begun.push({ arrival, comes });
     this.sent += wireBytes(operator, this.mesh.size(mode), bytes);
@@ -130,8 +133,9 @@ function chargeGathers({ plan, zero, gatherOverlap, mesh, charges }: Planned) {
     if (mesh.size(partition) === 1) return travelling;
     for (const parcel of gathers) {
       // Ranks begin together: it is under way when the one with most of it has brought that.
-      clock.readBack(read(4 * Math.max(...parcel.counts)));
-      travelling.begin("all-gather", partition, parcel, 4 * parcel.elements - ofOwner(parcel, own));
+      const each = parcel.counts.map((_, owner) => ofOwner(parcel, owner));
+      clock.readBack(read(Math.max(...each)));
+      travelling.begin("all-gather", partition, parcel, each.reduce((sum, part) => sum + part, 0) - each[own]!);
       if (!gatherOverlap && travelling.count >= ways.travelling) travelling.finishFirst();
     }
     if (!gatherOverlap) travelling.finish();

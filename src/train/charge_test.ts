@@ -22,7 +22,7 @@ function parcelOf(name: string, elements: number): Parcel {
 }
 const buckets = ["a", "b", "c"].map((name) => parcelOf(name, 2));
 const zero: ZeroPlan[] = [
-  { reduce: "data", partition: "zero", division: [], buckets, gathers: [parcelOf("all", 6)] },
+  { reduce: "data", partition: "zero", division: [], buckets, gathers: [{ ...parcelOf("all", 6), half: false }] },
 ];
 
 /** An element takes 1 to read back, 2 between ranks, 1/2 to upload; an instruction takes 5. */
@@ -71,7 +71,7 @@ Deno.test("chargeSync() credits parameters that come while the first forward pas
   // Read back to 1 and 2; there at 5 and 9. The pass begins at 5.5, with a's upload, and its first half is over at 15.5.
   const { parameters } = chargeSync({
     plan,
-    zero: [{ ...zero[0]!, gathers }],
+    zero: [{ ...zero[0]!, gathers: gathers.map((parcel) => ({ ...parcel, half: false })) }],
     overlap: undefined,
     gatherOverlap,
     mesh,

@@ -86,17 +86,18 @@ Deno.test("data-parallel ranks take the steps of one rank, however they divide t
 });
 
 Deno.test("data-parallel ranks in float16 agree to the bit, read what others updated, and skip an overflow together", async () => {
-  const half = (ranks: number, scale: number) =>
+  const half = (ranks: number, scale: number, overlap = {}) =>
     tinyRecord({
       model: { dtype: "float16", hidden_size: 48, head_dim: 16 }, // parameters of several parts
       data: { micro_num: 6 },
       grad_scaler: { fp16: { initial_scale: scale } },
-      hybrid_zero_optimizer: { use_split_tensor_optim: true },
+      hybrid_zero_optimizer: { use_split_tensor_optim: true, ...overlap },
       adam: { lr: 1e-3 },
     }, { worldSize: ranks });
   const [alone] = await together(half(1, 2 ** 12), 1, twoSteps);
   const all = await together(half(3, 2 ** 12), 3, twoSteps);
   for (const one of all) assertEquals(one, all[0]);
+  assertEquals(await together(half(3, 2 ** 12, { overlap_sync_param: true }), 3, twoSteps), all);
   // The second loss is of parameters that the other ranks updated, as the passes read them.
   for (const [step, { loss, success }] of all[0]!.results.entries()) {
     assertEquals(success, true);
@@ -105,6 +106,35 @@ Deno.test("data-parallel ranks in float16 agree to the bit, read what others upd
   for (const { results } of await together(half(3, 2 ** 24), 3, twoSteps)) {
     assertEquals(results.map(({ success }) => success), [false, false]);
   }
+});
+
+Deno.test("in a half type, what the passes read of updated parameters goes round, and the rest when it is asked for", async () => {
+  const config = tinyRecord({ model: { dtype: "bfloat16" }, data: { micro_num: 6 } }, { worldSize: 2 });
+  const elements = (trainer: Trainer) =>
+    trainer.model.program.plan.parameters.reduce((sum, { bytes }) => sum + bytes / 4, 0);
+  await together(config, 2, async (trainer, world) => {
+    const { mesh } = world, own = batch.filter((_, index) => index % 2 === mesh.index("data"));
+    const theirs = trainer.model.zero.flatMap(({ division }) =>
+      division.filter(({ owner }) => owner !== mesh.index("zero"))
+    );
+    const before = await tensorsOf(trainer);
+    for (const name of before.keys()) if (!theirs.some((part) => part.name === name)) before.delete(name);
+    let gathered = 0;
+    trainer.onSpan = (name, _begin, _end, { args } = {}) => {
+      if (name === "wait for gather") gathered += Number(args!.bytes);
+    };
+    trainer.zeroGrad();
+    await trainer.executeSchedule({ microBatches: own, globalRows: batch.length });
+    await trainer.step();
+    const parts = trainer.model.zero.reduce((sum, { division }) => sum + division.length, 0);
+    assert(gathered >= 2 * elements(trainer) && gathered <= 2 * elements(trainer) + 2 * parts, `${gathered} bytes`);
+    for (const [name, values] of await tensorsOf(trainer)) {
+      if (before.has(name)) assertEquals(values, before.get(name), `${name} is the other rank's`);
+    }
+    await trainer.gather();
+    const now = await tensorsOf(trainer);
+    for (const [name, values] of before) assert(values.some((value, i) => value !== now.get(name)![i]), `${name} came`);
+  });
 });
 
 Deno.test("ranks that share a GPU compute one after the other, to the same bits", async () => {

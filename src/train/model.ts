@@ -19,7 +19,7 @@ import type { ModelFamily } from "../models/family.ts";
 import { getModule, hasModule, moduleNames } from "../models/registry.ts";
 import { declareInputs } from "../nn/inputs.ts";
 import { initialTensor } from "../nn/random.ts";
-import { gradientOrder } from "../graph/gradient_order.ts";
+import { gradientOrder, readAsHalf } from "../graph/gradient_order.ts";
 import { placeState } from "../graph/optimizer_state.ts";
 import { adamwBytes } from "../optimizer/adamw.ts";
 import { type GatherOverlapPlan, type OverlapPlan, planGatherOverlap, planOverlap } from "../optimizer/overlap.ts";
@@ -140,7 +140,15 @@ export function planModel(
     return layout.kind === "split" && layout.axis === "expert";
   };
   const sharded = (name: string) => divisions(layouts.get(name)!).at(-1)?.axis === "weight";
-  const zero = planZero({ parameters: whole.parameters, order: gradientOrder(whole), config, mesh, expert, sharded });
+  const zero = planZero({
+    parameters: whole.parameters,
+    order: gradientOrder(whole),
+    half: readAsHalf(whole),
+    config,
+    mesh,
+    expert,
+    sharded,
+  });
   const state = placeState(whole.parameters, {
     largest: largestBinding(limits),
     largestBuffer: limits.maxBufferSize,

@@ -2,7 +2,7 @@
  * How a kernel's text reads and writes its operands, whatever they are stored as. Values are `f32` in the text; only
  * `load`, `store` and `add` know the storage type, and for `f32` they are plain indexing.
  *
- * `f16` needs the device's `shader-f16`. `bf16` needs nothing: pairs lie in `u32` words, the first of a pair in the low
+ * `f16` needs the device's `shader-f16`; past its largest number it is infinite on every device. `bf16` needs nothing: pairs lie in `u32` words, the first of a pair in the low
  * half, and the conversions are bit operations (to nearest, ties to even; NaN stays NaN).
  *
  * Who writes a `bf16` word, where words have two elements:
@@ -98,6 +98,7 @@ export function storage(
   );
   const packed = [...known.values()].filter(({ type }) => type === "bf16");
   if (images.some(({ type }) => type === "f16")) declarations.push(halfTexelText);
+  if (known.values().some(({ type, access }) => type === "f16" && access !== "read")) declarations.push(roundingText);
   if (packed.some(({ four }) => four)) declarations.push(pairsText);
   if (packed.some(({ four }) => !four)) declarations.push(halvesText);
   declarations.push(...packed.filter(shared).map(({ name }) => exchangeText(name)));
@@ -119,7 +120,7 @@ export function storage(
   };
   const store = (name: string, index: string, value: string): string => {
     const { type, four } = find(name);
-    if (type === "f16") return `${name}[${index}] = ${four ? "vec4<f16>" : "f16"}(${value});`;
+    if (type === "f16") return `${name}[${index}] = ${four ? "toHalves" : "toHalf16"}(${value});`;
     if (type !== "bf16") return `${name}[${index}] = ${value};`;
     return four ? `${name}[${index}] = toPairs(${value});` : `${name}Exchange(${index}, ${value});`;
   };
@@ -148,6 +149,22 @@ export function storage(
 
 const halfTexelText = `
 fn fromHalves(words: vec2u) -> vec4f { return vec4f(unpack2x16float(words.x), unpack2x16float(words.y)); }`;
+
+/**
+ * A number past the largest `f16` is made infinite before it is converted: WGSL leaves open what becomes of it, a device that
+ * rounds towards zero makes it 65504, and the loss's scale depends on seeing it. No constant of a text may be infinite, so a
+ * variable is. (naga has no `bitcast` to `f16`, by which the converted bits could be told.)
+ */
+const roundingText = `
+var<private> infiniteBits = 0x7f800000u;
+fn toHalves(v: vec4f) -> vec4<f16> {
+  let infinite = vec4f(bitcast<f32>(infiniteBits));
+  return vec4<f16>(select(v, select(infinite, -infinite, v < vec4f()), abs(v) >= vec4f(65520f)));
+}
+fn toHalf16(v: f32) -> f16 {
+  let infinite = bitcast<f32>(infiniteBits);
+  return f16(select(v, select(infinite, -infinite, v < 0f), abs(v) >= 65520f));
+}`;
 
 const pairsText = `
 fn fromPairs(words: vec2u) -> vec4f {

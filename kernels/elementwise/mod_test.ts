@@ -165,3 +165,13 @@ Deno.test("dropout() of a part drops what dropout() of the whole drops there", a
 Deno.test("fill() writes one value everywhere", async () => {
   for (const length of [1, 7, 256]) await checkKernel(fill({ length, value: 0 }), {});
 });
+
+Deno.test("what is past the largest float16 is stored as infinity of its sign, by vectors and one by one", async () => {
+  const edge = [65504, 65519.996, -65519.996, 65520, -65520, 65536, 1e30, -3.4e38, Infinity, -Infinity, NaN, 0];
+  for (const length of [edge.length, edge.length - 1]) {
+    const x = edge.slice(-length);
+    const kernel = cast({ length, from: "f32", to: "f16" }), options = { tolerance: Infinity };
+    const { outputs } = await checkKernel(kernel, { x }, options); // the reference's results are not rounded
+    assertEquals([...outputs.y], [...new Float32Array(new Float16Array(x))]);
+  }
+});

@@ -90,6 +90,34 @@ Deno.test("ranks exchange the rows of their tokens, and nothing else", async () 
   }
 });
 
+Deno.test("what experts made is read back row by row that there is, whatever there is room for", async () => {
+  // A micro-batch of one rank: the other's experts have room for all of its rows too.
+  const config = recordOf({ ...mixtral, microBatches: 2 }, { ranks: 2, parallel: { expert: 2 } });
+  const ranks = await together(2, async (worldOf) => {
+    using backend = await openBackend("cpu");
+    const world = worldOf(config), row = 4 * hidden, reads: number[] = [], { readInto } = backend;
+    using trainer = await openTrainer(config, backend, world);
+    backend.readInto = (ranges, places) => {
+      // Rows alone, or with two tables of counts; else a table, or the step's gradients.
+      const [{ bytes }] = ranges as [(typeof ranges)[0]];
+      if (ranges.length <= 3 && bytes > 4 * experts) reads.push(bytes / row);
+      return readInto(ranges, places);
+    };
+    const [own] = batchOf(mixtral, 0).slice(world.mesh.rank, world.mesh.rank + 1);
+    trainer.zeroGrad();
+    await trainer.executeSchedule({ microBatches: [own!], globalRows: 2 });
+    return reads;
+  });
+  const sent = tokens * choices;
+  // To experts and back, forward and backward, in each layer.
+  assertEquals(ranks.map((reads) => reads.length), [4 * layers, 4 * layers]);
+  ranks[0]!.forEach((rows, exchange) => {
+    const both = [rows, ranks[1]![exchange]!];
+    if (exchange % 2 === 0) assertEquals(both, [sent, sent]); // to experts goes what a rank has
+    else assertEquals(both[0]! + both[1]!, 2 * sent, "what came from somewhere goes back, and nothing besides");
+  });
+});
+
 Deno.test("a checkpoint of divided experts loads on any number of ranks, and the curve goes on", async () => {
   const run: TinyRun = { ...mixtral, microBatches: 4 }, folder = await Deno.makeTempDir();
   try {

@@ -31,6 +31,7 @@ export interface CollectiveRanges {
 }
 
 const sum = (values: readonly number[]) => values.reduce((total, value) => total + value, 0);
+const wholeWords = (bytes: number): number => Math.ceil(bytes / 4) * 4;
 const wholeBytes = ({ source, target }: CollectiveInstruction): number => Math.max(source.bytes, target.bytes);
 
 export class Collector {
@@ -41,6 +42,8 @@ export class Collector {
   /** What goes and what comes, one after the other. */
   readonly #staging: SharedArrayBuffer;
   readonly #half: number;
+  /** What exchanges of the present segment counted, by number. */
+  readonly #tallies = new Map<number, readonly [Uint32Array, Uint32Array]>();
 
   constructor(readonly backend: Backend, plan: Plan, readonly groups: GroupOf | undefined) {
     const collectives = Object.values(plan.segments)
@@ -55,7 +58,8 @@ export class Collector {
   }
 
   *run({ instruction, source, target, counts }: CollectiveRanges): Generator<Wait, void> {
-    const { operator, axis, size, type, reduction = "sum", from, into, exchange } = instruction;
+    if (instruction.operator === "exchange") return yield* this.#exchange(instruction, source, target, counts);
+    const { operator, axis, size, type, reduction = "sum", from, into } = instruction;
     const group = this.groups!(axis), bytes = wholeBytes(instruction);
     const going = new Uint8Array(this.#staging, 0, bytes), coming = new Uint8Array(this.#staging, this.#half, bytes);
     // Read to where it leaves from; what must be packed first waits where nothing has come yet.
@@ -64,8 +68,8 @@ export class Collector {
       : operator === "all-gather"
       ? partOf(going, group.index, size)
       : coming;
-    const own = place.subarray(0, source.bytes), counted = counts.map(({ bytes }) => new Uint8Array(bytes));
-    const ticket = this.backend.readInto([source, ...counts], [own, ...counted]);
+    const own = place.subarray(0, source.bytes);
+    const ticket = this.backend.readInto([source], [own]);
     yield ticket;
     ticket.take();
 
@@ -91,33 +95,53 @@ export class Collector {
         yield until(group.allToAll(elements(going, type), elements(coming, type)));
         result = unpack(coming, going, size, width, into!);
         break;
-      case "exchange": {
-        const words = counted.map(({ buffer, byteOffset, byteLength }) =>
-          new Uint32Array(buffer, byteOffset, byteLength / 4)
-        );
-        const routes = routesOf(exchange!, words as [Uint32Array, Uint32Array], group);
-        const row = exchange!.columns * width, { sent, received, gather, spread } = routes;
-        if (gather) move(own, going, gather, row);
-        else going.set(own.subarray(0, sum(sent) * row));
-        const [out, back] = [going, coming].map((area, index) =>
-          elements(area.subarray(0, sum(index === 0 ? sent : received) * row), type)
-        ) as [ReturnType<typeof elements>, ReturnType<typeof elements>];
-        const perRow = (rows: readonly number[]) => rows.map((count) => count * row / out.BYTES_PER_ELEMENT);
-        yield until(group.allToAll(out, back, { from: perRow(sent), into: perRow(received) }));
-        const moved = sum(received) * row;
-        if (spread) move(coming, going, spread, row);
-        // Whole words: what lies behind the last row is nobody's.
-        result = (spread ? going : coming).subarray(0, Math.ceil(moved / 4) * 4);
-        this.count(instruction, Math.max(sum(sent), sum(received)) * row);
-        if (result.length > 0) this.backend.upload({ ...target, bytes: result.length }, result);
-        return;
-      }
       default:
         operator satisfies never;
         throw new TypeError(`unknown collective ${operator}`);
     }
     this.backend.upload(target, result);
     this.count(instruction);
+  }
+
+  /**
+   * Rows to the ranks of their experts, or back. How many is data: the first exchange of a segment by the same counts reads
+   * these beside all that its rows have room for, and it goes to experts, where all of that is rows; those after it know.
+   */
+  *#exchange(
+    instruction: CollectiveInstruction,
+    source: Range,
+    target: Range,
+    counts: readonly Range[],
+  ): Generator<Wait, void> {
+    const { axis, type, tally, exchange } = instruction, group = this.groups!(axis), bytes = wholeBytes(instruction);
+    const going = new Uint8Array(this.#staging, 0, bytes), coming = new Uint8Array(this.#staging, this.#half, bytes);
+    const row = exchange!.columns * elementBytes[type];
+    let words = tally!.known ? this.#tallies.get(tally!.id) : undefined, read = source.bytes;
+    if (words) read = Math.min(read, wholeWords(sum(routesOf(exchange!, words, group).sent) * row));
+    const own = coming.subarray(0, read);
+    if (!words || read > 0) {
+      const counted = words ? [] : counts.map(({ bytes }) => new Uint32Array(bytes / 4));
+      const places = [own, ...counted.map(({ buffer }) => new Uint8Array(buffer))];
+      const ticket = this.backend.readInto([{ ...source, bytes: read }, ...(words ? [] : counts)], places);
+      yield ticket;
+      ticket.take();
+      words ??= counted as [Uint32Array, Uint32Array];
+    }
+    this.#tallies.set(tally!.id, words);
+    const { sent, received, gather, spread } = routesOf(exchange!, words, group);
+    if (gather) move(own, going, gather, row);
+    else going.set(own.subarray(0, sum(sent) * row));
+    const [out, back] = [going, coming].map((area, index) =>
+      elements(area.subarray(0, sum(index === 0 ? sent : received) * row), type)
+    ) as [ReturnType<typeof elements>, ReturnType<typeof elements>];
+    const perRow = (rows: readonly number[]) => rows.map((count) => count * row / out.BYTES_PER_ELEMENT);
+    yield until(group.allToAll(out, back, { from: perRow(sent), into: perRow(received) }));
+    const moved = sum(received) * row;
+    if (spread) move(coming, going, spread, row);
+    // Whole words: what lies behind the last row is nobody's.
+    const result = (spread ? going : coming).subarray(0, wholeWords(moved));
+    this.count(instruction, Math.max(sum(sent), sum(received)) * row);
+    if (result.length > 0) this.backend.upload({ ...target, bytes: result.length }, result);
   }
 
   /** Counts a collective; of one whose size is data, so many bytes. */

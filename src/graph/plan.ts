@@ -67,6 +67,8 @@ export interface CollectiveInstruction extends Collective {
   readonly target: Place;
   /** Of an exchange: rows that this rank's tokens have at each expert, and that this rank's experts have of each rank. */
   readonly counts: readonly Place[];
+  /** Of an exchange: its counts by number, and whether an exchange before it in this segment has read the same. */
+  readonly tally?: { readonly id: number; readonly known: boolean };
   readonly type: ElementType;
   readonly label: string;
   readonly layer: number | undefined;
@@ -221,7 +223,7 @@ export function plan({ chunks, limits }: PlanOptions): Plan {
   ): Instruction[] => {
     const lastUse = new Map<Tensor, number>();
     nodes.forEach((node, index) => node.inputs.forEach((input) => lastUse.set(input, index)));
-    const places = held, instructions: Instruction[] = [];
+    const places = held, instructions: Instruction[] = [], tallied = new Set<number>();
 
     const take = (bytes: number, what: string, pool: SlotPool | undefined): Place => {
       if (bytes > largest) {
@@ -267,13 +269,16 @@ export function plan({ chunks, limits }: PlanOptions): Plan {
       if (collective) {
         const [input, ...rest] = node.inputs as [Tensor, ...Tensor[]], source = sourcePlace ?? placeOf(input);
         const counts = rest.map(placeOf);
-        const target = placeOf(node.outputs[0]!);
+        const target = placeOf(node.outputs[0]!), id = rest.at(-1)?.id;
+        const tally = id === undefined ? {} : { tally: { id, known: tallied.has(id) } };
+        if (id !== undefined) tallied.add(id);
         instructions.push({
           kind: "collective",
           ...collective(node),
           source,
           target,
           counts,
+          ...tally,
           type: input.type,
           label: what,
           layer: node.layer,

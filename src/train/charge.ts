@@ -217,7 +217,7 @@ export function chargesOf(
         sent.set(mode, (sent.get(mode) ?? 0) + wire);
         const arrival = arrivals.get(index);
         if (arrival === undefined) {
-          clock.readBack(read(source.bytes));
+          clock.readBack(read(Math.min(whole, source.bytes)));
           clock.work(copy(Math.min(whole, source.bytes)));
           clock.wait(clock.collective(collective(operator, mode, whole)));
         } else clock.wait(arrival);

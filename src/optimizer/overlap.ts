@@ -1,8 +1,8 @@
 /**
  * What travels while the device computes. Gradients (`overlap_sync_grad`): the last backward pass of a step is cut where a
  * bucket is done. At each cut its gradients are read back, and travel while the device goes on with the next piece.
- * Parameters (`overlap_sync_param`): they leave after the update, and the next step's first forward pass is cut where those
- * of a gather are read for the first time; it waits there for no others.
+ * Parameters (`overlap_sync_param`): they leave after the update, and the next step's first forward pass (of each chunk) is cut
+ * where those of a gather are read for the first time; it waits there for no others.
  *
  * Buckets, gathers and the order of sums are those of a step without it, so that it changes no bit.
  */
@@ -94,40 +94,56 @@ export class OverlappedReduction {
 const turn: Wait = { ready: () => new Promise((resolve) => setImmediate(resolve)) };
 
 export interface GatherOverlapPlan {
-  readonly segment: SegmentName;
+  /** By the forward pass of a chunk, in the order in which its first micro-batch takes them. */
+  readonly passes: ReadonlyMap<SegmentName, GatherCuts>;
+  /** Groups of parameters of which a gather is waited for before the first instruction. */
+  readonly before: readonly number[];
+}
+
+interface GatherCuts {
   /** Instructions of the segment before which parameters are read that a gather brings, less one: where it is cut. */
   readonly cuts: readonly number[];
   /** The group of parameters whose next gather is waited for at each cut. */
   readonly groups: readonly number[];
-  /** The same before the first instruction. */
-  readonly before: readonly number[];
 }
 
 /**
- * @param plan of a rank whose forward pass is one segment
- * @returns nothing where the pass itself gathers weights: their mirror on the host must be whole before it begins
+ * @param plan of a rank with so many chunks of the model, whose first micro-batch goes forward through one after the other
+ * @returns nothing where the passes themselves gather weights: their mirror on the host must be whole before they begin
  */
 export function planGatherOverlap(
   plan: Pick<Plan, "segments" | "parameters">,
   zero: readonly ZeroPlan[],
+  chunks: number,
 ): GatherOverlapPlan | undefined {
-  const segment: SegmentName = "forward 0", { instructions } = plan.segments[segment];
-  const gathersWeights = instructions.some((each) =>
-    each.kind === "collective" && (each.source.space === "parameter" || each.source.space === "model")
+  let length = 0;
+  const passes = Array.from({ length: chunks }, (_, chunk) => {
+    const segment: SegmentName = `forward ${chunk}`, { instructions } = plan.segments[segment], begin = length;
+    length += instructions.length;
+    return { segment, instructions, begin, end: length };
+  });
+  const gathersWeights = passes.some(({ instructions }) =>
+    instructions.some((each) =>
+      each.kind === "collective" && (each.source.space === "parameter" || each.source.space === "model")
+    )
   );
   if (gathersWeights) return undefined;
-  const read = firstReads(plan, segment), last = instructions.length;
+  // Instructions of all passes are counted through. A tied head is read by the first pass that does.
+  const read = new Map<string, number>();
+  for (const { segment, begin } of passes) {
+    for (const [name, index] of firstReads(plan, segment)) if (!read.has(name)) read.set(name, begin + index);
+  }
   const waits = zero.flatMap(({ gathers }, group) => {
-    const needed = gathers.map(({ parts }) => Math.min(...parts.map(({ name }) => read.get(name) ?? last)) - 1);
+    const needed = gathers.map(({ parts }) => Math.min(...parts.map(({ name }) => read.get(name) ?? length)) - 1);
     // They come in their order: one is waited for no later than those behind it.
     for (let i = needed.length - 2; i >= 0; i--) needed[i] = Math.min(needed[i]!, needed[i + 1]!);
     return needed.map((cut) => ({ cut, group }));
   }).sort((a, b) => a.cut - b.cut);
-  const cut = waits.filter(({ cut }) => cut >= 0);
   return {
-    segment,
-    cuts: cut.map(({ cut }) => Math.min(cut, last - 1)),
-    groups: cut.map(({ group }) => group),
+    passes: new Map(passes.map(({ segment, begin, end }) => {
+      const here = waits.filter(({ cut }) => begin <= cut && cut < end);
+      return [segment, { cuts: here.map(({ cut }) => cut - begin), groups: here.map(({ group }) => group) }];
+    })),
     before: waits.filter(({ cut }) => cut < 0).map(({ group }) => group),
   };
 }

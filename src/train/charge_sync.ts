@@ -143,14 +143,18 @@ function chargeGathers({ plan, zero, gatherOverlap, mesh, charges }: Planned) {
   });
   const sent = all.reduce((total, travelling) => total + travelling.sent, 0);
   if (!gatherOverlap) return { seconds: clock.now, sent };
-  const pass = new CutPass(plan.segments[gatherOverlap.segment], charges, clock);
+  let alone = 0;
   for (const group of gatherOverlap.before) all[group]!.finishFirst();
-  gatherOverlap.cuts.forEach((cut, index) => {
-    pass.run(cut + 1);
-    all[gatherOverlap.groups[index]!]!.finishFirst();
-  });
-  pass.run();
-  return { seconds: clock.now - pass.alone, sent };
+  for (const [segment, { cuts, groups }] of gatherOverlap.passes) {
+    const pass = new CutPass(plan.segments[segment], charges, clock);
+    cuts.forEach((cut, index) => {
+      pass.run(cut + 1);
+      all[groups[index]!]!.finishFirst();
+    });
+    pass.run();
+    alone += pass.alone;
+  }
+  return { seconds: clock.now - alone, sent };
 }
 
 /** @returns zeros where there is nobody to share with */

@@ -67,7 +67,10 @@ Deno.test("chargeSync() credits gradients that travel while the last backward pa
 
 Deno.test("chargeSync() credits parameters that come while the first forward pass goes on, each where it is read", () => {
   const gathers = ["a", "b"].map((name) => parcelOf(name, 2));
-  const gatherOverlap: GatherOverlapPlan = { segment: "forward 0", cuts: [1], groups: [0], before: [0] };
+  const gatherOverlap: GatherOverlapPlan = {
+    passes: new Map([["forward 0", { cuts: [1], groups: [0] }]]),
+    before: [0],
+  };
   // Read back to 1 and 2; there at 5 and 9. The pass begins at 5.5, with a's upload, and its first half is over at 15.5.
   const { parameters } = chargeSync({
     plan,

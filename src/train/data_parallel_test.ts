@@ -186,24 +186,33 @@ const overlapping: [string, Record<string, unknown>, Record<string, unknown>, (t
   ],
   ["on stages of two chunks", { num_layers: 4, num_chunks: 2 }, {
     pipeline: { size: 2, interleaved_overlap: true },
-  }, (trainer) => trainer.model.overlap!.buckets.length > 2],
+  }, ({ model: { overlap, gatherOverlap } }) =>
+    overlap!.buckets.length > 2 &&
+    [...gatherOverlap!.passes.values()].every(({ cuts }) => cuts.length > 0)],
   ["where gradients are summed a second time, over a tensor group", {}, { tensor: { size: 2, mode: "msp" } }, (
     trainer,
   ) => trainer.model.terms.length > 0],
 ];
 for (const [what, model, parallel, covers] of overlapping) {
   Deno.test(`overlapping changes no bit ${what}`, async () => {
-    const config = (overlap_sync_grad: boolean) =>
+    const config = (overlap: boolean) =>
       tinyRecord({
         model: { hidden_size: 16, num_attention_heads: 2, num_kv_attention_heads: 2, vocab_size: 18, ...model },
         data: { seq_len: 10, micro_num: 2 },
-        hybrid_zero_optimizer: { clip_grad_norm: 0.5, reduce_bucket_size: 150, overlap_sync_grad },
+        hybrid_zero_optimizer: {
+          clip_grad_norm: 0.5,
+          reduce_bucket_size: 150,
+          all_gather_size: 700,
+          use_split_tensor_optim: true,
+          overlap_sync_grad: overlap,
+          overlap_sync_param: overlap,
+        },
         parallel,
       }, { worldSize: 4 });
     const rows = [[10], [4, 6], [2, 8], [10]].map((each, index) => drawnMicroBatch(`even row ${index}`, each));
     const ran = async (overlap: boolean) =>
       await together(config(overlap), 4, async (trainer, world) => {
-        assertEquals(trainer.model.overlap !== undefined, overlap);
+        assertEquals([trainer.model.overlap, trainer.model.gatherOverlap].map(Boolean), [overlap, overlap]);
         return { ...await twoSteps(trainer, world, rows), covers: overlap && covers(trainer) };
       });
     const [plain, overlapped] = [await ran(false), await ran(true)];
@@ -218,19 +227,19 @@ Deno.test("parameters of other ranks are waited for where a forward pass first r
   const plain = await together(record({ all_gather_size: 700, use_split_tensor_optim: true }, -1, 2), 2, twoSteps);
   const waits = await together(config(2), 2, async (trainer, world) => {
     const { gatherOverlap, zero, program: { plan } } = trainer.model, order: string[] = [];
-    assertEquals(
-      gatherOverlap!.groups.length + gatherOverlap!.before.length,
-      zero.flatMap((each) => each.gathers).length,
-    );
-    assertEquals(gatherOverlap!.cuts.every((cut, i, cuts) => i === 0 || cut >= cuts[i - 1]!), true);
-    assertEquals(gatherOverlap!.cuts.at(-1)! > plan.segments["forward 0"].instructions.length / 2, true);
+    const { before, passes } = gatherOverlap!,
+      [[segment, { cuts, groups }]] = [...passes] as [[string, { cuts: number[]; groups: number[] }]];
+    assertEquals([passes.size, segment], [1, "forward 0"]);
+    assertEquals(groups.length + before.length, zero.flatMap((each) => each.gathers).length);
+    assertEquals(cuts.every((cut, i) => i === 0 || cut >= cuts[i - 1]!), true);
+    assertEquals(cuts.at(-1)! > plan.segments["forward 0"].instructions.length / 2, true);
     // Each parameter comes, as one waits at the cuts, before the first instruction that reads it.
     const read = firstReads(plan, "forward 0"), next = zero.map(() => 0);
     const arrive = (group: number, cut: number) => {
       for (const { name } of zero[group]!.gathers[next[group]!++]!.parts) assertLess(cut, read.get(name)!);
     };
-    gatherOverlap!.before.forEach((group) => arrive(group, -1));
-    gatherOverlap!.groups.forEach((group, i) => arrive(group, gatherOverlap!.cuts[i]!));
+    before.forEach((group) => arrive(group, -1));
+    groups.forEach((group, i) => arrive(group, cuts[i]!));
     trainer.onInstruction = (text) => order.push(text);
     trainer.optimizer.synchronizers.forEach((each) => each.onSpan = (name) => order.push(name));
     const steps = await twoSteps(trainer, world);

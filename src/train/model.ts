@@ -158,7 +158,6 @@ export function planModel(
   });
   const plan = { ...whole, state };
   const { overlap_sync_grad, overlap_sync_param } = config.hybrid_zero_optimizer;
-  const oneSegment = stage.chunks.length === 1 && mesh.size("pipeline") === 1;
   const overlaps = overlap_sync_grad && zero.some(({ reduce }) => mesh.size(reduce) > 1);
   const memory = estimateMemory(plan, {
     frames: stage.frames,
@@ -170,8 +169,8 @@ export function planModel(
   const shared = new Set(stage.shared.map(({ name }) => name));
   // The record refuses it for backward passes in halves.
   const overlap = overlaps && "backward 0" in plan.segments ? planOverlap(plan, zero, shared) : undefined;
-  const gatherOverlap = overlap_sync_param && oneSegment && zero.some(({ partition }) => mesh.size(partition) > 1)
-    ? planGatherOverlap(plan, zero)
+  const gatherOverlap = overlap_sync_param && zero.some(({ partition }) => mesh.size(partition) > 1)
+    ? planGatherOverlap(plan, zero, stage.chunks.length)
     : undefined;
   return {
     family,
@@ -275,7 +274,10 @@ export async function initializeModel(
     frames: planned.stage.frames,
     microBatches,
     groups: (axis) => world.group(axis as Mode),
-    cuts: new Map([planned.overlap, planned.gatherOverlap].flatMap((each) => each ? [[each.segment, each.cuts]] : [])),
+    cuts: new Map([
+      ...(planned.overlap ? [[planned.overlap.segment, planned.overlap.cuts] as const] : []),
+      ...[...planned.gatherOverlap?.passes ?? []].map(([segment, { cuts }]) => [segment, cuts] as const),
+    ]),
     prefetch: prefetchOf(config),
   }).catch((error) => {
     if (!/out of memory/.test((error as Error).message)) throw error;

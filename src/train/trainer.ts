@@ -157,7 +157,7 @@ export class Trainer implements Disposable {
     const started = performance.now();
     // Ranks with other data that gather weights from each other run as many passes, where they have fewer rows.
     const passes = meetsInPasses(world.mesh) ? Math.ceil(all / world.mesh.size("data")) : microBatches.length;
-    // Parameters of other ranks come before they are used; only a forward pass can be waited for piece by piece.
+    // Parameters of other ranks come before they are used; only forward passes can be waited for piece by piece.
     if (gatherOverlap && passes > 0) {
       for (const synchronizer of synchronizers) yield* synchronizer.startGathers();
       if (turn.waits) { for (const synchronizer of synchronizers) yield* synchronizer.gather(); }
@@ -193,9 +193,8 @@ export class Trainer implements Disposable {
             turn.handOn(); // what is left of this pass and what comes back of it go on beside the next rank's passes
           };
         }
-        if (gatherOverlap && name === gatherOverlap.segment && microBatch === 0) {
-          return (cut) => synchronizers[gatherOverlap.groups[cut]!]!.finishGather();
-        }
+        const waits = microBatch === 0 ? gatherOverlap?.passes.get(name) : undefined;
+        if (waits) return (cut) => synchronizers[waits.groups[cut]!]!.finishGather();
       },
       *done(name, { microBatch, frame, chunk }) {
         if (microBatch >= microBatches.length) return;

@@ -17,11 +17,11 @@ export const hybridZeroOptimizerSchema = z.strictObject({
   clip_grad_norm: works(float({ min: 0 }).default(0), "Gradients longer than this are shortened to it; 0 for never."),
   overlap_sync_grad: works(
     bool().default(false),
-    "Reduce gradients between ranks during the last backward pass, bucket by bucket, where there is one pipeline stage.",
+    "Reduce gradients between ranks during the last backward pass, bucket by bucket.",
   ),
   overlap_sync_param: works(
     bool().default(false),
-    "Gather updated parameters while the next step begins, not before this one ends.",
+    "Gather updated parameters while the next step's first forward passes run, not before this step ends.",
   ),
   reduce_bucket_size: works(
     int({ min: 1 }).default(512 * 1024 * 1024),

@@ -60,6 +60,11 @@ for (const [form, traits] of [["on this device", undefined], ["as a GPU would", 
   });
 }
 
+Deno.test("matmul() takes its taller tiles for large products, whole ones and not", async () => {
+  await check({ m: 72, n: 1096, k: 860, residual: true }); // 35 tiles of columns: no band divides them
+  await check({ m: 65, n: 1025, k: 1010, transposeA: true, transposeB: true });
+});
+
 Deno.test("matmul() splits long sums of a small product, and adds up the parts", async () => {
   for (const [i, epilogue] of epilogues.entries()) {
     // The pass that adds up the parts has the epilogue, and vectors or none.

@@ -1,11 +1,11 @@
 /**
  * v3, for rasterisers in software: what costs there is loads (workgroup memory as much as any buffer; a `vec4f` half as
  * much per element), while a broadcast within the subgroup is free. So a subgroup is a workgroup, its lanes lie along
- * the columns, each lane keeps 16 rows x 4 columns of C in registers, and A is loaded once by the subgroup, spread over
- * its lanes, and broadcast element by element. No workgroup memory, no barriers; 8 terms of the sums are unrolled.
+ * the columns, each lane keeps 16 or 32 rows x 4 columns of C, and A is loaded once by the subgroup, spread over its
+ * lanes, and broadcast element by element. No workgroup memory, no barriers; 4 terms of the sums are unrolled.
  *
  * Where the device reads textures for less (`../images.ts`), A and B come from there. At 1024³ llvmpipe on a Zen 3 core
- * gives 24 GFLOP/s with that, 2.7 without, 0.5 with v2; of numbers in registers alone it multiplies and adds 45.
+ * gives 25 to 27 GFLOP/s with that, 2.7 without, 0.5 with v2; of numbers in registers alone it multiplies and adds 45.
  */
 import { type DeviceTraits, type Operand, type Pass, spread } from "../kernel.ts";
 import { storage } from "../storage.ts";
@@ -13,7 +13,10 @@ import { subgroupPrelude } from "./dialect.ts";
 import { epilogueNames, type MatmulShape, placesOf } from "./shape.ts";
 import { elementTypes, finisher, loader, panelsOf, upTo } from "./text.ts";
 
-const depth = 8;
+/** Terms of a sum between two readings of it: more make longer texts, and no difference. */
+const depth = 4;
+/** Tiles of a band: as many neighbours write each row of C in turn, so that its cache lines come in order. */
+const mostInBand = 4;
 
 /** @param traits of a device with subgroups of 4 to 64 lanes */
 export function subgroupBroadcastPasses(
@@ -23,9 +26,12 @@ export function subgroupBroadcastPasses(
 ): Pass[] {
   const lanes = traits.subgroupSize;
   const { m, n, k, batch } = shape;
-  const rows = Math.max(16, lanes / 2), columns = 4 * lanes;
+  // Taller tiles read less and compile twice as long, which a large product repays.
+  const rows = Math.max(m * n * k * batch < 2 ** 26 || m <= 64 ? 16 : 32, lanes), columns = 4 * lanes;
   const rowTiles = Math.ceil(m / rows), columnTiles = Math.ceil(n / columns);
   const total = rowTiles * columnTiles * batch;
+  let band = mostInBand;
+  while (columnTiles % band !== 0) band--;
   const workgroups = spread(total);
   const { a, b } = panelsOf(shape);
   const rest = k % depth !== 0; // the last terms, short of a block, are guarded: in a block of their own
@@ -52,7 +58,7 @@ export function subgroupBroadcastPasses(
     const turned = upTo(4).map((i) => `let b${p + i} = vec4f(${upTo(4).map((j) => `q${p + j}[${i}]`).join(", ")});`);
     return [...quads, ...turned].join("\n    ");
   };
-  // Row by row: the sums of one row stay in registers for the whole depth, and only what they are made of is fetched anew.
+  // Row by row: a row's sums stay in registers for the whole depth.
   const block = (suffix: string) => `
     ${upTo(loadsA).map((index) => loadA(index, suffix)).join("\n    ")}
     ${upTo(depth).map((p) => loadB(p, suffix)).join("\n    ")}
@@ -73,9 +79,9 @@ ${finisher(shape, { rows, columns }, stored)}
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(subgroup_invocation_id) lane: u32) {
   let id = group.y * ${workgroups[0]}u + group.x;
   if (id >= ${total}u) { return; }
-  // Neighbouring groups share columns: B's part stays in the cache while A's rows pass.
-  let firstRow = id % ${rowTiles}u * ${rows}u;
-  let column = id / ${rowTiles}u % ${columnTiles}u * ${columns}u + lane * 4u;
+  // Neighbouring groups share a band of columns: B's part stays in the cache while A's rows pass.
+  let firstRow = id / ${band}u % ${rowTiles}u * ${rows}u;
+  let column = (id / ${rowTiles * band}u % ${columnTiles / band}u * ${band}u + id % ${band}u) * ${columns}u + lane * 4u;
   let z = id / ${rowTiles * columnTiles}u;
   ${upTo(rows).map((row) => `var s${row} = vec4f();`).join(" ")}
   ${

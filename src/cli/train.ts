@@ -247,10 +247,10 @@ async function runCompany(config: ResolvedConfig, run: RunFolder, options: Compa
       seats = await hosts.muster({
         patienceMs: attempt === 1 ? meetingMs : replacementMs,
         timeoutMs: meetingMs,
-        enough: (ranks) => elastic && resized(config, ranks) !== undefined,
+        enough: (ranks) => elastic && resized(config, world, ranks) !== undefined,
       });
       if (seats.length !== world) {
-        record = resized(config, seats.length)!;
+        record = resized(config, world, seats.length)!;
         notice = `Going on with ${seats.length} of ${world} ranks (runtime.elastic), with the same batches` +
           (record.parallel.zero1.size === config.parallel.zero1.size
             ? ""

@@ -123,13 +123,14 @@ export function parallelProblems(config: Sections, world: number): ConfigProblem
  * The record of a run that goes on with another number of ranks: with the optimizer's state divided over as many of them as
  * it may be, but no more than before. What is in parts by `fsdp` goes into as many, or a divisor of them, which divides it too.
  *
+ * @param before ranks that the record was resolved for
  * @returns nothing where the other sizes do not fit so many ranks
  */
-export function resized(config: ResolvedConfig, world: number): ResolvedConfig | undefined {
-  const { zero1 } = config.parallel;
-  const sizes = zero1.size === -1 ? [-1] : Array.from({ length: Math.max(1, zero1.size) }, (_, i) => zero1.size - i);
+export function resized(config: ResolvedConfig, before: number, world: number): ResolvedConfig | undefined {
+  const { zero1 } = config.parallel, parts = zero1.fsdp ? derive(config, before).zero1 : zero1.size;
+  const sizes = parts < 1 ? [parts] : Array.from({ length: parts }, (_, i) => parts - i);
   for (const size of sizes) {
-    if (zero1.fsdp && zero1.size % size !== 0) continue;
+    if (zero1.fsdp && parts % size !== 0) continue;
     const record = { ...config, parallel: { ...config.parallel, zero1: { ...zero1, size } } };
     if (parallelProblems(record, world).length === 0) return record;
   }

@@ -55,7 +55,7 @@ Deno.test("resized() divides the optimizer's state over as many ranks as the new
       ckpt: { enable_save_ckpt: false },
       parallel,
     }, { worldSize: world, allowRefused: true });
-    const record = resized(config, left);
+    const record = resized(config, world, left);
     return record && parallelSizes(record, left).zero1;
   };
   assertEquals(after(4, {}, 3), 3);
@@ -65,6 +65,7 @@ Deno.test("resized() divides the optimizer's state over as many ranks as the new
   assertEquals(after(8, { zero1: 1 }, 7), 1);
   assertEquals(after(8, { zero1: 2, tensor: 2 }, 6), 1);
   assertEquals(after(8, { zero1: { size: 4, fsdp: true } }, 6), 2);
+  assertEquals(after(4, { zero1: { fsdp: true } }, 3), 1);
   assertEquals(after(8, { tensor: 2 }, 7), undefined);
   assertEquals(after(4, { zero1: 4 }, 2, 4), 2);
 });

@@ -79,20 +79,67 @@ export interface ShardOptions {
   readonly loadBound?: number | null;
 }
 
-/** @throws {RangeError} for a dimension that its axis does not divide */
+/** Ranks along an axis do not divide a dimension of a parameter that is split over them. */
+export class UnevenSplit extends RangeError {
+  override readonly name = "UnevenSplit";
+
+  /** @param common what divides every dimension that is split over the axis */
+  constructor(
+    message: string,
+    readonly parameter: string,
+    readonly axis: Axis,
+    readonly whole: number,
+    readonly common: number,
+  ) {
+    super(message);
+  }
+}
+
+const commonDivisor = (a: number, b: number): number => b === 0 ? a : commonDivisor(b, a % b);
+
+/** @throws {UnevenSplit} for a dimension that its axis does not divide */
+function requireEven(
+  parameters: ReadonlyMap<string, readonly number[]>,
+  layouts: ReadonlyMap<string, Layout>,
+  mesh: Mesh,
+) {
+  let uneven: { name: string; axis: Axis; whole: number; dimension: number } | undefined;
+  const common = new Map<Axis, number>();
+  for (const [name, shape] of parameters) {
+    const extent = [...shape];
+    for (const { dimension, axis } of divisions(layouts.get(name)!)) {
+      const whole = extent[dimension]!;
+      common.set(axis, commonDivisor(whole, common.get(axis) ?? 0));
+      extent[dimension] = whole / mesh.size(axis);
+      if (Number.isInteger(extent[dimension])) continue;
+      uneven ??= { name, axis, whole, dimension };
+      break;
+    }
+  }
+  if (!uneven) return;
+  const { name, axis, whole, dimension } = uneven;
+  throw new UnevenSplit(
+    `Parameter ${name}: Cannot split dimension ${dimension} of [${parameters.get(name)}] over ${axis}: ` +
+      `${whole} is no multiple of ${mesh.size(axis)}`,
+    name,
+    axis,
+    whole,
+    common.get(axis)!,
+  );
+}
+
+/** @throws {UnevenSplit} for a dimension that its axis does not divide */
 export function shard(
   graph: Graph,
   { sharding, mesh, mode: name = "mtp", fsdp = false, parallelOutput = true, loadBound = null }: ShardOptions,
 ): Sharded {
   const mode = tensorMode(name, { fsdp }), layouts = new Map<string, Layout>(), boxes = new Map<string, Box>();
-  for (const [name, { tensor }] of graph.parameters) {
-    const layout = mode.parameter(layoutOf(name, sharding));
+  const shapes = new Map([...graph.parameters].map(([name, { tensor }]) => [name, tensor.shape]));
+  const declared = new Map([...shapes.keys()].map((name) => [name, mode.parameter(layoutOf(name, sharding))]));
+  requireEven(shapes, declared, mesh);
+  for (const [name, layout] of declared) {
     layouts.set(name, without(layout, ({ axis }) => axis !== "expert" && mesh.size(axis) === 1));
-    try {
-      boxes.set(name, boxOf(tensor.shape, layout, mesh));
-    } catch (error) {
-      throw new RangeError(`Parameter ${name}: ${(error as Error).message}`, { cause: error });
-    }
+    boxes.set(name, boxOf(shapes.get(name)!, layout, mesh));
   }
   if ((["tensor", "weight", "expert", "expert_weight"] as const).every((axis) => mesh.size(axis) === 1)) {
     const part = (tensor: Tensor): Part => ({ tensor, held: replicated() });

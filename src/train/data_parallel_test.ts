@@ -1,11 +1,19 @@
-import { assert, assertAlmostEquals, assertEquals, assertLess, assertRejects } from "@std/assert";
+import {
+  assert,
+  assertAlmostEquals,
+  assertEquals,
+  assertLess,
+  assertRejects,
+  assertStringIncludes,
+  assertThrows,
+} from "@std/assert";
 import { openBackend } from "../backend/open.ts";
 import { firstReads } from "../graph/gradient_order.ts";
 import { openNullBackend } from "../backend/null/backend.ts";
 import { abandonCheckpoint, beginCheckpoint, commitCheckpoint, openCheckpoint, writeShard } from "../checkpoint/mod.ts";
 import { createCommunicator } from "../comm/collectives/communicator.ts";
 import { simulatedWorld } from "../comm/transport/simulated.ts";
-import type { ResolvedConfig } from "../config/mod.ts";
+import { ConfigError, type ResolvedConfig } from "../config/mod.ts";
 import { runMesh } from "../parallel/run_mesh.ts";
 import { createWorld, type World } from "../parallel/world.ts";
 import { drawnMicroBatch, takeStep, tensorsOf, tinyRecord } from "./_testing.ts";
@@ -264,6 +272,29 @@ Deno.test("moments are planned and kept for what a rank updates, and the estimat
     for (const bytes of each) assertEquals(bytes < alone, true, `${each} of ${alone}`);
   }
   assertEquals(memory(4, 2).parameters, memory(1, 0).parameters);
+});
+
+Deno.test("ranks that do not divide a parameter are refused, with a number of them that divides all", () => {
+  using backend = openNullBackend();
+  const refused = (world: number, parallel: Record<string, unknown>, sentence: string) => {
+    const model = {
+      hidden_size: 16,
+      num_attention_heads: 4,
+      num_kv_attention_heads: 4,
+      vocab_size: 18,
+      multiple_of: 8,
+    };
+    const config = tinyRecord({ model, parallel }, { worldSize: world });
+    const error = assertThrows(
+      () => planModel(config, backend.traits, runMesh(config, { rank: 0, world })),
+      ConfigError,
+    );
+    assertStringIncludes(error.message, sentence);
+  };
+  const name = "layers.0.attention.q.weight, of 16 rows or columns";
+  refused(3, { zero1: { fsdp: true } }, `parallel.zero1.size: 3 does not divide ${name}; 1 would work`);
+  refused(6, { zero1: { fsdp: true } }, `parallel.zero1.size: 6 does not divide ${name}; 2 would work`);
+  refused(6, { tensor: { mode: "isp" }, weight: 6 }, `parallel.weight.size: 6 does not divide ${name}; 2 would work`);
 });
 
 Deno.test("a gradient that is not finite on one rank ends the step of all", async () => {

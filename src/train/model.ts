@@ -28,7 +28,7 @@ import { type Box, divisions, type Layout, layoutOf, type ShardingPlan, split } 
 import type { Mesh, Mode } from "../parallel/mesh.ts";
 import { planStage, type SharedParameter, type Stage, type TracedPass } from "./stage.ts";
 import { isFirstHolder, type TensorMode } from "../parallel/modes.ts";
-import { type InputPart, shard, type Sharded } from "../parallel/shard.ts";
+import { type InputPart, shard, type Sharded, UnevenSplit } from "../parallel/shard.ts";
 import { solo, type World } from "../parallel/world.ts";
 import { modelTypes } from "./types.ts";
 import { adviceFor, type Room, roomOf, unfitting } from "./fit.ts";
@@ -116,7 +116,11 @@ export function planModel(
     parallelOutput: config.model.parallel_output,
     loadBound: config.parallel.expert.load_bound,
   };
-  const everywhere = shard(training.graph, options), evaluated = shard(evaluation.graph, options);
+  const [everywhere, evaluated] = evenly(
+    config,
+    mesh,
+    () => [shard(training.graph, options), shard(evaluation.graph, options)],
+  );
   const { layouts, mode, inputs } = everywhere;
   const ofThisRank = ({ graph, part }: Sharded, outputs: Outputs): TracedPass =>
     cutLargeTables({
@@ -188,6 +192,22 @@ export function planModel(
     overlap,
     gatherOverlap,
   };
+}
+
+/** @throws {ConfigError} where the ranks of a group do not divide a parameter, with a number of them that divides all */
+function evenly<T>({ parallel }: ResolvedConfig, mesh: Mesh, cut: () => T): T {
+  try {
+    return cut();
+  } catch (error) {
+    if (!(error instanceof UnevenSplit)) throw error;
+    const { parameter, axis, whole, common } = error, size = mesh.size(axis);
+    const section = axis === "weight" && parallel.zero1.fsdp ? "zero1" : axis;
+    // Ranks that could be of the group: those with other data and the same weights, and its own.
+    const ranks = size * (axis === "weight" ? mesh.size("weight_data") : axis === "tensor" ? mesh.size("data") : 1);
+    const fits = Array.from({ length: size }, (_, i) => size - i).find((n) => common % n === 0 && ranks % n === 0)!;
+    const message = `${size} does not divide ${parameter}, of ${whole} rows or columns; ${fits} would work`;
+    throw new ConfigError([{ path: `parallel.${section}.size`, message }]);
+  }
 }
 
 /** A table that serves as the head too, or that the record wants divided by vocabulary, is divided by rows. */

@@ -8,15 +8,16 @@ const drawLabels = (rows: number, columns: number) =>
 for (const software of [true, false]) {
   for (const type of floatTypes) {
     Deno.test(`cross entropy kernels match their references in ${type}, software ${software}`, async () => {
-      for (const [rows, columns] of [[1, 1], [1, 6], [4, 4], [37, 13], [18, 260], [3, 5003]]) {
-        for (const labelSmoothing of [0, 0.1]) {
-          const logits = randomNormal(rows * columns, 1).map((value) => 4 * value), labels = drawLabels(rows, columns);
-          const options = { traits: { software } };
-          const sizes = { rows, columns, labelSmoothing, type };
-          const { expected } = await checkKernel(crossEntropyForward(sizes), { logits, labels }, options);
-          const { logSumExp } = expected;
-          await checkKernel(crossEntropyBackward(sizes), { logits, labels, logSumExp, weight: [0.7] }, options);
-        }
+      const shapes = [[1, 1], [1, 6], [4, 4], [37, 13], [18, 260], [3, 5003]];
+      for (const [i, [rows, columns]] of shapes.entries()) {
+        // Texts take long to compile here: every other shape is smoothed, of the next type the others.
+        const labelSmoothing = (i + floatTypes.indexOf(type) + Number(software)) % 2 === 0 ? 0 : 0.1;
+        const logits = randomNormal(rows * columns, 1).map((value) => 4 * value), labels = drawLabels(rows, columns);
+        const options = { traits: { software } };
+        const sizes = { rows, columns, labelSmoothing, type };
+        const { expected } = await checkKernel(crossEntropyForward(sizes), { logits, labels }, options);
+        const { logSumExp } = expected;
+        await checkKernel(crossEntropyBackward(sizes), { logits, labels, logSumExp, weight: [0.7] }, options);
       }
     });
   }

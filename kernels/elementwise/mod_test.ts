@@ -4,7 +4,8 @@ import { decode, encode } from "../host.ts";
 import { pcg4d } from "./counter_random.ts";
 import { add, addInPlace, cast, dropout, fill, multiply, scale } from "./mod.ts";
 
-for (const length of [1, 4, 255, 1028, 4099]) {
+// Less than a word of halves, vectors for more than a workgroup, and words for many that end in half of one.
+for (const length of [1, 1028, 4099]) {
   for (const type of floatTypes) {
     Deno.test(`add(), multiply(), addInPlace() and scale() match their references at length ${length} in ${type}`, async () => {
       const a = randomNormal(length, 1);

@@ -8,7 +8,8 @@ const activations: readonly Activation[] = ["silu", "gelu", "gelu_tanh"];
 for (const type of floatTypes) {
   Deno.test(`gate kernels match their references in ${type}`, async () => {
     for (const activation of activations) {
-      for (const length of [1, 3, 256, 1030, 2052]) {
+      // Activations differ in a formula alone, which vectors and single elements have alike.
+      for (const length of activation === "silu" ? [1, 3, 256, 1030, 2052] : [3, 2052]) {
         const gate = randomNormal(length, 1).map((x) => 3 * x),
           up = randomNormal(length, 2),
           dY = randomNormal(length, 3);

@@ -5,18 +5,18 @@ import { rowNormalizeBackward, rowNormalizeForward } from "./mod.ts";
 for (const software of [true, false]) {
   for (const type of floatTypes) {
     Deno.test(`rowNormalize kernels match their references in ${type}, software ${software}`, async () => {
-      for (const [rows, columns] of [[1, 1], [1, 5], [7, 1], [33, 20], [2, 1111]]) {
+      for (const [i, [rows, columns]] of [[1, 1], [1, 5], [7, 1], [33, 20], [2, 1111]].entries()) {
         const w = randomNormal(rows * columns, 1),
           dY = randomNormal(rows * columns, 2),
           dW = randomNormal(rows * columns, 3);
         const options = { traits: { software }, tolerance: 1e-5 };
         const { expected } = await checkKernel(rowNormalizeForward({ rows, columns, type }), { w }, options);
         const { y, inverse } = expected;
-        for (const accumulate of [false, true]) {
-          const gradientType = accumulate ? type : "f32";
-          const kernel = rowNormalizeBackward({ rows, columns, accumulate, type, gradientType });
-          await checkKernel(kernel, { y, inverse, dY, ...(accumulate && { dW }) }, options);
-        }
+        // Every other shape accumulates, of the next type the others.
+        const accumulate = (i + floatTypes.indexOf(type) + Number(software)) % 2 === 0;
+        const gradientType = accumulate ? type : "f32";
+        const kernel = rowNormalizeBackward({ rows, columns, accumulate, type, gradientType });
+        await checkKernel(kernel, { y, inverse, dY, ...(accumulate && { dW }) }, options);
       }
     });
   }

@@ -80,7 +80,8 @@ for (const [dtype, type] of Object.entries(halfTypes)) {
 
 for (const dtype of dtypes) {
   Deno.test(`${dtype}: recomputation changes no bit, takes less memory for more layers, and estimates are exact`, async () => {
-    for (const backendName of dtype === "float32" ? ["cpu"] as const : ["cpu", "webgpu"] as const) {
+    // A device compiles each type's kernels anew; that those of bfloat16 repeat their bits, `kernel_trial_test.ts` shows.
+    for (const backendName of dtype === "float16" ? ["cpu", "webgpu"] as const : ["cpu"] as const) {
       using backend = await openBackend(backendName);
       const run = async (checkpoint: number) => {
         const before = backend.allocatedBytes;

@@ -69,7 +69,8 @@ export function storage(
     const vector = vectors[operand.name] ?? operand.type, count = widthOf(vector, width);
     const readsImage = imageReads && software && operand.access !== "write" && imaged.includes(operand.name);
     const words = readsImage ? texelWords(operand, count) : undefined;
-    return [operand.name, { ...operand, vector, count, four: count === 4, words }];
+    const inWords = software && operand.type === "f16" && count === 4 && operand.access !== "read";
+    return [operand.name, { ...operand, vector, count, four: count === 4, words, inWords }];
   }));
   // What is read as an image alone needs no buffer.
   const buffers = [...known.values()].filter(({ access, words }) => words === undefined || access !== "read");
@@ -82,8 +83,10 @@ export function storage(
   const shared = ({ type, access, four }: ReturnType<typeof find>) => type === "bf16" && !four && access !== "read";
 
   const declarations = buffers.map((operand, index) => {
-    const { name, type, access, vector, four } = operand;
-    const element = type === "f16"
+    const { name, type, access, vector, four, inWords } = operand;
+    const element = inWords
+      ? "vec2u"
+      : type === "f16"
       ? four ? "vec4<f16>" : "f16"
       : type === "bf16"
       ? four ? "vec2u" : shared(operand) ? "atomic<u32>" : "u32"
@@ -97,8 +100,10 @@ export function storage(
     ),
   );
   const packed = [...known.values()].filter(({ type }) => type === "bf16");
-  if (images.some(({ type }) => type === "f16")) declarations.push(halfTexelText);
-  if (known.values().some(({ type, access }) => type === "f16" && access !== "read")) declarations.push(roundingText);
+  const halves = [...known.values()].filter(({ type }) => type === "f16");
+  if (halves.some(({ words, inWords }) => words !== undefined || inWords)) declarations.push(fromWordsText);
+  if (halves.some(({ inWords }) => inWords)) declarations.push(toWordsText);
+  if (halves.some(({ access, inWords }) => access !== "read" && !inWords)) declarations.push(roundingText);
   if (packed.some(({ four }) => four)) declarations.push(pairsText);
   if (packed.some(({ four }) => !four)) declarations.push(halvesText);
   declarations.push(...packed.filter(shared).map(({ name }) => exchangeText(name)));
@@ -107,11 +112,12 @@ export function storage(
     const operand = find(name), { type, vector, four } = operand;
     if (operand.words !== undefined) {
       const texel = `${name}Texel(${index})`;
-      if (type === "f16") return `fromHalves(${texel}.xy)`;
+      if (type === "f16") return `fromWords(${texel}.xy)`;
       if (type === "bf16") return `fromPairs(${texel}.xy)`;
       const words = texel + { 1: ".x", 2: ".xy", 4: "" }[operand.words];
       return vector === "u32" || vector === "vec4u" ? words : `bitcast<${vector}>(${words})`;
     }
+    if (operand.inWords) return `fromWords(${name}[${index}])`;
     if (type === "f16") return `${vector === "f16" ? "f32" : vector}(${name}[${index}])`;
     if (type !== "bf16") return `${name}[${index}]`;
     if (four) return `fromPairs(${name}[${index}])`;
@@ -119,7 +125,8 @@ export function storage(
     return `fromHalf(${shared(operand) ? `atomicLoad(&${word})` : word}, ${index})`;
   };
   const store = (name: string, index: string, value: string): string => {
-    const { type, four } = find(name);
+    const { type, four, inWords } = find(name);
+    if (inWords) return `${name}[${index}] = toWords(${value});`;
     if (type === "f16") return `${name}[${index}] = ${four ? "toHalves" : "toHalf16"}(${value});`;
     if (type !== "bf16") return `${name}[${index}] = ${value};`;
     return four ? `${name}[${index}] = toPairs(${value});` : `${name}Exchange(${index}, ${value});`;
@@ -147,8 +154,23 @@ export function storage(
   };
 }
 
-const halfTexelText = `
-fn fromHalves(words: vec2u) -> vec4f { return vec4f(unpack2x16float(words.x), unpack2x16float(words.y)); }`;
+const fromWordsText = `
+fn fromWords(words: vec2u) -> vec4f { return vec4f(unpack2x16float(words.x), unpack2x16float(words.y)); }`;
+
+/**
+ * To the nearest `f16`, ties to even, in integers: llvmpipe's compiler takes 35 ms for each vector that is converted by its
+ * type, 2 for this. Sizes below the least normal number are rounded by an addition, in whose sum their last bit is the last.
+ */
+const toWordsText = `
+fn toWords(v: vec4f) -> vec2u {
+  let bits = bitcast<vec4u>(v);
+  let size = bits & vec4u(0x7fffffffu);
+  let normal = (size + vec4u(0xc8000fffu) + ((size >> vec4u(13u)) & vec4u(1u))) >> vec4u(13u);
+  let small = bitcast<vec4u>(bitcast<vec4f>(size) + vec4f(0.5f)) & vec4u(0x7fffu);
+  let rounded = min(select(normal, small, size < vec4u(0x38800000u)), vec4u(0x7c00u));
+  let half = select(rounded, vec4u(0x7e00u), size > vec4u(0x7f800000u)) | ((bits >> vec4u(16u)) & vec4u(0x8000u));
+  return half.xz | (half.yw << vec2u(16u));
+}`;
 
 /**
  * A number past the largest `f16` is made infinite before it is converted: WGSL leaves open what becomes of it, a device that

@@ -5,6 +5,7 @@ import { dawnAdvice, findDawn } from "../backend/webgpu/dawn.ts";
 import { type AdapterReport, probeAdapter } from "../backend/webgpu/doctor.ts";
 import { defaultProvider } from "../backend/webgpu/provider.ts";
 import { formatBytes } from "../observe/format.ts";
+import { listGpus, variablesOfRanks } from "./gpus.ts";
 import { createParser, type ParsedArguments } from "./parser.ts";
 import { type ProgramForm, programForm } from "./self.ts";
 import type { Verb } from "./verb.ts";
@@ -49,6 +50,9 @@ export interface DriverReport {
   readonly vulkanManifests: readonly string[];
   /** Version of NVIDIA's kernel driver. */
   readonly nvidia?: string;
+  /** Places of GPUs on the bus, and whether Mesa's layer is there that can choose among them. */
+  readonly gpus: readonly string[];
+  readonly selectLayer: boolean;
 }
 
 export interface DoctorOptions {
@@ -71,9 +75,9 @@ export async function doctor({ json = false, runDir = "RUN", print = console.log
 }
 
 /** Everything but the adapter, which takes a device to look at, and the verdict. */
-export function examine(adapter: AdapterReport, runDir: string): DoctorReport {
+export function examine(adapter: AdapterReport, runDir: string, gpus: readonly string[] = listGpus()): DoctorReport {
   const deno = { version: Deno.version.deno, needed: neededDeno, path: Deno.execPath() };
-  const driver = findDriver(adapter);
+  const driver = findDriver(adapter, gpus);
   const denied = tryWriting(runDir);
   const findings: Finding[] = [
     atLeast(deno.version, neededDeno) ? { grade: "ok", what: `Deno ${deno.version}` } : {
@@ -82,6 +86,7 @@ export function examine(adapter: AdapterReport, runDir: string): DoctorReport {
       advice: "start with ./troupe, which fetches it, or type: deno upgrade",
     },
     ...adapterFindings(adapter, driver),
+    ...severalGpus(driver),
     ...dawnFindings(adapter),
     denied ? { grade: "bad", ...denied } : { grade: "ok", what: `Runs can be written to ${resolve(runDir)}` },
   ];
@@ -130,6 +135,18 @@ function adapterFindings(adapter: AdapterReport, driver: DriverReport): Finding[
   }, ...hidden];
 }
 
+/** How ranks get one each of several GPUs. */
+function severalGpus({ gpus, selectLayer }: DriverReport): Finding[] {
+  if (gpus.length < 2) return [];
+  const layer = selectLayer ? "" : "; it takes Mesa's device-select layer (Debian, Ubuntu: mesa-vulkan-drivers)";
+  return [{
+    grade: "note",
+    what:
+      `There are ${gpus.length} GPUs; the ranks of --nproc share the first, unless each is told which one is its own`,
+    advice: `export ${variablesOfRanks(gpus).join(" ")}${layer}; see docs/ranks.md`,
+  }];
+}
+
 /** Whether the other WebGPU would reach more of the GPU. */
 function dawnFindings(adapter: AdapterReport): Finding[] {
   if (!adapter.found || adapter.software) return [];
@@ -152,12 +169,14 @@ function dawnFindings(adapter: AdapterReport): Finding[] {
   ];
 }
 
-function findDriver(adapter: AdapterReport): DriverReport {
+function findDriver(adapter: AdapterReport, gpus: readonly string[]): DriverReport {
   const nvidia = readText("/proc/driver/nvidia/version")?.match(/Kernel Module.*?\s(\d+\.[\d.]+)/)?.[1];
   return {
     ...(adapter.found ? { api: apiOf(adapter.features) } : {}),
     vulkanLoader: hasVulkanLoader(),
     vulkanManifests: vulkanManifests(),
+    gpus,
+    selectLayer: vulkanFiles("implicit_layer.d").some((path) => path.includes("device_select")),
     ...(nvidia ? { nvidia } : {}),
   };
 }
@@ -168,15 +187,19 @@ function apiOf(features: readonly string[]): NonNullable<DriverReport["api"]> {
   return features.includes("subgroups") ? "Vulkan" : "OpenGL";
 }
 
-/** Where the Vulkan loader looks on Linux, unless the environment names files. */
+/** What the Vulkan loader reads on Linux, unless the environment names files. */
 function vulkanManifests(): string[] {
   const named = Deno.env.get("VK_DRIVER_FILES") || Deno.env.get("VK_ICD_FILENAMES");
-  if (named) return named.split(":").filter((path) => exists(path));
+  return named ? named.split(":").filter((path) => exists(path)) : vulkanFiles("icd.d");
+}
+
+/** Files of one kind where the Vulkan loader looks for them. */
+function vulkanFiles(kind: "icd.d" | "implicit_layer.d"): string[] {
   const home = Deno.env.get("HOME");
   const data = (Deno.env.get("XDG_DATA_DIRS") || "/usr/local/share:/usr/share").split(":");
   const roots = ["/etc", "/usr/local/etc", ...(home ? [`${home}/.local/share`] : []), ...data];
   return [...new Set(roots)].flatMap((root) => {
-    const folder = join(root, "vulkan/icd.d");
+    const folder = join(root, "vulkan", kind);
     return list(folder).filter((name) => name.endsWith(".json")).sort().map((name) => join(folder, name));
   });
 }

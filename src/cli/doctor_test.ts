@@ -60,6 +60,14 @@ Deno.test({
     }),
 });
 
+Deno.test("examine() says how ranks get a GPU each, where there are several", () =>
+  withFolder((folder) => {
+    const said = (gpus: string[]) => formatReport(examine(adapter(false, ["subgroups"]), folder, gpus)).join("\n");
+    assert(!said(["0000:00:06.0"]).includes("TROUPE_RANK_ENV"));
+    const each = "TROUPE_RANK_ENV_0=DRI_PRIME=pci-0000_00_06_0 TROUPE_RANK_ENV_1=DRI_PRIME=pci-0000_00_07_0";
+    assertStringIncludes(said(["0000:00:06.0", "0000:00:07.0"]), `-> export ${each}`);
+  }));
+
 Deno.test("examine() tries the folder that is there, and leaves nothing in it", () =>
   withFolder((folder) => {
     const report = examine(none, `${folder}/not/there/yet`);

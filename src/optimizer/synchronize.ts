@@ -19,6 +19,11 @@ export interface SynchronizeOptions {
   readonly zero: Group;
   readonly buckets: readonly Parcel[];
   readonly gathers: readonly Gather[];
+  /**
+   * Whether the zero group's ranks compute one after the other: then what the first one needs goes round first, and what
+   * the others need while it computes. Asked before each round of gathers; all ranks must say the same. @default never
+   */
+  readonly inTurn?: () => boolean;
 }
 
 /** A parcel's parts as few ranges of an arena: neighbours are one. */
@@ -60,6 +65,18 @@ interface Travelling {
   readonly half: boolean;
   readonly room: Float32Array;
   readonly arrived: Promise<unknown>;
+  /** What of it goes to others has left; with `arrived` if absent. */
+  readonly gone?: Promise<unknown>;
+}
+
+/** Updated parameters that go to one rank after the other. */
+interface InLine {
+  readonly data: Uint8Array;
+  readonly counts: readonly number[];
+  /** By place of the rank that they go to. */
+  readonly gathers: Promise<void>[];
+  readonly arrived: PromiseWithResolvers<void>;
+  readonly gone: PromiseWithResolvers<unknown>;
 }
 
 /** Parcels under way at a time, where none must wait for the device: more would only take memory. */
@@ -74,6 +91,10 @@ export class Synchronizer {
   readonly #reducing: Travelling[] = [];
   /** Parameters under way. */
   readonly #gathering: Travelling[] = [];
+  /** Those of them that have not left for all ranks. */
+  readonly #inLine: InLine[] = [];
+  /** Rooms from which something still leaves. */
+  readonly #leaving = new Set<Promise<unknown>>();
   /** The first gather that was not begun since the last update. */
   #unsent: number;
   /** Whether others have updated `float32` parameters of which this rank has fetched half copies alone. */
@@ -150,22 +171,41 @@ export class Synchronizer {
 
   /** Fetches what other ranks have updated, and hands round what this one has. */
   *gather(): Generator<Wait, void> {
+    if (this.#options.inTurn?.()) yield* this.startGathers(); // what some wait for leaves after all of the others'
     while (this.#unsent < this.#options.gathers.length) {
       yield* this.startGathers(1);
       if (this.#gathering.length >= mostTravelling) yield* this.finishGather();
     }
     while (this.#gathering.length > 0) yield* this.finishGather();
+    yield { ready: () => Promise.all(this.#leaving) };
   }
 
   /** Begins the next gathers, all that are left if not so many; what comes is not waited for. Nothing without an update. */
   *startGathers(most = Infinity): Generator<Wait, void> {
     const { gathers } = this.#options;
     for (let begun = 0; begun < most && this.#unsent < gathers.length; begun++) {
-      yield* this.#startGather(gathers[this.#unsent++]!);
+      yield* this.#startGather(gathers[this.#unsent++]!, this.#options.inTurn?.());
+    }
+    if (this.#unsent === gathers.length) this.#goOn();
+  }
+
+  /** What the first rank needs has left: then what the second needs, and so on. */
+  #goOn(): void {
+    const { zero } = this.#options, line = this.#inLine.splice(0);
+    for (let place = 1; place < zero.ranks.length; place++) {
+      for (const { data, counts, gathers } of line) {
+        const gathered = zero.gather(data, counts, place);
+        gathered.catch(() => {});
+        gathers.push(gathered);
+      }
+    }
+    for (const { gathers, arrived, gone } of line) {
+      arrived.resolve(gathers[zero.index]);
+      gone.resolve(Promise.all(gathers));
     }
   }
 
-  *#startGather(parcel: Gather): Generator<Wait, void> {
+  *#startGather(parcel: Gather, inTurn = false): Generator<Wait, void> {
     const { zero, program } = this.#options, { half } = parcel;
     const own = parcel.parts.filter(({ owner }) => owner === zero.index);
     const counts = zero.ranks.map((_, index) =>
@@ -176,10 +216,24 @@ export class Synchronizer {
     const reading = this.#read(parcel, begin, ranges), { room, ticket } = reading;
     yield reading;
     this.#timed("take", counts[zero.index]!, () => ticket.take());
-    const bytes = counts.reduce((sum, count) => sum + count, 0);
-    const arrived = zero.allGather(new Uint8Array(room.buffer, 0, bytes), counts);
-    arrived.catch(() => {});
-    this.#gathering.push({ parcel, half, room, arrived });
+    const data = new Uint8Array(room.buffer, 0, counts.reduce((sum, count) => sum + count, 0));
+    if (!inTurn) {
+      const arrived = zero.allGather(data, counts);
+      arrived.catch(() => {}); // told to whoever waits
+      this.#gathering.push({ parcel, half, room, arrived });
+      return;
+    }
+    const line: InLine = {
+      data,
+      counts,
+      gathers: [zero.gather(data, counts, 0)],
+      arrived: Promise.withResolvers(),
+      gone: Promise.withResolvers(),
+    };
+    for (const promise of [...line.gathers, line.arrived.promise, line.gone.promise]) promise.catch(() => {});
+    this.#inLine.push(line);
+    const arrived = zero.index === 0 ? line.gathers[0]! : line.arrived.promise;
+    this.#gathering.push({ parcel, half, room, arrived, gone: line.gone.promise });
   }
 
   /** Waits for the first of the gathers under way, if there is one, and puts what came in its places. */
@@ -210,7 +264,7 @@ export class Synchronizer {
   }
 
   /** Uploads the parts of those owners, and gives the room back. */
-  #put({ parcel, room }: Travelling, wanted: (owner: number) => boolean, { half, write }: Kind): void {
+  #put({ parcel, room, gone }: Travelling, wanted: (owner: number) => boolean, { half, write }: Kind): void {
     const { program } = this.#options, parts = parcel.parts.filter(({ owner }) => wanted(owner));
     this.#timed("upload", parts.reduce((sum, part) => sum + partBytes(part, half), 0), () => {
       let at = 0;
@@ -220,7 +274,12 @@ export class Synchronizer {
         at += bytes;
       }
     });
-    this.#rooms.give(room);
+    if (!gone) return this.#rooms.give(room);
+    this.#leaving.add(gone);
+    gone.then(() => {
+      this.#leaving.delete(gone);
+      this.#rooms.give(room);
+    }, () => {}); // told to whoever waits for what leaves
   }
 
   #timed(name: string, bytes: number, work: () => void): void {

@@ -55,6 +55,7 @@ function alone(name: string): Group {
     reduceScatter: (data) => Promise.resolve(data),
     allGather: nothing,
     broadcast: nothing,
+    gather: nothing,
     reduce: nothing,
     allToAll: (from, into) => Promise.resolve(into.set(from)),
     barrier: nothing,

@@ -7,6 +7,7 @@ import { Synchronizer } from "../optimizer/synchronize.ts";
 import { solo } from "../parallel/world.ts";
 import type { Model } from "./model.ts";
 import { type Optimizer, Trainer } from "./trainer.ts";
+import { turnsOf } from "./turn.ts";
 
 /** AdamW on the model's device with the schedules that the run record asks for. */
 export async function initializeOptimizer(model: Model): Promise<Optimizer> {
@@ -17,7 +18,15 @@ export async function initializeOptimizer(model: Model): Promise<Optimizer> {
     device,
     synchronizers: [
       ...model.zero.map(({ reduce, partition, buckets, gathers }) =>
-        new Synchronizer({ program, data: world.group(reduce), zero: world.group(partition), buckets, gathers })
+        new Synchronizer({
+          program,
+          data: world.group(reduce),
+          zero: world.group(partition),
+          buckets,
+          gathers,
+          // As all ranks see it: where some have a GPU of their own, they do not know of the others' turns.
+          inTurn: () => model.gatherOverlap !== undefined && turnsOf(model)?.ranks.length === world.mesh.world,
+        })
       ),
       ...(model.terms.length === 0 ? [] : [
         new Synchronizer({

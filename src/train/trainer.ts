@@ -28,7 +28,7 @@ import { countLabels, feed, silentMicroBatch } from "./feed.ts";
 import type { Model } from "./model.ts";
 import { partsOf } from "../graph/large_tables.ts";
 import { sumSharedGradients } from "./shared_gradients.ts";
-import { Turn } from "./turn.ts";
+import { Turn, turnsOf } from "./turn.ts";
 import { putTogether } from "./whole.ts";
 
 /** What the device says of one micro-batch; arrays of one entry a token. */
@@ -150,7 +150,7 @@ export class Trainer implements Disposable {
     const { program, world, stage } = this.model, pipeline = world.group("pipeline");
     const all = globalRows ?? microBatches.length * world.mesh.size("data");
     if (all === 0) throw new RangeError("Cannot execute a schedule: the batch has no micro-batches");
-    const turn = new Turn(takesTurns(this.model) ? world.device : undefined);
+    const turn = new Turn(turnsOf(this.model));
     const { overlap, gatherOverlap } = this.model,
       { synchronizers } = this.optimizer,
       scale = this.optimizer.gradScaler.scale;
@@ -407,16 +407,6 @@ export class Trainer implements Disposable {
     this.optimizer[Symbol.dispose]();
     this.model[Symbol.dispose]();
   }
-}
-
-/** Less work in a micro-batch than this and the host may be what is waited for, which several ranks are at once. */
-const leastWork = 1e11;
-
-/** Whether ranks that share this one's device compute one after the other. */
-function takesTurns({ program: { plan, backend }, config: { runtime, data } }: Model): boolean {
-  if (runtime.gpu_turns !== "auto") return runtime.gpu_turns === "always";
-  const parameters = plan.parameters.reduce((sum, { bytes }) => sum + bytes / 4, 0);
-  return !backend.traits.software && 6 * parameters * data.packed_length >= leastWork;
 }
 
 /** Outputs that are a loss beside that of the predictions begin so. */

@@ -7,6 +7,17 @@
  */
 import type { Group } from "../comm/collectives/communicator.ts";
 import type { Wait } from "../graph/program.ts";
+import type { Model } from "./model.ts";
+
+/** Less work in a micro-batch than this and the host may be what is waited for, which several ranks are at once. */
+const leastWork = 1e11;
+
+/** The ranks that compute one after the other, this one among them; nothing where it computes when it likes. */
+export function turnsOf({ program: { plan, backend }, config: { runtime, data }, world }: Model): Group | undefined {
+  if (runtime.gpu_turns !== "auto") return runtime.gpu_turns === "always" ? world.device : undefined;
+  const parameters = plan.parameters.reduce((sum, { bytes }) => sum + bytes / 4, 0);
+  return !backend.traits.software && 6 * parameters * data.packed_length >= leastWork ? world.device : undefined;
+}
 
 /** One rank's turn in one step. */
 export class Turn {

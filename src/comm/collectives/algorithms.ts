@@ -227,6 +227,21 @@ export async function allGather(round: Round, data: Elements, bounds: readonly n
   else await ring(round, data, { bounds, copies: round.size - 1 });
 }
 
+/**
+ * The root gets all parts, each straight from its rank; its own is in place. It sends nothing of what comes after in its
+ * line before it has them.
+ */
+export async function gather(round: Round, data: Elements, bounds: readonly number[], root: number): Promise<void> {
+  const { size, index, line } = round, chunk = (i: number) => part(data, bounds[i]!, bounds[i + 1]!);
+  const others = Array.from({ length: size - 1 }, (_, i) => wrap(root + 1 + i, size));
+  const received = index === root ? others.map((other) => round.receive(other, 0, chunk(other))) : [];
+  line.posted();
+  await Promise.all(received);
+  await line.maySend;
+  if (index !== root) await round.send(root, 0, chunk(index));
+  line.sent();
+}
+
 /** A binomial tree; large data is scattered, then gathered, so that the root sends it once and not log₂(n) times. */
 export async function broadcast(round: Round, data: Elements, root: number): Promise<void> {
   await round.line.turn;

@@ -28,6 +28,12 @@ export type CollectiveCall =
     }
     | { readonly operator: "broadcast" | "reduce"; readonly data: SharedElements; readonly root: number }
     | {
+      readonly operator: "gather";
+      readonly data: SharedElements;
+      readonly counts?: readonly number[] | undefined;
+      readonly root: number;
+    }
+    | {
       readonly operator: "all-to-all";
       readonly data: SharedElements;
       readonly into: SharedElements;
@@ -64,6 +70,8 @@ export async function perform(communicator: Pick<Communicator, "group">, call: C
       return await group.broadcast(open(call.data), call.root);
     case "reduce":
       return await group.reduce(open(call.data), call.root);
+    case "gather":
+      return await group.gather(open(call.data), call.counts, call.root);
     case "all-to-all":
       return await group.allToAll(open(call.data), open(call.into), call.counts);
     case "barrier":
@@ -150,6 +158,8 @@ export function callingCommunicator(
       broadcast: (data, root) =>
         lent(data, (data) => post({ operator: "broadcast", data, root }), { comes: root !== index }),
       reduce: (data, root) => lent(data, (data) => post({ operator: "reduce", data, root }), { comes: root === index }),
+      gather: (data, counts, root) =>
+        lent(data, (data) => post({ operator: "gather", data, counts, root }), { comes: root === index }),
       async allToAll(from, into, counts) {
         if (size === 1) return into.set(from);
         await lent(

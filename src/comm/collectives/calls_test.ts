@@ -34,6 +34,9 @@ Deno.test("every collective comes to the same by calls, of data in shared memory
       const told = filled(rank, rank);
       await group.broadcast(told, 1);
       keep(told);
+      const parts = filled(rank, rank, rank, rank);
+      await group.gather(parts, [1, 1, 2], 2);
+      keep(parts);
       const atRoot = filled(rank, 1);
       await group.reduce(atRoot, 2);
       if (rank === 2) keep(atRoot);

@@ -49,6 +49,8 @@ export interface Group {
   allGather(data: Elements, counts?: readonly number[]): Promise<void>;
   /** @param root place in the group */
   broadcast(data: Elements, root: number): Promise<void>;
+  /** The root fills `data` from the parts that the ranks have in their places; `data` of the others stays. */
+  gather(data: Elements, counts: readonly number[] | undefined, root: number): Promise<void>;
   /** The root gets the sum; `data` of the other ranks is undefined afterwards. */
   reduce(data: Elements, root: number): Promise<void>;
   /** Part i of `from` goes to rank i. @param counts elements of each part, of what goes and what comes */
@@ -333,6 +335,13 @@ export function createCommunicator(transport: Transport, options: CommunicatorOp
           { operator: "broadcast", type: typeOf(data), count: data.length, root: rootOf(root) },
           (round) => algorithms.broadcast(round, data, root),
         ),
+      async gather(data, counts, root) {
+        const at = bounds(data, counts, "gather");
+        await collective(
+          { operator: "gather", type: typeOf(data), count: data.length, root: rootOf(root) },
+          (round) => algorithms.gather(round, data, at, root),
+        );
+      },
       reduce: async (data, root) =>
         await collective(
           { ...summable(data, "reduce"), reduction: "sum", root: rootOf(root) },

@@ -67,6 +67,11 @@ async function everyCollective(communicator: Communicator, world: number, { make
     await group.broadcast(sent, root);
     same(numbers(sent), expected().map((_, i) => value(root, i)));
 
+    const parts = fill(make(length), (i) => i >= bounds[rank]! && i < bounds[rank + 1]! ? value(rank, i) : 99);
+    const before = numbers(parts);
+    await group.gather(parts, undefined, root);
+    same(numbers(parts), rank === root ? expected().map((_, i) => value(ownerOf(i), i)) : before);
+
     const toRoot = own();
     await group.reduce(toRoot, root);
     if (rank === root) same(numbers(toRoot), expected());

@@ -30,6 +30,7 @@ export const operators = [
   "all-to-all",
   "barrier",
   "send",
+  "gather",
 ] as const;
 export type Operator = typeof operators[number];
 

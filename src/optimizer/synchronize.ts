@@ -5,6 +5,7 @@
  */
 import type { Backend, Range, ReadTicket } from "../backend/backend.ts";
 import type { Group } from "../comm/collectives/communicator.ts";
+import { vectorMemory } from "../comm/collectives/vector_sum.ts";
 import type { Program, Wait } from "../graph/program.ts";
 import type { SpanSink } from "../observe/trace.ts";
 import { type Gather, type OwnedPart, type Parcel, partBytes } from "./zero.ts";
@@ -45,7 +46,7 @@ class Rooms {
   /** The smallest that fits, cut to measure by the caller. */
   take(elements: number): Float32Array {
     const fitting = this.#free.filter(({ length }) => length >= elements).sort((a, b) => a.length - b.length)[0];
-    if (!fitting) return new Float32Array(new SharedArrayBuffer(4 * elements));
+    if (!fitting) return new Float32Array(vectorMemory(4 * elements));
     return this.#free.splice(this.#free.indexOf(fitting), 1)[0]!;
   }
   give(room: Float32Array): void {

@@ -5,10 +5,11 @@
 import { evenBounds } from "./algorithms.ts";
 import type { Communicator, Group } from "./communicator.ts";
 import { type Elements, typeOf } from "./elements.ts";
+import { adopt, memoryOf } from "./vector_sum.ts";
 
 /** A stretch of shared memory. */
 export interface SharedElements {
-  readonly memory: SharedArrayBuffer;
+  readonly memory: SharedArrayBuffer | WebAssembly.Memory;
   /** In bytes. */
   readonly offset: number;
   /** In elements. */
@@ -44,15 +45,16 @@ export type CollectiveCall =
   );
 
 function open({ memory, offset, length, type }: SharedElements): Elements {
+  const buffer = memory instanceof WebAssembly.Memory ? adopt(memory) : memory;
   switch (type) {
     case "f32":
-      return new Float32Array(memory, offset, length);
+      return new Float32Array(buffer, offset, length);
     case "f16":
-      return new Float16Array(memory, offset, length);
+      return new Float16Array(buffer, offset, length);
     case "bf16":
-      return new Uint16Array(memory, offset, length);
+      return new Uint16Array(buffer, offset, length);
     case "bytes":
-      return new Uint8Array(memory, offset, length);
+      return new Uint8Array(buffer, offset, length);
   }
 }
 
@@ -127,7 +129,9 @@ export function callingCommunicator(
     ) => {
       const { buffer, byteOffset, byteLength, length } = data, type = typeOf(data);
       if (size === 1) return;
-      if (buffer instanceof SharedArrayBuffer) return await work({ memory: buffer, offset: byteOffset, length, type });
+      if (buffer instanceof SharedArrayBuffer) {
+        return await work({ memory: memoryOf(buffer) ?? buffer, offset: byteOffset, length, type });
+      }
       const memory = rooms.take(byteLength);
       const there = new Uint8Array(memory, 0, byteLength), here = new Uint8Array(buffer, byteOffset, byteLength);
       try {

@@ -11,6 +11,7 @@ import { CommunicationError } from "../transport/link.ts";
 import type { Status, Transport } from "../transport/transport.ts";
 import * as algorithms from "./algorithms.ts";
 import { bytesOf, type Elements, typeOf } from "./elements.ts";
+import { vectorMemory } from "./vector_sum.ts";
 
 export interface CommunicatorOptions {
   /** After how long the others of a group are asked where they are, again and again. @default {2000} */
@@ -271,7 +272,7 @@ export function createCommunicator(transport: Transport, options: CommunicatorOp
     if (index < 0) throw new RangeError(`Cannot use group ${name} on rank ${rank}: it is of ranks ${ranks.join(", ")}`);
     const lane = laneOf(name, ranks), size = ranks.length;
     let room: Uint8Array | undefined;
-    const scratch = () => room ??= new Uint8Array(new SharedArrayBuffer(maxBodyBytes));
+    const scratch = () => room ??= new Uint8Array(vectorMemory(maxBodyBytes), 0, maxBodyBytes);
     const collective = (
       call: Call,
       work: (round: algorithms.Round) => Promise<void>,

@@ -1,5 +1,6 @@
 /** Elements on the wire, and sums of them in `float32`. */
 import type { ElementType, Reduction } from "../transport/frame.ts";
+import { addVectors } from "./vector_sum.ts";
 
 /** `float32`, `float16`, `bfloat16` (its bits), or bytes, which cannot be summed. Any may be in shared memory. */
 export type Elements = Float32Array | Float16Array | Uint16Array | Uint8Array;
@@ -47,7 +48,7 @@ export function accumulate(sum: Float32Array, term: Elements, reduction: Reducti
   } else if (reduction === "max") {
     for (let i = 0; i < length; i++) sum[i] = Math.max(sum[i]!, term[i]!);
   } else if (term instanceof Float32Array) { // apart from the half type: one type a loop keeps it fast
-    for (let i = 0; i < length; i++) sum[i] = sum[i]! + term[i]!;
+    for (let i = addVectors(sum, term); i < length; i++) sum[i] = sum[i]! + term[i]!;
   } else {
     for (let i = 0; i < length; i++) sum[i] = sum[i]! + term[i]!;
   }

@@ -220,8 +220,9 @@ export class Link {
     }
     const { peer } = this.#options;
     const last = this.lastHeard ? `; the last it sent was of ${describeTag(this.lastHeard)}` : "";
+    const { ConnectionReset, BrokenPipe, UnexpectedEof } = Deno.errors; // the last: in the middle of a frame
     this.#fatal(
-      cause === null || cause instanceof Deno.errors.ConnectionReset || cause instanceof Deno.errors.BrokenPipe
+      cause === null || [ConnectionReset, BrokenPipe, UnexpectedEof].some((each) => cause instanceof each)
         ? `Rank ${peer} is gone: its connection closed${last}`
         : `The connection to rank ${peer} is broken: ${cause.message}${last}`,
     );

@@ -133,8 +133,8 @@ export async function syncChild(): Promise<void> {
   const everyone = groups.group("data");
   using backend = await openBackend(name);
   const { plan, zero } = planModel(config, backend.traits, mesh), program = stubProgram(backend, plan);
-  const synchronizers = zero.map(({ reduce, partition, buckets, gathers }) =>
-    new Synchronizer({ program, data: groups.group(reduce), zero: groups.group(partition), buckets, gathers })
+  const synchronizers = zero.map(({ reduce, partition, ...parcels }) =>
+    new Synchronizer({ program, data: groups.group(reduce), zero: groups.group(partition), ...parcels })
   );
   const own = zero.flatMap(({ division, partition }) =>
     division.filter(({ owner }) => owner === mesh.index(partition) || mesh.size(partition) === 1)

@@ -5,6 +5,7 @@
  */
 import type { Backend, Range, ReadTicket } from "../backend/backend.ts";
 import type { Group } from "../comm/collectives/communicator.ts";
+import { type HalfElements, narrowInPlace, widenInPlace } from "../comm/collectives/elements.ts";
 import { vectorMemory } from "../comm/collectives/vector_sum.ts";
 import type { Program, Wait } from "../graph/program.ts";
 import type { SpanSink } from "../observe/trace.ts";
@@ -20,6 +21,8 @@ export interface SynchronizeOptions {
   readonly zero: Group;
   readonly buckets: readonly Parcel[];
   readonly gathers: readonly Gather[];
+  /** As what gradients travel. @default `float32` */
+  readonly wire?: HalfElements;
   /**
    * Whether the zero group's ranks compute one after the other: then what the first one needs goes round first, and what
    * the others need while it computes. Asked before each round of gathers; all ranks must say the same. @default never
@@ -134,8 +137,9 @@ export class Synchronizer {
 
   /** Starts the sum of a bucket that was read. */
   start({ parcel, room, ticket }: Reading): void {
-    const { data: group, zero } = this.#options, data = room.subarray(0, parcel.elements);
+    const { data: group, zero, wire } = this.#options, numbers = room.subarray(0, parcel.elements);
     this.#timed("take", 4 * parcel.elements, () => ticket.take());
+    const data = wire ? narrowInPlace(numbers, wire) : numbers;
     const toOwners = zero.ranks.length === group.ranks.length;
     const arrived = toOwners ? group.reduceScatter(data, parcel.counts) : group.allReduce(data);
     arrived.catch(() => {}); // told to whoever waits
@@ -148,8 +152,13 @@ export class Synchronizer {
   }
 
   *#finishReduction(): Generator<Wait, void> {
-    const { zero } = this.#options, travelling = this.#reducing.shift()!;
+    const { zero, data, wire } = this.#options, travelling = this.#reducing.shift()!;
     yield* this.#arrive("reduce", travelling);
+    if (wire) {
+      const { room, parcel: { counts, elements } } = travelling, whole = zero.ranks.length < data.ranks.length;
+      const begin = whole ? 0 : counts.slice(0, zero.index).reduce((sum, count) => sum + count, 0);
+      widenInPlace(room.subarray(0, elements), wire, begin, whole ? elements : begin + counts[zero.index]!);
+    }
     this.#put(travelling, (owner) => owner === zero.index, gradients);
   }
 

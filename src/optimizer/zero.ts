@@ -3,6 +3,7 @@
  * which gathers updated parameters are handed round. It follows from shapes and the record alone, so that every rank comes
  * to the same plan without a word.
  */
+import type { HalfElements } from "../comm/collectives/elements.ts";
 import type { ResolvedConfig } from "../config/mod.ts";
 import type { ParameterPart } from "../graph/optimizer_state.ts";
 import { partElements } from "../graph/optimizer_state.ts";
@@ -132,6 +133,8 @@ export interface ZeroPlan {
   /** Ranks whose gradients are summed, and ranks that divide the state. */
   readonly reduce: Mode;
   readonly partition: Mode;
+  /** As what gradients travel, where not as `float32`. */
+  readonly wire?: HalfElements;
   readonly division: readonly OwnedPart[];
   readonly buckets: readonly Parcel[];
   readonly gathers: readonly Gather[];
@@ -191,9 +194,11 @@ export function planZero(
       split: zero.use_split_tensor_optim,
       byBlocks: zero.overlap_sync_param,
     });
+    const wire = ({ float32: undefined, float16: "f16", bfloat16: "bf16" } as const)[zero.reduce_comm_dtype];
     return {
       reduce,
       partition: mode,
+      ...(wire && { wire }),
       division,
       buckets: planBuckets(division, {
         order: order.filter((name) => names.has(name)),

@@ -66,8 +66,10 @@ class Travelling {
     mode: Mode,
     parcel: Parcel,
     comes: number,
+    wire?: ZeroPlan["wire"],
   ) {
-    const each = parcel.counts.map((_, owner) => ofOwner(parcel, owner)),
+    const scale = wire ? 1 / 2 : 1,
+      each = parcel.counts.map((_, owner) => scale * ofOwner(parcel, owner)),
       bytes = each.reduce((sum, part) => sum + part, 0);
     const parts = operator === "all-reduce" ? undefined : each;
     const arrival = this.clock.collective(this.charges.collective(operator, mode, bytes, parts));
@@ -90,9 +92,9 @@ class Travelling {
 /** After or during the last backward pass. */
 function chargeReduction({ plan, zero, overlap, mesh, charges }: Planned) {
   const clock = new RankClock(), travelling = new Travelling(charges, mesh, clock), { read, ways } = charges;
-  const start = (bucket: Parcel, { reduce, partition }: ZeroPlan) => {
+  const start = (bucket: Parcel, { reduce, partition, wire }: ZeroPlan) => {
     const operator = mesh.size(partition) === mesh.size(reduce) ? "reduce-scatter" : "all-reduce";
-    travelling.begin(operator, reduce, bucket, ofOwner(bucket, mesh.index(partition)));
+    travelling.begin(operator, reduce, bucket, ofOwner(bucket, mesh.index(partition)), wire);
   };
   if (!overlap) {
     for (const way of zero) {

@@ -116,6 +116,26 @@ Deno.test("data-parallel ranks in float16 agree to the bit, read what others upd
   }
 });
 
+Deno.test("gradients travel in a half type where that is asked for: the steps are nearly those of float32", async () => {
+  const zero = { reduce_bucket_size: 150, use_split_tensor_optim: true };
+  const [exact] = await together(record(zero, -1, 3), 3, twoSteps);
+  for (const [dtype, tolerance] of [["float16", 1e-3], ["bfloat16", 8e-3]] as const) {
+    const half = { ...zero, reduce_comm_dtype: dtype };
+    const all = await together(record(half, -1, 3), 3, twoSteps);
+    for (const one of all) assertEquals(one, all[0], "ranks agree to the bit");
+    assertEquals(await together(record({ ...half, overlap_sync_grad: true }, -1, 3), 3, twoSteps), all);
+    const [{ gradNorm, loss }, second] = all[0]!.results as [typeof all[0]["results"][0], typeof all[0]["results"][0]];
+    assertEquals(loss, exact!.results[0]!.loss, "the first loss has seen no exchange");
+    assert(gradNorm !== exact!.results[0]!.gradNorm, "rounded");
+    assertAlmostEquals(gradNorm, exact!.results[0]!.gradNorm, tolerance * gradNorm);
+    assertAlmostEquals(second.loss, exact!.results[1]!.loss, tolerance);
+    // Where the state is divided over fewer ranks, all of them get the sums.
+    const [four, ...others] = await together(record(half, 2, 4), 4, twoSteps);
+    for (const one of others) assertEquals(one, four);
+    assertAlmostEquals(four!.results[0]!.gradNorm, gradNorm, tolerance * gradNorm);
+  }
+});
+
 Deno.test("in a half type, what the passes read of updated parameters goes round, and the rest when it is asked for", async () => {
   const config = tinyRecord({ model: { dtype: "bfloat16" }, data: { micro_num: 6 } }, { worldSize: 2 });
   const elements = (trainer: Trainer) =>

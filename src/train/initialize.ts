@@ -17,13 +17,14 @@ export async function initializeOptimizer(model: Model): Promise<Optimizer> {
   return {
     device,
     synchronizers: [
-      ...model.zero.map(({ reduce, partition, buckets, gathers }) =>
+      ...model.zero.map(({ reduce, partition, buckets, gathers, wire }) =>
         new Synchronizer({
           program,
           data: world.group(reduce),
           zero: world.group(partition),
           buckets,
           gathers,
+          ...(wire && { wire }),
           // As all ranks see it: where some have a GPU of their own, they do not know of the others' turns.
           inTurn: () => model.gatherOverlap !== undefined && turnsOf(model)?.ranks.length === world.mesh.world,
         })

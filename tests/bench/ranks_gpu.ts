@@ -8,7 +8,7 @@
  * `TROUPE_WEBGPU=dawn` measures through Dawn. The 124M model on made-up tokens, rows of 1,024, four to a micro-batch where
  * there are as many; the optimizer's state is divided. Each rank is a process with its communicator in a worker, as in a
  * run. Prints one JSON object a line: `of_one` is the ratio to one rank's speed at the same size. Ways: `plain` without and
- * `overlapped` with `overlap_sync_grad` and `overlap_sync_param` (from 131,072 tokens on); either `in slices`, where ranks
+ * `overlapped` with `overlap_sync_grad`, `overlap_sync_param` and `use_split_tensor_optim` (from 131,072 tokens on); either `in slices`, where ranks
  * do not take turns (`runtime.gpu_turns: never`); `apart`, where they exchange nothing: what sharing the GPU alone costs.
  * Phases are rank 0's and the last rank's, seconds a step. `--rehearse` takes a tiny model on the CPU, to see that all of it
  * runs.
@@ -74,6 +74,7 @@ async function child(): Promise<void> {
       "parallel.zero1.size=-1",
       `hybrid_zero_optimizer.overlap_sync_grad=${overlap}`,
       `hybrid_zero_optimizer.overlap_sync_param=${overlap}`,
+      `hybrid_zero_optimizer.use_split_tensor_optim=${overlap}`,
       ...option("set", "").split(",").filter(Boolean),
     ];
     const resolved = resolveConfig(await loadConfig("configs/demo.yaml", { set }), { worldSize: apart ? 1 : world });

@@ -37,6 +37,36 @@ export function narrow(from: Float32Array, into: Elements): void {
   }
 }
 
+/** Half types that numbers may travel as. */
+export type HalfElements = "f16" | "bf16";
+
+const asHalf = (room: Float32Array, type: HalfElements): Float16Array | Uint16Array =>
+  type === "f16"
+    ? new Float16Array(room.buffer, room.byteOffset, room.length)
+    : new Uint16Array(room.buffer, room.byteOffset, room.length);
+
+/** Numbers at a time, so that what is on the way stays in the processor's cache. */
+const strip = 16384;
+
+/** Rounds numbers to a half type, where they lie: they take the first half of the room then. */
+export function narrowInPlace(room: Float32Array, type: HalfElements): Float16Array | Uint16Array {
+  const half = asHalf(room, type);
+  for (let at = 0; at < room.length; at += strip) {
+    const singles = room.slice(at, at + strip); // a copy: they are written over
+    narrow(singles, half.subarray(at, at + singles.length));
+  }
+  return half;
+}
+
+/** The other way, for elements `begin` up to `end`, from the last on: what is written over has been read. */
+export function widenInPlace(room: Float32Array, type: HalfElements, begin = 0, end = room.length): void {
+  const half = asHalf(room, type);
+  for (let to = end; to > begin; to -= Math.min(strip, to - begin)) {
+    const from = Math.max(begin, to - strip);
+    widen(half.slice(from, to), room.subarray(from, to));
+  }
+}
+
 /** `sum[i] = sum[i] ∘ term[i]`, in `float32`. */
 export function accumulate(sum: Float32Array, term: Elements, reduction: Reduction): void {
   const { length } = term;

@@ -1,5 +1,6 @@
 import { assert, assertEquals } from "@std/assert";
-import { accumulate, narrow, typeOf, widen } from "./elements.ts";
+import { decode, encode } from "../../../kernels/host.ts";
+import { accumulate, narrow, narrowInPlace, typeOf, widen, widenInPlace } from "./elements.ts";
 
 const wide = (bits: number) => {
   const into = new Float32Array(1);
@@ -45,3 +46,14 @@ Deno.test("accumulate() adds and takes the larger, of every type, and lets a NaN
     assertEquals([[...sum], [...most]], [[1.5, -1.5, NaN], [1, 0.5, NaN]], typeOf(term));
   }
 });
+
+for (const type of ["f16", "bf16"] as const) {
+  Deno.test(`numbers are rounded to ${type} where they lie, and part of them comes back`, () => {
+    const length = 40_001, drawn = Float32Array.from({ length }, (_, i) => Math.sin(i) * 10 ** (i % 9 - 4));
+    const room = drawn.slice(), half = narrowInPlace(room, type);
+    assertEquals(new Uint16Array(half.buffer, 0, length), encode(type, drawn));
+    const [begin, end] = [7_003, 39_001], expected = decode(type, encode(type, drawn));
+    widenInPlace(room, type, begin, end);
+    assertEquals(room.subarray(begin, end), expected.subarray(begin, end));
+  });
+}

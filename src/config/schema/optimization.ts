@@ -27,6 +27,11 @@ export const hybridZeroOptimizerSchema = z.strictObject({
     int({ min: 1 }).default(512 * 1024 * 1024),
     "Most elements that one gradient reduction carries; Troupe never puts more than 16 Mi into one.",
   ),
+  reduce_comm_dtype: works(
+    z.enum(["float32", "float16", "bfloat16"]).default("float32"),
+    "As what gradients travel between data-parallel ranks: a half type is half the bytes, for a slow network. Sums are " +
+      "float32, of gradients that are rounded before and once more at the end.",
+  ),
   use_split_tensor_optim: works(
     bool().default(false),
     "Split every parameter over the ranks, instead of dealing them out whole.",

@@ -12,7 +12,9 @@ for (const type of floatTypes) {
       const table = randomNormal(vocabulary * columns, 1), dY = randomNormal(tokens * columns, 2);
       await checkKernel(embeddingForward(sizes), { ids, table }, { tolerance: 0 });
       await checkKernel(embeddingForward({ ...sizes, tableType: "f32" }), { ids, table }, { tolerance: 0 });
-      await checkKernel(embeddingGradient(sizes), { ids, dY, dTable: table });
+      for (const software of [true, false]) {
+        await checkKernel(embeddingGradient(sizes), { ids, dY, dTable: table }, { traits: { software } });
+      }
     }
   });
 }
@@ -46,12 +48,14 @@ Deno.test("embedding kernels of divided rows add up to those of the whole table"
   assertEquals(rows, [...gradient.outputs.dTable]);
 });
 
-Deno.test("embeddingGradient() repeats bit for bit", async () => {
+Deno.test("embeddingGradient() repeats bit for bit, and has the same bits on every device", async () => {
   const sizes = { tokens: 200, vocabulary: 3, columns: 8 };
   const inputs = { ids: draw(200, 3), dY: randomNormal(1600, 1), dTable: randomNormal(24, 2) };
-  const first = await checkKernel(embeddingGradient(sizes), inputs);
-  const second = await checkKernel(embeddingGradient(sizes), inputs);
-  assertEquals(first.outputs.dTable, second.outputs.dTable);
+  const forms = [true, true, false, false].map((software) => ({ traits: { software } }));
+  const [first, ...others] = await Promise.all(
+    forms.map((options) => checkKernel(embeddingGradient(sizes), inputs, options)),
+  );
+  others.forEach(({ outputs }) => assertEquals(outputs.dTable, first.outputs.dTable));
 });
 
 Deno.test("embeddingGradient() matches finite differences", () => {

@@ -42,11 +42,11 @@ fn sigmoid(x: V) -> V {
 
 function gateText(
   traits: DeviceTraits,
-  { length, activation }: GateSizes,
+  { length, activation, columns }: GateSizes & { readonly columns?: number },
   operands: readonly Operand[],
   body: (storage: Storage) => string,
 ) {
-  const width = length % 4 === 0 ? 4 : 1;
+  const width = (columns ?? length) % 4 === 0 ? 4 : 1;
   const { open, workgroups } = itemText(length / width);
   const elements = Object.fromEntries(operands.map(({ name }) => [name, "V"]));
   const stored = storage(traits, operands, elements, width, operands.map(({ name }) => name));
@@ -54,12 +54,17 @@ function gateText(
 ${stored.bindings}
 ${activation === "gelu" ? "" : sigmoidText}
 ${activationText[activation]}
-${open}
+${open}${columns === undefined ? "" : halvesText(columns / width)}
   ${body(stored)}
 }
 `;
   return [{ code, workgroups, ...stored.bound(operands.map((_, index) => index)) }];
 }
+
+/** Where the two halves of a row lie: `first` and `second`, of vectors that `columns` of are in each. */
+const halvesText = (columns: number) => `
+  let first = i + i / ${columns}u * ${columns}u;
+  let second = first + ${columns}u;`;
 
 function checkGate(name: string, { length, activation }: GateSizes): void {
   requireSizes(name, { length });
@@ -146,5 +151,82 @@ export function gateBackward(sizes: GateSizes): Kernel {
   ${store("dGate", "i", `upstream * ${load("up", "i")} * slope(x, s)`)}
   ${store("dUp", "i", "upstream * x * s")}`,
       ),
+  };
+}
+
+export interface PairedGateSizes extends Omit<GateSizes, "length"> {
+  readonly rows: number;
+  /** Of each half. */
+  readonly columns: number;
+}
+
+/**
+ * The gate of two halves that one product makes side by side: `y = activation(x[:, :columns]) · x[:, columns:]`.
+ *
+ * Operands: x `[rows, 2 columns]` → y `[rows, columns]`.
+ *
+ * @throws {RangeError} when a size is not a positive whole number
+ * @throws {TypeError} when the activation is unknown
+ */
+export function pairedGateForward({ rows, columns, activation, type = "f32" }: PairedGateSizes): Kernel {
+  const length = rows * columns;
+  requireSizes("gate.paired.forward", { rows, columns });
+  checkGate("gate.paired.forward", { length, activation });
+  const operands: readonly Operand[] = [
+    { name: "x", type, length: 2 * length, access: "read" },
+    { name: "y", type, length, access: "write" },
+  ];
+  return {
+    name: `gate.forward.${activation}`,
+    operands,
+    cost: { flops: 5 * length, bytes: leastBytes(operands) },
+    reference: ([x, y]) => {
+      const { gate, up } = reference.halves(x, columns);
+      reference.gateForward(activation, [gate, up, y]);
+    },
+    passes: (traits) =>
+      gateText(traits, { length, activation, columns }, operands, ({ load, store }) =>
+        `let x0 = ${load("x", "first")};
+  ${store("y", "i", `x0 * share(x0) * ${load("x", "second")}`)}`),
+  };
+}
+
+/**
+ * Gradient of {@linkcode pairedGateForward}.
+ *
+ * Operands: x `[rows, 2 columns]`, dY `[rows, columns]` → dX, shaped as x.
+ *
+ * @throws {RangeError} when a size is not a positive whole number
+ * @throws {TypeError} when the activation is unknown
+ */
+export function pairedGateBackward({ rows, columns, activation, type = "f32" }: PairedGateSizes): Kernel {
+  const length = rows * columns;
+  requireSizes("gate.paired.backward", { rows, columns });
+  checkGate("gate.paired.backward", { length, activation });
+  const operands: readonly Operand[] = [
+    { name: "x", type, length: 2 * length, access: "read" },
+    { name: "dY", type, length, access: "read" },
+    { name: "dX", type, length: 2 * length, access: "write" },
+  ];
+  return {
+    name: `gate.backward.${activation}`,
+    operands,
+    cost: { flops: 10 * length, bytes: leastBytes(operands) },
+    reference: ([x, dY, dX]) => {
+      const { gate, up } = reference.halves(x, columns), dGate = dY.slice(), dUp = dY.slice();
+      reference.gateBackward(activation, [gate, up, dY, dGate, dUp]);
+      for (let row = 0; row < rows; row++) {
+        dX.set(dGate.subarray(row * columns, (row + 1) * columns), 2 * row * columns);
+        dX.set(dUp.subarray(row * columns, (row + 1) * columns), (2 * row + 1) * columns);
+      }
+    },
+    passes: (traits) =>
+      gateText(traits, { length, activation, columns }, operands, ({ load, store }) =>
+        `let x0 = ${load("x", "first")};
+  let s = share(x0);
+  let upstream = ${load("dY", "i")};
+  let other = ${load("x", "second")};
+  ${store("dX", "first", "upstream * other * slope(x0, s)")}
+  ${store("dX", "second", "upstream * x0 * s")}`),
   };
 }

@@ -1,6 +1,6 @@
 import { assertAlmostEquals, assertLess, assertThrows } from "@std/assert";
 import { checkGradient, checkKernel, floatTypes, randomNormal } from "../testing.ts";
-import { type Activation, gateBackward, gateForward } from "./mod.ts";
+import { type Activation, gateBackward, gateForward, pairedGateBackward, pairedGateForward } from "./mod.ts";
 import { erf } from "./reference.ts";
 
 const activations: readonly Activation[] = ["silu", "gelu", "gelu_tanh"];
@@ -19,6 +19,26 @@ for (const type of floatTypes) {
     }
   });
 }
+
+for (const type of floatTypes) {
+  Deno.test(`gate kernels of halves side by side match their references in ${type}`, async () => {
+    for (const [rows, columns] of [[1, 1], [3, 5], [5, 260]] as const) {
+      const sizes = { rows, columns, activation: "silu", type } as const;
+      const x = randomNormal(2 * rows * columns, 1), dY = randomNormal(rows * columns, 2);
+      await checkKernel(pairedGateForward(sizes), { x });
+      await checkKernel(pairedGateBackward(sizes), { x, dY });
+    }
+  });
+}
+
+Deno.test("pairedGateBackward() matches finite differences", () => {
+  const sizes = { rows: 3, columns: 2, activation: "gelu" } as const;
+  checkGradient(pairedGateForward(sizes), pairedGateBackward(sizes), {
+    inputs: { x: randomNormal(12, 1) },
+    operands: { dY: "dy" },
+    gradients: { dX: "x" },
+  });
+});
 
 Deno.test("gate kernels stay finite far from zero", async () => {
   const gate = [-1000, -200, -90, -20, -6, -1e-6, 0, 1e-6, 6, 20, 90, 200, 1000], length = gate.length;

@@ -43,3 +43,13 @@ export function gateBackward(activation: Activation, [gate, up, dY, dGate, dUp]:
     dUp[i] = dY[i] * value;
   }
 }
+
+/** The two halves of every row of x `[rows, 2 columns]`, each one after the other. */
+export function halves(x: HostArray, columns: number): { gate: HostArray; up: HostArray } {
+  const gate = x.slice(0, x.length / 2), up = gate.slice();
+  for (let begin = 0; begin < gate.length; begin += columns) {
+    gate.set(x.subarray(2 * begin, 2 * begin + columns), begin);
+    up.set(x.subarray(2 * begin + columns, 2 * (begin + columns)), begin);
+  }
+  return { gate, up };
+}

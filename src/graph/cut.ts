@@ -5,6 +5,7 @@
  */
 import { differentiate } from "./differentiate.ts";
 import { copyLeaf, Graph, type Node, type Tensor } from "./graph.ts";
+import { joinProducts } from "./join_products.ts";
 import type { ChunkGraph, Outputs } from "./plan.ts";
 
 /** Layers `first` up to, not including, `end`. */
@@ -117,13 +118,15 @@ export interface CutPass {
 
 /** A piece as the planner takes it: differentiated, with its ends joined to the pieces beside it. */
 export function chunkOf(
-  { training, evaluation, recompute, split = false }: {
+  { training, evaluation, recompute, split = false, join }: {
     readonly training: CutPass;
     readonly evaluation: CutPass;
     /** Whether a layer's activations are recomputed instead of saved. */
     readonly recompute?: (layer: number) => boolean;
     /** Cut the backward pass in two. @default {false} */
     readonly split?: boolean;
+    /** Let products of one tensor be one, where a binding holds what it moves. @default they stay apart */
+    readonly join?: { readonly largest: number; readonly alignment: number };
   },
 ): ChunkGraph {
   const made = ({ piece, outputs }: CutPass): Outputs => {
@@ -134,6 +137,15 @@ export function chunkOf(
   const leaving = ({ leaving }: Piece): Outputs =>
     Object.fromEntries(leaving.map((tensor, index) => [leavingName(index), tensor]));
   const { piece } = training, trainingOutputs = made(training), evaluationOutputs = made(evaluation);
+  if (join) {
+    for (const { piece, outputs } of [training, evaluation]) {
+      const kept = new Set([
+        ...Object.values(outputs).flatMap((each) => piece.tensors.get(each) ?? []),
+        ...piece.leaving,
+      ]);
+      joinProducts(piece.graph, { kept, ...join });
+    }
+  }
   const outputGradients = new Map(
     piece.leaving.flatMap((tensor, index) =>
       piece.leavingDiffers[index] ? [[tensor, piece.graph.input(gradientName(index), tensor)] as const] : []

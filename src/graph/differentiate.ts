@@ -95,7 +95,8 @@ export function differentiate(
       const gradient = inputGradients[index];
       if (!gradient) return;
       if (input.kind === "parameter") {
-        const whole = gradients.get(input.name)!, { firstRow, shape } = input;
+        const { name, names = [name], firstRow, shape } = input, wholes = names.map((each) => gradients.get(each)!);
+        const whole = wholes.length === 1 ? wholes[0]! : graph.sideBySide(wholes);
         const sum = firstRow === undefined ? whole : graph.rows(whole, firstRow, shape[0]!);
         graph.inLayer(node.layer, () => graph.apply(accumulateInto, [sum, gradient], {}));
       } else if (needsGradient.has(input)) {
@@ -114,7 +115,7 @@ export function differentiate(
   const backward = fuseAccumulators(fuseSums(withoutDeadNodes(graph.nodes.splice(0), kept), kept));
   const reached = new Set(
     backward.flatMap((node) => [...node.inputs, ...node.outputs])
-      .flatMap(({ kind, name }) => kind === "gradient" ? [name] : []),
+      .flatMap(({ kind, name, names = [name] }) => kind === "gradient" ? names : []),
   );
   for (const name of gradients.keys()) {
     if (!reached.has(name)) throw new TypeError(`Cannot differentiate: no gradient reaches parameter ${name}`);

@@ -4,19 +4,18 @@ import type { Instruction, ParameterPlace, Place, Plan, SegmentName } from "./pl
 const placesOf = (instruction: Instruction): readonly Place[] =>
   instruction.kind === "dispatch" ? instruction.places : [instruction.source, instruction.target];
 
-/** Notes that instruction `index` touches gradients, of a whole parameter or of some of its rows. */
+/** Notes that instruction `index` touches gradients, of a whole parameter, of some of its rows, or of several side by side. */
 function touch(
   last: Map<string, number>,
   parameters: readonly ParameterPlace[],
   instruction: Instruction,
   index: number,
 ): void {
-  for (const { space, slot, offset } of placesOf(instruction)) {
+  for (const { space, slot, offset: begin, bytes: length } of placesOf(instruction)) {
     if (space !== "gradient") continue;
-    const touched = parameters.find((place) =>
-      place.arena === slot && place.offset <= offset && offset < place.offset + place.bytes
-    );
-    if (touched) last.set(touched.name, index);
+    for (const { name, arena, offset, bytes } of parameters) {
+      if (arena === slot && offset < begin + length && begin < offset + bytes) last.set(name, index);
+    }
   }
 }
 

@@ -54,6 +54,8 @@ export interface Tensor extends TensorType {
   readonly name: string;
   /** Of some rows of a parameter or of its gradient: the first of them, in the whole. */
   readonly firstRow?: number;
+  /** Of several parameters or gradients that lie side by side: the canonical names of all; `name` is that of the first. */
+  readonly names?: readonly string[];
 }
 
 export interface Node {
@@ -150,6 +152,8 @@ export class Graph {
   readonly parameters = new Map<string, { tensor: Tensor; initialization: Initialization }>();
   readonly inputs = new Map<string, Tensor>();
   readonly constants = new Map<string, { tensor: Tensor; data: Float32Array<ArrayBuffer> }>();
+  /** Names of parameters that some node reads as one. */
+  readonly joined: (readonly string[])[] = [];
   readonly #rows = new Map<string, Tensor>();
   #layer: number | undefined;
   #nextId = 0;
@@ -195,6 +199,21 @@ export class Graph {
     if (known) return known;
     const tensor = { ...this.tensor({ shape: [count, ...inner], type }, kind, name), firstRow };
     this.#rows.set(key, tensor);
+    return tensor;
+  }
+
+  /**
+   * Parameters, or their gradients, that lie one behind the other: rows of all of them, in their place. The planner keeps
+   * them so.
+   */
+  sideBySide(parts: readonly Tensor[]): Tensor {
+    const [{ kind, name, type, shape: [, ...inner] }] = parts as [Tensor], names = parts.map(({ name }) => name);
+    const key = `${kind} ${names}`, known = this.#rows.get(key);
+    if (known) return known;
+    const rows = parts.reduce((sum, { shape }) => sum + shape[0]!, 0);
+    const tensor = { ...this.tensor({ shape: [rows, ...inner], type }, kind, name), names };
+    this.#rows.set(key, tensor);
+    if (kind === "parameter") this.joined.push(names);
     return tensor;
   }
 

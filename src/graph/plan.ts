@@ -39,6 +39,8 @@ import { placeState, type StateLayout } from "./optimizer_state.ts";
 
 /** Storage offsets are aligned to this on every device (`minStorageBufferOffsetAlignment` is at most 256). */
 const ALIGNMENT = 256;
+/** Where parameters may begin, whatever the model's type is. */
+export const parameterAlignment = 2 * ALIGNMENT;
 const align = (bytes: number, to = ALIGNMENT) => Math.ceil(bytes / to) * to;
 
 export type Space = "parameter" | "model" | "gradient" | "constant" | "frame" | "workspace";
@@ -178,7 +180,7 @@ export const largestBinding = (
 export function plan({ chunks, limits }: PlanOptions): Plan {
   const largest = largestBinding(limits);
   const graphs = chunks.map(({ training }) => training.graph), modelType = halfTypeOf(graphs);
-  const alignment = modelType ? 2 * ALIGNMENT : ALIGNMENT;
+  const alignment = modelType ? parameterAlignment : ALIGNMENT;
   const { parameters, arenas } = placeParameters(graphs, { largest, alignment, largestBuffer: limits.maxBufferSize });
   const byName = new Map(parameters.map((place) => [place.name, place]));
   const constants: Float32Array<ArrayBuffer>[] = [], constantSlots = new Map<string, number>();
@@ -187,6 +189,7 @@ export function plan({ chunks, limits }: PlanOptions): Plan {
   const fixedPlace = (tensor: Tensor): Place | undefined => {
     if (tensor.kind === "parameter" || tensor.kind === "gradient") {
       const { arena, offset } = byName.get(tensor.name)!, bytes = tensorBytes(tensor);
+      requireSideBySide(tensor, byName);
       if (bytes > largest) throw unbindable(tensor, bytes, largest);
       const { firstRow = 0, shape: [, ...inner] } = tensor, before = firstRow * elementCount(inner);
       if (isHalf(tensor.type)) return { space: "model", slot: arena, offset: offset / 2 + 2 * before, bytes };
@@ -449,6 +452,18 @@ function throughIdentities(nodes: readonly Node[]) {
   };
 }
 
+/** @throws {TypeError} where parameters that a node reads as one lie apart, which is a fault of whoever joined them */
+function requireSideBySide({ names = [] }: Tensor, places: ReadonlyMap<string, ParameterPlace>): void {
+  let end: { arena: number; offset: number } | undefined;
+  for (const name of names) {
+    const { arena, offset, bytes } = places.get(name)!;
+    if (end !== undefined && (end.arena !== arena || end.offset !== offset)) {
+      throw new TypeError(`Cannot plan: parameters ${names.join(", ")} are read as one, and ${name} lies apart`);
+    }
+    end = { arena, offset: offset + bytes };
+  }
+}
+
 /** The half type in which passes read parameters, if any. */
 function halfTypeOf(graphs: readonly Graph[]): HalfType | undefined {
   const types = new Set(
@@ -480,6 +495,13 @@ function placeParameters(
   const parameters: ParameterPlace[] = [], arenas: number[] = [];
   // One that several chunks share exists once.
   const all = new Map(graphs.flatMap((graph) => [...graph.parameters]));
+  const sizeOf = ({ tensor: { shape } }: { tensor: Tensor }) => align(4 * elementCount(shape), alignment);
+  // What is read as one lies in one arena.
+  const together = new Map(
+    graphs.flatMap(({ joined }) => joined).map((
+      names,
+    ) => [names[0]!, sum(names.map((each) => sizeOf(all.get(each)!)))]),
+  );
   for (const [name, { tensor, initialization }] of all) {
     const bytes = 4 * elementCount(tensor.shape), size = align(bytes, alignment);
     if (size > largestBuffer) {
@@ -490,7 +512,7 @@ function placeParameters(
       );
     }
     let arena = arenas.length - 1;
-    if (arena < 0 || arenas[arena]! + size > largest) arena = arenas.push(0) - 1;
+    if (arena < 0 || arenas[arena]! + (together.get(name) ?? size) > largest) arena = arenas.push(0) - 1;
     parameters.push({ name, shape: tensor.shape, initialization, arena, offset: arenas[arena]!, bytes });
     arenas[arena]! += size;
   }

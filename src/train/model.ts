@@ -11,6 +11,7 @@ import {
   largestBinding,
   type MemoryEstimate,
   type Outputs,
+  parameterAlignment,
   plan as planProgram,
 } from "../graph/plan.ts";
 import { Program } from "../graph/program.ts";
@@ -131,7 +132,8 @@ export function planModel(
     training: ofThisRank(everywhere, training.outputs),
     evaluation: ofThisRank(evaluated, evaluation.outputs),
   };
-  const stage = planStage(config, mesh, passes, microBatches);
+  const join = { largest: largestBinding(limits), alignment: parameterAlignment };
+  const stage = planStage(config, mesh, passes, microBatches, join);
   const whole = planProgram({ chunks: stage.chunks, limits });
   const boxes = new Map(whole.parameters.map(({ name }) => [name, everywhere.boxes.get(name)!]));
   const results = new Map(

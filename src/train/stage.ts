@@ -82,6 +82,7 @@ export function stageSchedule(
 
 /**
  * @param microBatches most of one step on this rank
+ * @param join as of `chunkOf`
  * @throws {RangeError} when the layers cannot be dealt out
  */
 export function planStage(
@@ -89,6 +90,7 @@ export function planStage(
   mesh: Pick<Mesh, "size" | "index">,
   { training, evaluation }: { readonly training: TracedPass; readonly evaluation: TracedPass },
   microBatches = config.data.micro_num,
+  join?: { readonly largest: number; readonly alignment: number },
 ): Stage {
   const { stages, own, pieces, frames, split, schedule } = stageSchedule(config, mesh, microBatches);
   const stage = mesh.index("pipeline"), held = own.map((_, chunk) => chunk * stages + stage);
@@ -105,6 +107,7 @@ export function planStage(
         evaluation: { piece: cutEvaluation.pieces[chunk]!, outputs: evaluation.outputs },
         recompute,
         split,
+        ...(join && { join }),
       })
     ),
     shared: [...cutTraining.readers].map(([name, readers]) => (

@@ -66,18 +66,17 @@ export function crossEntropyForward(sizes: CrossEntropySizes): Kernel {
     cost: { flops: 4 * rows * columns, bytes: leastBytes(operands) },
     reference: (views) => reference.crossEntropyForward(sizes, views),
     passes(traits) {
-      const layout = layOutRows({ rows, columns, values: 1, streamed: "read" }, traits);
+      const layout = layOutRows({ rows, columns, values: 1, once: "read" }, traits);
       const { width } = layout, smooth = labelSmoothing > 0;
       const { directives, bindings, load, bound } = storage(traits, operands, { logits: "V" }, width, ["logits"]);
-      const { open, leave, together } = rowText(layout, { v: load("logits", "base + c") });
+      const { open, fours } = rowText(layout, { v: load("logits", "base + c") });
       const code = `${directives}${subgroupPrelude(traits)}${vectorPrelude(width)}
 ${bindings}
 ${onlineText(layout, traits)}
 ${open}
   var mine = ${nothingYet};
-  ${together((vectors, place) => takeIn(vectors, place))}
+  ${fours(takeIn)}
   ${joinText(layout, load("logits", "base + c"))}
-  ${leave}
   if (lane == 0u) {
     let exact = log(all.exponentials);
     let logarithm = select(exact, notANumber(exact), hasNoLoss(all.most, all.sum));
@@ -142,10 +141,10 @@ export function crossEntropyBackward(sizes: CrossEntropySizes & VocabularyPart):
     reference: (views) => reference.crossEntropyBackward(sizes, views),
     passes(traits) {
       // By rows though nothing is summed: what a row shares is read once, and no index is divided.
-      const layout = layOutRows({ rows, columns, values: 1, streamed: "written" }, traits);
+      const layout = layOutRows({ rows, columns, values: 1, once: "written" }, traits);
       const imaged = ["logits"], elements = { logits: "V" };
       const { directives, bindings, load, store, bound } = storage(traits, operands, elements, layout.width, imaged);
-      const { open, leave, first } = rowText(layout, { v: load("logits", "base + c") });
+      const { open, first } = rowText(layout, { v: load("logits", "base + c") });
       const here = firstColumn === 0 ? "label" : `label - ${firstColumn}`;
       const isLabel = layout.width === 4
         ? `vec4i(${here}) == vec4i(i32(c) * 4) + vec4i(0, 1, 2, 3)`
@@ -154,7 +153,6 @@ export function crossEntropyBackward(sizes: CrossEntropySizes & VocabularyPart):
 ${bindings}
 ${notANumberText}
 ${open}
-  ${leave}
   let label = labels[row];
   let valid = label >= 0 && label < ${vocabulary};
   let shift = logSumExp[row];

@@ -2,7 +2,7 @@
  * What one reading of a row of logits yields, as text: its maximum, its sum of exponentials, its sum; and the maximum's
  * place, for which the lane that has it reads a few vectors again.
  *
- * Several vectors are taken in together. Each for itself, with its place and a branch where the maximum grows, reached 0.64
+ * Four vectors are taken in together. Each for itself, with its place and a branch where the maximum grows, reached 0.64
  * of the copy rate on an H200: nearly always some lane's grows.
  */
 import { reduction, type RowLayout } from "../norm/rows.ts";
@@ -51,30 +51,28 @@ ${reduction(layout, { name: "joinPlaces", type: "u32", merge: "min(a, b)" }, tra
 /** Before anything was taken in. */
 export const nothingYet = "Online(-3.4028234e38f, 0xffffffffu, 0f, 0f)";
 
-/** Takes vectors, the first of them at `place`, into `mine`. */
-export const takeIn = (vectors: readonly string[], place: string): string =>
+/** Takes vectors, the first of them at `start`, into `mine`. */
+export const takeIn = (vectors: readonly string[]): string =>
   `let m = ${vectors.map((v) => `largest(${v})`).reduce((a, b) => `max(${a}, ${b})`)};
     let most = max(mine.most, m);
     mine.exponentials = mine.exponentials * exp(mine.most - most) + total(${
     vectors.map((v) => `exp(${v} - most)`).join(" + ")
   });
-    mine.block = select(mine.block, ${place}, m > mine.most);
+    mine.block = select(mine.block, start, m > mine.most);
     mine.most = most;
     mine.sum += total(${vectors.join(" + ")});`;
 
 /** Declares `all`, what all lanes took in, and `at`, the first place of its maximum. `load` is of `base` and `c`. */
-export const joinText = ({ width, vectors, lanes, ahead }: RowLayout, load: string): string => {
-  const upTo = Array.from({ length: ahead }, (_, k) => k);
-  const c = (k: number) => `let c = min(mine.block + ${k * lanes}u, ${vectors - 1}u);`;
-  return `let all = joinAll(mine, lane);
+export const joinText = ({ width, vectors, lanes }: RowLayout, load: string): string =>
+  `let all = joinAll(mine, lane);
   var mineAt = 0xffffffffu;
   if (mine.most == all.most && mine.block != 0xffffffffu) {
-    ${upTo.map((k) => `var v${k}: V; { ${c(k)} v${k} = ${load}; }`).join("\n    ")}
-    ${
-    upTo.toReversed().map((k) =>
-      `if (largest(v${k}) == all.most) { ${c(k)} mineAt = c * ${width}u + place(v${k}, all.most); }`
-    ).join("\n    ")
-  }
+    for (var k = 4u; k > 0u; k--) {
+      let c = mine.block + (k - 1u) * ${lanes}u;
+      if (c < ${vectors}u) {
+        let v = ${load};
+        if (largest(v) == all.most) { mineAt = c * ${width}u + place(v, all.most); }
+      }
+    }
   }
   let at = joinPlaces(mineAt, lane);`;
-};

@@ -50,17 +50,16 @@ export function crossEntropyStatistics(sizes: StatisticsSizes): Kernel {
     cost: { flops: 4 * rows * columns, bytes: leastBytes(operands) },
     reference: (views) => reference.crossEntropyStatistics(sizes, views),
     passes(traits) {
-      const layout = layOutRows({ rows, columns, values: 1, streamed: "read" }, traits), { width } = layout;
+      const layout = layOutRows({ rows, columns, values: 1, once: "read" }, traits), { width } = layout;
       const { directives, bindings, load, bound } = storage(traits, operands, { logits: "V" }, width, ["logits"]);
-      const { open, leave, together } = rowText(layout, { v: load("logits", "base + c") });
+      const { open, fours } = rowText(layout, { v: load("logits", "base + c") });
       const code = `${directives}${subgroupPrelude(traits)}${vectorPrelude(width)}
 ${bindings}
 ${onlineText(layout, traits)}
 ${open}
   var mine = ${nothingYet};
-  ${together((vectors, place) => takeIn(vectors, place))}
+  ${fours(takeIn)}
   ${joinText(layout, load("logits", "base + c"))}
-  ${leave}
   if (lane == 0u) {
     let own = row * ${statisticsPerRow}u;
     var whole = all;

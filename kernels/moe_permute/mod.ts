@@ -6,7 +6,6 @@
  */
 import { type Kernel, leastBytes, type Operand } from "../kernel.ts";
 import { itemText, layOutRows, reduction, requireSizes, rowText, vectorPrelude } from "../norm/rows.ts";
-import { subgroupPrelude } from "../matmul/dialect.ts";
 import { storage, type Stored } from "../storage.ts";
 import * as reference from "./reference.ts";
 
@@ -141,16 +140,16 @@ export function rowWeightGradient(sizes: PermuteSizes): Kernel {
     cost: { flops: 2 * tokens * choices * columns, bytes: leastBytes(operands) },
     reference: (views) => reference.weightGradient(sizes, views),
     passes(traits) {
-      const layout = layOutRows({ rows: tokens * choices, columns, values: 2, streamed: "read" }, traits);
+      const layout = layOutRows({ rows: tokens * choices, columns, values: 2, once: "read" }, traits);
       const { directives, bindings, load } = storage(traits, operands, { x: "V", dY: "V" }, layout.width);
       const { open, first } = rowText(layout, {
         v: load("x", "found * vectors + c"),
         d: load("dY", `row / ${choices}u * vectors + c`),
       });
-      const code = `${directives}${subgroupPrelude(traits)}${vectorPrelude(layout.width)}
+      const code = `${directives}${vectorPrelude(layout.width)}
 ${bindings}
 const vectors = ${layout.vectors}u;
-${reduction(layout, { name: "rowSum" }, traits)}
+${reduction(layout, { name: "rowSum" })}
 ${open}
   let dropped = slot[row] == 0xffffffffu;
   let found = select(slot[row], 0u, dropped); // any row: its product is not used

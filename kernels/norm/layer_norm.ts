@@ -44,7 +44,7 @@ export function layerNormForward(
       const elements = { x: "V", weight: "V", bias: "V", y: "V" };
       const imaged = ["x", "weight", "bias"];
       const { directives, bindings, load, store, bound } = storage(traits, operands, elements, layout.width, imaged);
-      const { open, leave, first, again } = rowText(layout, { v: load("x", "base + c") });
+      const { open, first, again } = rowText(layout, { v: load("x", "base + c") });
       // Corrected two-pass algorithm (Chan, Golub and LeVeque 1983): squares about a first mean, since mean(x²) − mean²
       // cancels where the mean is large, and the rest that the first mean left over.
       const code = `${directives}${subgroupPrelude(traits)}${vectorPrelude(layout.width)}
@@ -58,7 +58,6 @@ ${open}
   var squares = V();
   ${again("rests += v - near; squares += (v - near) * (v - near);")}
   let means = rowSum(vec2f(total(rests), total(squares)), lane) / ${float(columns)};
-  ${leave}
   let center = near + means.x;
   let scale = inverseSqrt(max(means.y - means.x * means.x, 0f) + ${float(epsilon)});
   if (lane == 0u) {
@@ -105,7 +104,7 @@ export function layerNormBackward(
       const elements = { x: "V", weight: "V", dY: "V", dX: "V" };
       const imaged = ["x", "weight", "dY", "dX"];
       const { directives, bindings, load, store, bound } = storage(traits, operands, elements, layout.width, imaged);
-      const { open, leave, first, again } = rowText(layout, {
+      const { open, first, again } = rowText(layout, {
         n: `(${load("x", "base + c")} - center) * scale`,
         g: `${load("dY", "base + c")} * ${load("weight", "c")}`,
         ...(accumulate && { other: load("dX", "base + c") }),
@@ -120,7 +119,6 @@ ${open}
   var products = V();
   ${first("sums += g; products += g * n;")}
   let means = rowSum(vec2f(total(sums), total(products)), lane) / ${float(columns)};
-  ${leave}
   ${again(store("dX", "base + c", `${accumulate ? "other + " : ""}scale * (g - means.x - n * means.y)`))}
 }
 `;

@@ -63,11 +63,7 @@ export function rmsNormForward(
         layout.width,
         ["x", "weight"],
       );
-      const factor = gain(unitOffset, load);
-      const { open, leave, first, again } = rowText(layout, {
-        v: load("x", "base + c"),
-        ...(layout.early && { factor }),
-      });
+      const { open, first, again } = rowText(layout, { v: load("x", "base + c") });
       const code = `${directives}${subgroupPrelude(traits)}${vectorPrelude(layout.width)}
 ${bindings}
 ${reduction(layout, { name: "rowSum" }, traits)}
@@ -76,8 +72,7 @@ ${open}
   ${first("squares += v * v;")}
   let scale = inverseSqrt(rowSum(total(squares), lane) / ${float(columns)} + ${float(epsilon)});
   if (lane == 0u) { inverse[row] = scale; }
-  ${leave}
-  ${again(store("y", "base + c", `v * scale * ${layout.early ? "factor" : factor}`))}
+  ${again(store("y", "base + c", `v * scale * ${gain(unitOffset, load)}`))}
 }
 `;
       return [{ code, workgroups: layout.workgroups, ...bound([0, 1, 2, 3]) }];
@@ -116,7 +111,7 @@ export function rmsNormBackward(
       const elements = { x: "V", weight: "V", dY: "V", dX: "V" };
       const imaged = ["x", "weight", "dY", "dX"];
       const { directives, bindings, load, store, bound } = storage(traits, operands, elements, layout.width, imaged);
-      const { open, leave, first, again } = rowText(layout, {
+      const { open, first, again } = rowText(layout, {
         v: load("x", "base + c"),
         g: `${load("dY", "base + c")} * ${gain(unitOffset, load)}`,
         ...(accumulate && { other: load("dX", "base + c") }),
@@ -130,7 +125,6 @@ ${open}
   var products = V();
   ${first("products += g * (v * scale);")}
   let back = rowSum(total(products), lane) / ${float(columns)};
-  ${leave}
   ${again(store("dX", "base + c", `${accumulate ? "other + " : ""}scale * (g - v * scale * back)`))}
 }
 `;

@@ -13,7 +13,7 @@ import { choose, sizeClass } from "../choices.ts";
 import type { DeviceTraits, Operand } from "../kernel.ts";
 import { spread } from "../kernel.ts";
 
-/** How rows are shared out. Columns are counted in vectors of `width` from here on. */
+/** How a row is shared out. Columns are counted in vectors of `width` from here on. */
 export interface RowLayout {
   readonly rows: number;
   readonly columns: number;
@@ -23,36 +23,13 @@ export interface RowLayout {
   readonly vectors: number;
   /** Lanes on one row; a power of two. 1: an invocation has a row to itself. */
   readonly lanes: number;
-  /** Rows of a workgroup: more than one where a subgroup or an invocation has a row to itself. */
-  readonly rowsEach: number;
-  /** Vectors each lane keeps in registers, or 0 where passes read the row again. */
+  /** Vectors each lane keeps in registers, or 0 where passes read the row again, or need it only once. */
   readonly held: number;
-  /** Vectors that a lane asks for before it takes in the first of them, where the row is not held. */
-  readonly ahead: number;
-  /** It asks for the next ones before it takes those in; where the row is held, for what a later pass needs beside it. */
-  readonly early: boolean;
   readonly workgroups: [number, number, number];
 }
 
-/** A row that nothing is needed of twice: read for what it sums to, or written again. */
-export type Streamed = "read" | "written";
-
-/** What may differ. */
-interface RowForm {
-  readonly lanes: number;
-  readonly rowsEach?: number;
-  readonly ahead?: number;
-  readonly early?: boolean;
-}
-const nameOf = ({ lanes, rowsEach = 1, ahead = 4, early = false }: RowForm): string =>
-  `${lanes} lanes${rowsEach > 1 ? `, ${rowsEach} rows` : ""}${ahead !== 4 ? `, ${ahead} ahead` : ""}${
-    early ? ", early" : ""
-  }`;
-
 /** Floats a lane may keep of its row, before registers spill. */
 const registerBudget = 64;
-/** The same where a subgroup has a row to itself, and no group of lanes waits for registers. */
-const aloneBudget = 128;
 /** Invocations in a group when each has its own row. */
 const rowsPerGroup = 16;
 
@@ -60,62 +37,34 @@ const rowsPerGroup = 16;
  * Chooses the layout for a device.
  *
  * @param values held of each element (1 for x alone, 2 for x and its gradient)
- * @param streamed nothing is held
+ * @param once nothing is needed twice, so nothing is held: rows are read for what they sum to, or written again
  */
 export function layOutRows(
-  { rows, columns, values, streamed }: {
-    rows: number;
-    columns: number;
-    values: number;
-    streamed?: Streamed;
-  },
+  { rows, columns, values, once }: { rows: number; columns: number; values: number; once?: "read" | "written" },
   traits: DeviceTraits,
 ): RowLayout {
   const width = columns % 4 === 0 ? 4 : 1;
   const vectors = columns / width;
   const shape = { rows, columns, width, vectors } as const;
-  const shipped = { lanes: shippedLanes({ columns, values, streamed }, traits) };
-  const forms = new Map([shipped, ...otherForms(vectors, streamed, traits)].map((form) => [nameOf(form), form]));
-  const question = `rows ${sizeClass(rows)} x ${sizeClass(columns)}, ${width * values} wide${
-    streamed ? `, ${streamed}` : ""
-  }`;
-  const { lanes, rowsEach = 1, ahead = 4, early = false }: RowForm = forms.get(
-    choose(traits, question, [...forms.keys()]),
-  )!;
-  const form = { ...shape, lanes, ahead, early };
-  if (lanes === 1) {
-    return { ...form, rowsEach: rowsPerGroup, held: 0, workgroups: spread(Math.ceil(rows / rowsPerGroup)) };
-  }
-  const each = Math.ceil(vectors / lanes), budget = rowsEach > 1 ? aloneBudget : registerBudget;
-  const fits = !streamed && each * width * (values + (early ? 1 : 0)) <= budget;
-  return {
-    ...form,
-    early: early && (streamed !== undefined || fits),
-    rowsEach,
-    held: fits ? each : 0,
-    workgroups: spread(Math.ceil(rows / rowsEach)),
-  };
-}
-
-/** Forms that a tuner may try beside the shipped one. */
-function otherForms(vectors: number, streamed: Streamed | undefined, traits: DeviceTraits): RowForm[] {
-  if (traits.software) return [{ lanes: 1 }, { lanes: 32 }];
-  const most = mostLanes(traits), alone = traits.subgroupSize;
-  const widths = [32, 64, 128, 256, 512, 1024].filter((lanes) => lanes <= most && lanes <= Math.max(32, vectors));
-  const forms: RowForm[] = widths.map((lanes) => ({ lanes }));
-  if (streamed) forms.push(...widths.filter((lanes) => lanes === 256).map((lanes) => ({ lanes, early: true })));
-  else forms.push(...widths.filter((lanes) => lanes <= 128).map((lanes) => ({ lanes, early: true })));
-  if (alone > 1) forms.push({ lanes: alone, rowsEach: 4 });
-  return forms;
+  const most = mostLanes(traits), narrow = shippedLanes({ columns, values }, traits);
+  // Several short groups on a processor hide each other's ends: 1,024 lanes read logits at 0.90 of the copy rate on an H200
+  // (0.66 in another form of the loop), 64 to 128 at 1.00 to 1.02. Where they are written too, 1,024 are a little quicker.
+  const shipped = once === "read" ? Math.min(128, narrow) : narrow;
+  const others = (traits.software ? [1, 32] : [32, 64, 128, 256, 512, 1024]).filter((lanes) =>
+    lanes <= most && lanes <= Math.max(32, vectors)
+  );
+  const candidates = [...new Set([shipped, ...others])].map((lanes) => `${lanes} lanes` as const);
+  const question = `rows ${sizeClass(rows)} x ${sizeClass(columns)}, ${width * values} wide${once ? `, ${once}` : ""}`;
+  const lanes = parseInt(choose(traits, question, candidates));
+  if (lanes === 1) return { ...shape, lanes, held: 0, workgroups: spread(Math.ceil(rows / rowsPerGroup)) };
+  const each = Math.ceil(vectors / lanes), fits = !once && each * width * values <= registerBudget;
+  return { ...shape, lanes, held: fits ? each : 0, workgroups: spread(rows) };
 }
 
 const mostLanes = ({ limits }: DeviceTraits) => Math.min(1024, limits.maxComputeInvocationsPerWorkgroup);
 
 /** Lanes on one row, as experience has them. */
-function shippedLanes(
-  { columns, values, streamed }: { columns: number; values: number; streamed: Streamed | undefined },
-  traits: DeviceTraits,
-): number {
+function shippedLanes({ columns, values }: { columns: number; values: number }, traits: DeviceTraits): number {
   if (traits.software) return 1;
   const width = columns % 4 === 0 ? 4 : 1, vectors = columns / width;
   const fits = (lanes: number) => Math.ceil(vectors / lanes) * width * values <= registerBudget;
@@ -123,8 +72,6 @@ function shippedLanes(
   let lanes = 32;
   while (lanes < 256 && lanes * 4 < vectors) lanes *= 2;
   const narrow = lanes;
-  // Several rows on a processor hide each other's ends: 1,024 lanes read at 0.90 of the copy rate on an H200, these at 1.02.
-  if (streamed === "read") return narrow;
   while (lanes * 2 <= most && !fits(lanes)) lanes *= 2;
   return fits(lanes) ? lanes : narrow;
 }
@@ -232,76 +179,33 @@ fn ${name}(mine: ${type}, lane: u32) -> ${type} {
 export interface RowText {
   /** `fn main(…) {` and the names `row`, `lane` and `base`, the row's first vector. Close it with `}`. */
   readonly open: string;
-  /** Comes after the last reduction: lanes that have no row of their own, and went along with the last one, leave. */
-  readonly leave: string;
   /** Runs `body` for each vector of the lane, with `c`, its place in the row, and the held values by name. */
   first(body: string): string;
   /** The same once more, without reading again what is held. */
   again(body: string): string;
-  /** Runs `body` for several of the lane's vectors together: the first is at `place`, the others `lanes` apart. */
-  together(body: (vectors: readonly string[], place: string) => string): string;
+  /** Runs `body` for four of the lane's vectors together, or one: the first is at `start`, the others `lanes` apart. */
+  fours(body: (vectors: readonly string[]) => string): string;
 }
 
 /** @param held values that later passes need again, by name: expressions of `base` and `c`, of type `V` */
 export function rowText(layout: RowLayout, held: Readonly<Record<string, string>>): RowText {
-  const { rows, vectors, lanes, rowsEach, ahead, early, workgroups } = layout;
+  const { rows, vectors, lanes, workgroups } = layout;
   const names = Object.keys(held);
   const upTo = (count: number) => Array.from({ length: count }, (_, k) => k);
-  const declare = (k: number | string) => names.map((name) => `var ${name}${k}: V;`).join(" ");
-  const keep = (k: number | string) => names.map((name) => `${name}${k} = ${held[name]};`).join(" ");
+  const declare = (k: number) => names.map((name) => `var ${name}${k}: V;`).join(" ");
+  const load = names.map((name) => `let ${name} = ${held[name]};`).join(" ");
+  const keep = (k: number) => names.map((name) => `${name}${k} = ${held[name]};`).join(" ");
   const recall = (k: number) => names.map((name) => `let ${name} = ${name}${k};`).join(" ");
   const place = (k: number) => `let c = start + ${k * lanes}u;`;
 
-  // The row is read in every pass: so many vectors an iteration, all asked for before the first is used. How many there
-  // are is the same for all lanes but for the last vector of some.
-  const whole = Math.floor(vectors / (ahead * lanes)), rest = vectors - whole * ahead * lanes;
-  const stepsLeft = Math.ceil(rest / lanes), lastIsWhole = rest % lanes === 0;
-  const guarded = (k: number) => k === stepsLeft - 1 && !lastIsWhole;
-  const line = (parts: readonly string[]) => parts.join("\n    ");
-  const read = (k: number, into: number | string = k) => `{ ${place(k)} ${keep(into)} }`;
-  const stream = (
-    body: (count: number) => string,
-    last: (k: number) => string,
-  ) => {
-    const loop = early
-      ? `{
-    ${line(upTo(ahead).map((k) => `${declare(k)} ${read(k)}`))}
-  for (var done = 1u; done < ${whole}u; done += 1u) {
-    ${line(upTo(ahead).map((k) => `${declare(`${k}Next`)} ${read(ahead + k, `${k}Next`)}`))}
-    ${body(ahead)}
-    ${line(upTo(ahead).map((k) => names.map((name) => `${name}${k} = ${name}${k}Next;`).join(" ")))}
-    start += ${ahead * lanes}u;
+  // The row is read in every pass: four vectors an iteration, all asked for before the first is used.
+  const loop = (body: string) => `
+  for (; start + ${3 * lanes}u < ${vectors}u; start += ${4 * lanes}u) {
+    ${upTo(4).map((k) => `${declare(k)} { ${place(k)} ${keep(k)} }`).join("\n    ")}
+    ${upTo(4).map((k) => `{ ${place(k)} ${recall(k)} ${body} }`).join("\n    ")}
   }
-    ${body(ahead)}
-    start += ${ahead * lanes}u;
-  }`
-      : `for (var done = 0u; done < ${whole}u; done += 1u) {
-    ${line(upTo(ahead).map((k) => `${declare(k)} ${read(k)}`))}
-    ${body(ahead)}
-    start += ${ahead * lanes}u;
-  }`;
-    const tail = upTo(stepsLeft).map((k) =>
-      guarded(k) ? `${declare(k)} if (start + ${k * lanes}u < ${vectors}u) ${read(k)}` : `${declare(k)} ${read(k)}`
-    );
-    const unguarded = stepsLeft - (lastIsWhole ? 0 : 1);
-    return `
-  ${whole > 0 ? loop : ""}
-  ${
-      stepsLeft > 0
-        ? `{
-    ${line(tail)}
-    ${unguarded > 0 ? `{ ${body(unguarded)} }` : ""}
-    ${lastIsWhole ? "" : `if (start + ${unguarded * lanes}u < ${vectors}u) { ${last(unguarded)} }`}
-  }`
-        : ""
-    }
+  for (; start < ${vectors}u; start += ${lanes}u) { let c = start; ${load} ${body} }
   start = lane;`;
-  };
-  const loop = (body: string) =>
-    stream(
-      (count) => line(upTo(count).map((k) => `{ ${place(k)} ${recall(k)} ${body} }`)),
-      (k) => `${place(k)} ${recall(k)} ${body}`,
-    );
 
   // The row stays in registers: as many blocks as a lane has vectors, the last ones guarded where lanes run out.
   const block = (k: number, body: string) =>
@@ -310,34 +214,27 @@ export function rowText(layout: RowLayout, held: Readonly<Record<string, string>
   ${upTo(layout.held).map((k) => block(k, body(k))).join("\n  ")}`;
 
   const group = `group.y * ${workgroups[0]}u + group.x`;
-  const alone = rowsEach > 1, spare = alone && rows % rowsEach !== 0;
-  const mine = lanes === 1
-    ? `(${group}) * ${rowsEach}u + local`
-    : alone
-    ? `(${group}) * ${rowsEach}u + local / ${lanes}u`
-    : group;
-  // A subgroup without a row of its own goes along with the last: all lanes must reach a shuffle.
-  const joins = lanes > 1 && spare;
   return {
     open: `
-@compute @workgroup_size(${lanes * rowsEach})
+@compute @workgroup_size(${lanes === 1 ? rowsPerGroup : lanes})
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) local: u32) {
-  let own = ${mine};
-  ${joins ? `let row = min(own, ${rows - 1}u);` : `let row = own;\n  if (row >= ${rows}u) { return; }`}
-  let lane = ${lanes === 1 ? "0u" : alone ? `local % ${lanes}u` : "local"};
+  let row = ${lanes === 1 ? `(${group}) * ${rowsPerGroup}u + local` : group};
+  let lane = ${lanes === 1 ? "0u" : "local"};
+  if (row >= ${rows}u) { return; }
   let base = row * ${vectors}u;
   var start = lane;`,
-    leave: joins ? `if (own >= ${rows}u) { return; }` : "",
     first(body) {
       if (layout.held === 0) return loop(body);
       return `${upTo(layout.held).map(declare).join(" ")}${blocks(keep)}${blocks((k) => `${recall(k)} ${body}`)}`;
     },
     again: (body) => layout.held === 0 ? loop(body) : blocks((k) => `${recall(k)} ${body}`),
-    together: (body) =>
-      stream(
-        (count) => body(upTo(count).map((k) => `${names[0]}${k}`), "start"),
-        (k) => body([`${names[0]}${k}`], `start + ${k * lanes}u`),
-      ),
+    fours: (body) => `
+  for (; start + ${3 * lanes}u < ${vectors}u; start += ${4 * lanes}u) {
+    ${upTo(4).map((k) => `${declare(k)} { ${place(k)} ${keep(k)} }`).join("\n    ")}
+    ${body(upTo(4).map((k) => `${names[0]}${k}`))}
+  }
+  for (; start < ${vectors}u; start += ${lanes}u) { ${declare(0)} { ${place(0)} ${keep(0)} } ${body([`${names[0]}0`])} }
+  start = lane;`,
   };
 }
 

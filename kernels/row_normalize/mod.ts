@@ -43,7 +43,7 @@ export function rowNormalizeForward({ rows, columns, type = "f32" }: RowNormaliz
       const layout = layOutRows({ rows, columns, values: 1 }, traits);
       const elements = { w: "V", y: "V" };
       const { directives, bindings, load, store, bound } = storage(traits, operands, elements, layout.width, ["w"]);
-      const { open, leave, first, again } = rowText(layout, { v: load("w", "base + c") });
+      const { open, first, again } = rowText(layout, { v: load("w", "base + c") });
       const code = `${directives}${subgroupPrelude(traits)}${vectorPrelude(layout.width)}
 ${bindings}
 ${reduction(layout, { name: "rowSum" }, traits)}
@@ -52,7 +52,6 @@ ${open}
   ${first("squares += v * v;")}
   let scale = 1f / max(sqrt(rowSum(total(squares), lane)), ${float(reference.smallestNorm)});
   if (lane == 0u) { inverse[row] = scale; }
-  ${leave}
   ${again(store("y", "base + c", "v * scale"))}
 }
 `;
@@ -91,7 +90,7 @@ export function rowNormalizeBackward(
     passes(traits) {
       const layout = layOutRows({ rows, columns, values: 2 }, traits);
       const { directives, bindings, load } = storage(traits, operands, { y: "V", dY: "V", dW: "V" }, layout.width);
-      const { open, leave, first, again } = rowText(layout, { v: load("y", "base + c"), g: load("dY", "base + c") });
+      const { open, first, again } = rowText(layout, { v: load("y", "base + c"), g: load("dY", "base + c") });
       const code = `${directives}${subgroupPrelude(traits)}${vectorPrelude(layout.width)}
 ${bindings}
 ${reduction(layout, { name: "rowSum" }, traits)}
@@ -101,7 +100,6 @@ ${open}
   let scale = inverse[row];
   // A norm below the smallest was replaced by a constant, through which nothing flows back.
   let product = select(rowSum(total(products), lane), 0f, scale > ${float(0.999 / reference.smallestNorm)});
-  ${leave}
   ${again(`dW[base + c] ${accumulate ? "+=" : "="} scale * (g - v * product);`)}
 }
 `;

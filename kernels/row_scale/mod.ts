@@ -1,7 +1,6 @@
 /** Rows of a matrix, each times a number of its own: how a shared expert joins the others. */
 import { type Kernel, leastBytes, type Operand } from "../kernel.ts";
 import { layOutRows, reduction, requireSizes, rowText, vectorPrelude } from "../norm/rows.ts";
-import { subgroupPrelude } from "../matmul/dialect.ts";
 import { storage, type Stored } from "../storage.ts";
 import * as reference from "./reference.ts";
 
@@ -63,13 +62,12 @@ export function rowScaleForward(sizes: RowScaleSizes): Kernel {
     cost: { flops: rows * columns, bytes: leastBytes(operands) },
     reference: (views) => reference.rowScaleForward(sizes, views),
     passes(traits) {
-      const layout = layOutRows({ rows, columns, values: 1, streamed: "written" }, traits);
+      const layout = layOutRows({ rows, columns, values: 1, once: "written" }, traits);
       const { directives, bindings, load, store } = storage(traits, operands, { x: "V", y: "V" }, layout.width);
-      const { open, leave, first } = rowText(layout, { v: load("x", "base + c") });
+      const { open, first } = rowText(layout, { v: load("x", "base + c") });
       const code = `${directives}${vectorPrelude(layout.width)}
 ${bindings}
 ${open}
-  ${leave}
 ${factorText(sizes)}
   ${first(store("y", "base + c", "f * v"))}
 }
@@ -103,19 +101,18 @@ export function rowScaleBackward(sizes: RowScaleSizes): Kernel {
     cost: { flops: 3 * rows * columns, bytes: leastBytes(operands) },
     reference: (views) => reference.rowScaleBackward(sizes, views),
     passes(traits) {
-      const layout = layOutRows({ rows, columns, values: 2, streamed: "written" }, traits);
+      const layout = layOutRows({ rows, columns, values: 2, once: "written" }, traits);
       const elements = { x: "V", dY: "V", dX: "V" };
       const { directives, bindings, load, store } = storage(traits, operands, elements, layout.width);
-      const { open, leave, first } = rowText(layout, { v: load("x", "base + c"), d: load("dY", "base + c") });
-      const code = `${directives}${subgroupPrelude(traits)}${vectorPrelude(layout.width)}
+      const { open, first } = rowText(layout, { v: load("x", "base + c"), d: load("dY", "base + c") });
+      const code = `${directives}${vectorPrelude(layout.width)}
 ${bindings}
-${reduction(layout, { name: "rowSum" }, traits)}
+${reduction(layout, { name: "rowSum" })}
 ${open}
 ${factorText(sizes)}
   var products = V();
   ${first(`products += v * d; ${store("dX", "base + c", "f * d")}`)}
   let sum = rowSum(total(products), lane);
-  ${leave}
   if (lane == 0u) {
     for (var w = 0u; w < ${ways}u; w++) { dFactor[row * ${ways}u + w] = 0f; }
     dFactor[row * ${ways}u + ${way}u] = sum * slope;

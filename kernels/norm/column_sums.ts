@@ -4,11 +4,11 @@
  *
  * On a GPU what counts is how much is asked for at once. A workgroup has a block of columns, side by side, and so many
  * rows under each other; an invocation asks for several rows of its vector together, and the workgroup adds up what its
- * rows yield. In the second pass, which reads little and waits, 16 invocations share the partial rows of a vector. In software
- * an invocation sums a column by itself in both.
+ * rows yield. Where that makes groups enough for the device, one chunk is all. In the second pass, which reads little and
+ * waits, 16 invocations share the partial rows of a vector. In software an invocation sums a column by itself in both.
  */
 import { choose, sizeClass } from "../choices.ts";
-import { type DeviceTraits, type Operand, type Pass, spread } from "../kernel.ts";
+import { type DeviceTraits, elementBytes, type Operand, type Pass, spread } from "../kernel.ts";
 import { type Storage, storage } from "../storage.ts";
 import { vectorPrelude } from "./rows.ts";
 
@@ -38,15 +38,32 @@ interface Form {
 }
 const nameOf = ({ across, down, ahead, chunks }: Form) => `${across} x ${down}, ${ahead} ahead, ${chunks} chunks`;
 
-function formOf(rows: number, columns: number, traits: DeviceTraits): Form {
-  const most = chunkCount(rows);
+/**
+ * On an H200, 8,192 x 2,048 in `f32` (a copy of as many bytes: 37 us): 41 us in one chunk by "4 x 256", 44 in 64 chunks by
+ * "32 x 8", 47 by one invocation for each chunk of a column, whichever way. Of 768 columns there are too few groups in one
+ * chunk: 4,096 rows take 17 us so and 15 in chunks, 34 by one invocation; in `f16`, whose rows are shorter, 12 and 14.
+ *
+ * @param sums columns' worth of them
+ * @param bytes of a vector of what is summed
+ */
+function formOf(
+  { rows, vectors, sums, bytes }: { rows: number; vectors: number; sums: number; bytes: number },
+  traits: DeviceTraits,
+): Form {
+  const most = chunkCount(rows), { limits } = traits;
   if (traits.software) return { across: 64, down: 1, ahead: 4, chunks: most };
-  const shipped = { across: 64, down: 1, ahead: 4, chunks: Math.min(most, Math.ceil(rows / 64)) };
-  const others = [[32, 8], [32, 4], [16, 16], [64, 4]].flatMap(([across, down]) =>
-    [4, 8].map((ahead) => ({ across, down, ahead, chunks: most }))
-  );
-  const forms = new Map([shipped, ...others].map((form) => [nameOf(form), form]));
-  return forms.get(choose(traits, `column sums ${sizeClass(rows)} x ${sizeClass(columns)}`, [...forms.keys()]))!;
+  const oneChunk = sums === 1
+    ? { across: 4, down: 256, ahead: 8, chunks: 1 }
+    : { across: 8, down: 128, ahead: 4, chunks: 1 };
+  const fewerRows = { across: 32, down: 8, ahead: 4, chunks: Math.min(64, most) };
+  const fits = limits.maxComputeInvocationsPerWorkgroup >= 1024 &&
+    limits.maxComputeWorkgroupStorageSize >= 16384 * sums;
+  if (!fits || rows < 1024) return fewerRows;
+  const groups = Math.ceil(vectors / oneChunk.across);
+  const forms = groups >= (bytes === 16 ? 64 : 48) ? [oneChunk, fewerRows] : [fewerRows, oneChunk];
+  const question = `column sums ${sizeClass(rows)} x ${sizeClass(vectors)}, ${sums} of ${bytes}`;
+  const name = choose(traits, question, forms.map(nameOf));
+  return forms.find((form) => nameOf(form) === name)!;
 }
 
 /**
@@ -66,8 +83,6 @@ export function columnSumPasses(
   },
 ): Pass[] {
   const width = columns % 4 === 0 ? 4 : 1, vectors = columns / width;
-  const { across, down, ahead, ...form } = formOf(rows, columns, traits);
-  const rowsEach = Math.ceil(rows / form.chunks), chunks = Math.ceil(rows / rowsEach);
   const place = (name: string) => operands.findIndex((operand) => operand.name === name);
   const inputs = operands.flatMap(({ access }, index) => access === "read" ? [index] : []);
   const elements = Object.fromEntries(
@@ -76,6 +91,10 @@ export function columnSumPasses(
   const read = inputs.map((i) => operands[i]);
   const imaged = read.map(({ name }) => name).filter((name) => !perRow.includes(name));
   const added = terms(storage(traits, read, elements, width, imaged)), outputs = Object.keys(added);
+  const bytes = width *
+    Math.min(4, ...read.filter(({ name }) => !perRow.includes(name)).map(({ type }) => elementBytes[type]));
+  const { across, down, ahead, ...form } = formOf({ rows, vectors, sums: outputs.length, bytes }, traits);
+  const rowsEach = Math.ceil(rows / form.chunks), chunks = Math.ceil(rows / rowsEach);
   const declare = (places: readonly number[]) => {
     const { directives, bindings, bound } = storage(traits, places.map((i) => operands[i]), elements, width, imaged);
     return { text: `${directives}${vectorPrelude(width)}\n${bindings}`, ...bound(places) };

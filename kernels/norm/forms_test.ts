@@ -2,16 +2,13 @@ import { assert } from "@std/assert";
 import { crossEntropyBackward, crossEntropyForward } from "../cross_entropy/mod.ts";
 import type { Kernel } from "../kernel.ts";
 import { checkKernel, randomNormal, testDevice } from "../testing.ts";
-import { layerNormBackward, layerNormForward, rmsNormBackward, rmsNormForward, rmsNormWeightGradient } from "./mod.ts";
+import { layerNormWeightGradient, rmsNormWeightGradient } from "./mod.ts";
 
-/** Rows that fill no whole group, lanes that have a vector more than others, chunks that end early. */
-const rows = 7, columns = 268, logits = { rows, columns: 1044, labelSmoothing: 0 };
+/** Rows that fill no whole chunk, lanes that have a vector more than others. */
+const sums = { rows: 1100, columns: 268, accumulate: true }, logits = { rows: 7, columns: 1044, labelSmoothing: 0 };
 const kernels: readonly Kernel[] = [
-  rmsNormForward({ rows, columns, epsilon: 1e-5, type: "bf16" }),
-  rmsNormBackward({ rows, columns, accumulate: true }),
-  layerNormForward({ rows, columns, epsilon: 1e-5 }),
-  layerNormBackward({ rows, columns, accumulate: true }),
-  rmsNormWeightGradient({ rows: 203, columns, accumulate: true }),
+  rmsNormWeightGradient({ ...sums, type: "bf16" }),
+  layerNormWeightGradient(sums),
   crossEntropyForward(logits),
   crossEntropyBackward(logits),
 ];
@@ -30,7 +27,7 @@ for (const kernel of kernels) {
     );
     let forms: readonly string[] = [];
     kernel.passes({ ...traits, ...pretend, choices: { of: (_question, candidates) => void (forms = candidates) } });
-    assert(forms.length > 3, `${forms}`);
+    assert(forms.length > 1, `${forms}`);
     for (const form of forms) {
       const choices = { of: () => form };
       await checkKernel(kernel, inputs, { traits: { ...pretend, choices } });

@@ -1,7 +1,8 @@
 /**
  * Our side of the GPU benchmark; `torch_reference.py` is the other. Run both on one machine, one after the other:
  *
- *     deno run --allow-all tests/bench/gpu.ts [matmul] [copy] [attention] [norm] [cross_entropy] [adamw] [step]
+ *     deno run --allow-all tests/bench/gpu.ts [copy] [norm] [layer_norm] [cross_entropy] [gate] [rope] [embedding]
+ *       [row_normalize] [reduce] [cast] [adamw] [matmul] [attention] [step]
  *       [--types=float32,split,packed,float16,bfloat16] [--shapes=4096x4096x4096nn] [--model=124M] [--batch=4]
  *       [--tokens=1024] [--profile] [--forms]
  *
@@ -12,12 +13,25 @@
  */
 import { adamw } from "../../kernels/adamw/mod.ts";
 import { crossEntropyBackward, crossEntropyForward } from "../../kernels/cross_entropy/mod.ts";
-import { add, scale } from "../../kernels/elementwise/mod.ts";
+import { add, cast, scale } from "../../kernels/elementwise/mod.ts";
+import { embeddingForward, embeddingGradient } from "../../kernels/embedding/mod.ts";
+import { pairedGateBackward, pairedGateForward } from "../../kernels/gate/mod.ts";
 import { encode, type FloatType, isHalf } from "../../kernels/host.ts";
 import { attentionBackward, attentionForward } from "../../kernels/attention/mod.ts";
 import { type DeviceTraits, elementBytes, type Kernel } from "../../kernels/kernel.ts";
 import { matmul } from "../../kernels/matmul/mod.ts";
-import { rmsNormBackward, rmsNormForward, rmsNormWeightGradient } from "../../kernels/norm/mod.ts";
+import {
+  layerNormBackward,
+  layerNormForward,
+  layerNormWeightGradient,
+  rmsNormBackward,
+  rmsNormForward,
+  rmsNormWeightGradient,
+} from "../../kernels/norm/mod.ts";
+import { columnSum, squaredNorm } from "../../kernels/reduce/mod.ts";
+import { joinHeads, splitHeads } from "../../kernels/rope/heads.ts";
+import { rotate } from "../../kernels/rope/mod.ts";
+import { rowNormalizeBackward, rowNormalizeForward } from "../../kernels/row_normalize/mod.ts";
 import { randomUniform } from "../../kernels/testing.ts";
 import type { Backend, Range } from "../../src/backend/backend.ts";
 import { openWebGpuBackend } from "../../src/backend/webgpu/backend.ts";
@@ -194,47 +208,85 @@ const report = (fields: object) =>
     }),
   );
 
-if (wanted("copy")) {
-  for (const bytes of [1 << 30, 12 << 20]) {
-    const kernel = scale({ length: bytes / 4, factor: 1 });
-    const seconds = await secondsOf(backend, kernel);
-    report({ bench: "copy", bytes, seconds, gbps: kernel.cost.bytes / seconds / 1e9 });
+/** Kernels that only move memory, by word: pass and shape for people, the kernel, and whole numbers that it reads. */
+type Moving = readonly [
+  pass: string,
+  shape: string,
+  kernel: Kernel,
+  fill?: (operand: string) => Uint32Array | undefined,
+];
+function* memoryBound(): Generator<readonly [word: string, kernels: readonly Moving[]]> {
+  for (const bytes of [1 << 30, 64 << 20, 12 << 20]) {
+    yield ["copy", [["copy", `${bytes} bytes`, scale({ length: bytes / 4, factor: 1 })]]];
   }
-  const kernel = add({ length: 1 << 26 }), seconds = await secondsOf(backend, kernel);
-  report({ bench: "add", bytes: kernel.cost.bytes, seconds, gbps: kernel.cost.bytes / seconds / 1e9 });
-}
-if (wanted("norm")) {
-  for (
-    const [name, kernel] of [
-      ["forward", rmsNormForward({ rows: 8192, columns: 2048, epsilon: 1e-5 })],
-      ["backward", rmsNormBackward({ rows: 8192, columns: 2048 })],
-      ["weight gradient", rmsNormWeightGradient({ rows: 8192, columns: 2048, accumulate: false })],
-    ] as const
-  ) {
-    for (const { form, kernel: formed } of formsOf(kernel, backend.traits)) {
-      const seconds = await secondsOf(backend, formed), gbps = kernel.cost.bytes / seconds / 1e9;
-      report({ bench: "norm", pass: name, shape: "8192 x 2048", form, seconds, gbps });
-    }
+  yield ["copy", [["add", `${1 << 26}`, add({ length: 1 << 26 })]]];
+  // Of two sizes: what a copy of few bytes takes beyond its bytes, others take too.
+  for (const rows of [65536, 8192]) {
+    const norm = { rows, columns: 2048 }, shape = `${rows} x 2048`;
+    yield ["norm", [
+      ["forward", shape, rmsNormForward({ ...norm, epsilon: 1e-5 })],
+      ["backward", shape, rmsNormBackward(norm)],
+      ["weight gradient", shape, rmsNormWeightGradient({ ...norm, accumulate: false })],
+    ]];
+    yield ["layer_norm", [
+      ["forward", shape, layerNormForward({ ...norm, epsilon: 1e-5 })],
+      ["backward", shape, layerNormBackward(norm)],
+      ["weight gradient", shape, layerNormWeightGradient({ ...norm, accumulate: false })],
+    ]];
+    yield ["reduce", [["column sum", shape, columnSum(norm)]]];
   }
+  const logits = { rows: 4096, columns: vocabulary, labelSmoothing: 0 };
+  const labels = Uint32Array.from({ length: logits.rows }, (_, i) => i * 7919 % vocabulary);
+  const labelled = (operand: string) => operand === "labels" ? labels : undefined;
+  yield ["cross_entropy", [
+    ["forward", `${logits.rows} x ${vocabulary}`, crossEntropyForward(logits), labelled],
+    ["backward", `${logits.rows} x ${vocabulary}`, crossEntropyBackward(logits), labelled],
+  ]];
+  const gates = { rows: 8192, columns: 5632, activation: "silu" } as const;
+  yield ["gate", [
+    ["forward", "8192 x 5632", pairedGateForward(gates)],
+    ["backward", "8192 x 5632", pairedGateBackward(gates)],
+  ]];
+  const positions = Uint32Array.from({ length: 8192 }, (_, i) => i % 1024);
+  const turn = { tokens: 8192, heads: 16, headDim: 128, positionsLength: 1024, interleaved: false };
+  const placed = (operand: string) => operand === "positions" ? positions : undefined;
+  yield ["rope", [
+    ["rotate", "8192 x 16 x 128", rotate(turn), placed],
+    ["split heads", "8192 x (16 + 2 x 16) x 128", splitHeads({ ...turn, kvHeads: 16 }), placed],
+    ["join heads", "8192 x (16 + 2 x 16) x 128", joinHeads({ ...turn, kvHeads: 16 }), placed],
+  ]];
+  // Ids as in texts: the n-th word as often as 1/n.
+  const words = (count: number) => (operand: string) =>
+    operand === "ids"
+      ? Uint32Array.from(randomUniform(count, 3), (u) => Math.min(vocabulary - 1, Math.floor(vocabulary ** u) - 1))
+      : undefined;
+  for (const tokens of [4096, 32768]) {
+    const sizes = { tokens, vocabulary, columns: 768 }, shape = `${tokens} of ${vocabulary} x 768`;
+    yield ["embedding", [
+      ["forward", shape, embeddingForward(sizes), words(tokens)],
+      ["gradient", shape, embeddingGradient(sizes), words(tokens)],
+    ]];
+  }
+  const head = { rows: vocabulary, columns: 768 }, headShape = `${vocabulary} x 768`;
+  yield ["row_normalize", [
+    ["forward", headShape, rowNormalizeForward(head)],
+    ["backward", headShape, rowNormalizeBackward({ ...head, accumulate: true })],
+  ]];
+  yield ["reduce", [["squared norm", `${1 << 27}`, squaredNorm({ length: 1 << 27 })]]];
+  yield ["cast", [
+    ["to float16", `${1 << 26}`, cast({ length: 1 << 26, from: "f32", to: "f16" })],
+    ["to bfloat16", `${1 << 26}`, cast({ length: 1 << 26, from: "f32", to: "bf16" })],
+  ]];
+  yield ["adamw", [["update", `${1 << 27}`, adamw({ length: 1 << 27 })]]];
 }
-if (wanted("cross_entropy")) {
-  const rows = 4096, labels = Uint32Array.from({ length: rows }, (_, i) => i * 7919 % vocabulary);
-  for (
-    const [name, kernel] of [
-      ["forward", crossEntropyForward({ rows, columns: vocabulary, labelSmoothing: 0 })],
-      ["backward", crossEntropyBackward({ rows, columns: vocabulary, labelSmoothing: 0 })],
-    ] as const
-  ) {
-    const fill = (operand: string) => operand === "labels" ? labels : undefined, shape = `${rows} x ${vocabulary}`;
+for (const [word, kernels] of memoryBound()) {
+  if (!wanted(word)) continue;
+  for (const [pass, shape, kernel, fill] of kernels) {
     for (const { form, kernel: formed } of formsOf(kernel, backend.traits)) {
       const seconds = await secondsOf(backend, formed, fill), gbps = kernel.cost.bytes / seconds / 1e9;
-      report({ bench: "cross_entropy", pass: name, shape, form, seconds, gbps });
+      report({ bench: word, pass, shape, form, seconds, gbps });
     }
   }
-}
-if (wanted("adamw")) {
-  const kernel = adamw({ length: 1 << 27 }), seconds = await secondsOf(backend, kernel);
-  report({ bench: "adamw", shape: `${1 << 27}`, seconds, gbps: kernel.cost.bytes / seconds / 1e9 });
 }
 for (const type of types) {
   const half = stored(type);

@@ -232,10 +232,11 @@ export const monitor = ({ folder, totalSteps, title, json, tensorboard, display,
       }
       return state;
     },
-    stopped(state) {
+    async stopped(state) {
       closeWriters(state);
       state.logFile?.[Symbol.dispose]();
       state.display[Symbol.dispose]();
+      await state.display.flushed(); // what is printed after this one ended comes after what it showed
     },
   });
 

@@ -121,6 +121,8 @@ export function renderPlainStatus(state: TrainingStatus): string {
 /** Where text goes. */
 export interface DisplayOutput {
   write(text: string): void;
+  /** Resolves when all that was written is out. @default nothing is ever under way */
+  flushed?(): Promise<void>;
   readonly isTerminal: boolean;
   columns(): number;
 }
@@ -131,7 +133,7 @@ export interface DisplayOptions {
   /** For people. @default standard output, or standard error with `json` */
   readonly output?: DisplayOutput;
   /** For JSON lines. @default standard output */
-  readonly jsonOutput?: Pick<DisplayOutput, "write">;
+  readonly jsonOutput?: Pick<DisplayOutput, "write" | "flushed">;
   /** @default true on a terminal, unless NO_COLOR is set */
   readonly color?: boolean;
   /** Least time between two plain lines; 0 writes every step. @default {5} */
@@ -140,9 +142,28 @@ export interface DisplayOptions {
   readonly now?: () => number;
 }
 
-/** A stream of this process. A reader that has gone away is no reason to stop training: its text is dropped. */
+/** Characters that wait for a reader who does not read; what is said beyond them is not shown, and is in the run's files. */
+const mostWaiting = 32 << 20;
+
+/**
+ * A stream of this process. A reader that has gone away is no reason to stop training: its text is dropped. Nor is one that
+ * stands still (a pager, a terminal on hold, a broken connection): its text waits, and this process goes on.
+ */
 function streamOutput(stream: typeof Deno.stdout | typeof Deno.stderr): DisplayOutput {
   const encoder = new TextEncoder();
+  let waiting = "", writing: Promise<void> | undefined;
+  const drain = async () => {
+    while (waiting !== "") {
+      const bytes = encoder.encode(waiting);
+      waiting = "";
+      try {
+        for (let written = 0; written < bytes.length;) written += await stream.write(bytes.subarray(written));
+      } catch {
+        // nobody reads any more, or the terminal is gone
+      }
+    }
+    writing = undefined;
+  };
   return {
     isTerminal: stream.isTerminal(),
     columns() {
@@ -153,13 +174,11 @@ function streamOutput(stream: typeof Deno.stdout | typeof Deno.stderr): DisplayO
       }
     },
     write(text) {
-      const bytes = encoder.encode(text);
-      try {
-        for (let written = 0; written < bytes.length;) written += stream.writeSync(bytes.subarray(written));
-      } catch (error) {
-        if (!(error instanceof Deno.errors.BrokenPipe)) throw error;
-      }
+      if (waiting.length + text.length > mostWaiting) return;
+      waiting += text;
+      writing ??= drain();
     },
+    flushed: () => writing ?? Promise.resolve(),
   };
 }
 
@@ -181,7 +200,7 @@ const PACE_WINDOW = 50;
  */
 export class Display implements Disposable {
   readonly #output: DisplayOutput;
-  readonly #json: Pick<DisplayOutput, "write"> | undefined;
+  readonly #json: Pick<DisplayOutput, "write" | "flushed"> | undefined;
   readonly #color: boolean;
   readonly #every: number;
   readonly #now: () => number;
@@ -242,6 +261,11 @@ export class Display implements Disposable {
       this.#output.write("\n");
     }
     this.#shown = undefined;
+  }
+
+  /** Resolves when all that was shown is out. */
+  async flushed(): Promise<void> {
+    await Promise.all([this.#output.flushed?.(), this.#json?.flushed?.()]);
   }
 
   #clear(): string {

@@ -135,15 +135,48 @@ Deno.test("Display keeps programs' lines apart from people's", () => {
   assertEquals(plain.seen.programs, "");
 });
 
+// What may be run is either this very program or the one that the path finds.
+const deno = () =>
+  Deno.permissions.querySync({ name: "run", command: Deno.execPath() }).state === "granted" ? Deno.execPath() : "deno";
+
+Deno.test("Display lets a run go on whose reader stands still, and loses none of its lines", async () => {
+  const lines = 20_000; // many times what a pipe holds
+  const code = `
+    import { Display } from "${new URL("./display.ts", import.meta.url)}";
+    const display = new Display({ json: true });
+    for (let step = 1; step <= ${lines}; step++) {
+      display.record({ step });
+      if (step % 1000 === 0) await new Promise((resolve) => setTimeout(resolve, 0));
+    }
+    console.error("went on");
+    await display.flushed();
+    console.error("all is out");`;
+  const child = new Deno.Command(deno(), {
+    args: ["eval", "--no-check", "--ext=ts", code],
+    stdout: "piped",
+    stderr: "piped",
+  }).spawn();
+  const err = child.stderr.pipeThrough(new TextDecoderStream() as TransformStream<Uint8Array, string>).getReader();
+  assertEquals((await err.read()).value, "went on\n"); // and nobody has read a line yet
+  const out = await new Response(child.stdout).text();
+  assertEquals(
+    out.trimEnd().split("\n").map((line) => JSON.parse(line).step),
+    Array.from({ length: lines }, (_, i) => i + 1),
+  );
+  assertEquals([(await err.read()).value, (await err.read()).done, (await child.status).code], [
+    "all is out\n",
+    true,
+    0,
+  ]);
+});
+
 Deno.test("Display writes to the process's own streams: JSON to one, text to the other, plain in a pipe", async () => {
   const code = `
     import { Display } from "${new URL("./display.ts", import.meta.url)}";
     using display = new Display({ json: true });
     display.update({ step: 1, totalSteps: 1, loss: 2 });
     display.record({ step: 1 });`;
-  // What may be run is either this very program or the one that the path finds.
-  const own = Deno.permissions.querySync({ name: "run", command: Deno.execPath() }).state === "granted";
-  const command = new Deno.Command(own ? Deno.execPath() : "deno", {
+  const command = new Deno.Command(deno(), {
     args: ["eval", "--no-check", "--ext=ts", code],
     stdout: "piped",
     stderr: "piped",

@@ -1,4 +1,4 @@
-import { assert, assertAlmostEquals, assertEquals, assertRejects, assertThrows } from "@std/assert";
+import { assert, assertAlmostEquals, assertEquals, assertThrows } from "@std/assert";
 import { checkGradient, checkKernel, floatTypes, halfTypes, randomNormal, testDevice } from "../testing.ts";
 import { decode, encode } from "../host.ts";
 import { pcg4d } from "./counter_random.ts";
@@ -113,6 +113,10 @@ for (const type of halfTypes) {
 
   Deno.test(`add() in ${type} leaves the padding of an odd length as it was`, async () => {
     const length = 7, backend = await testDevice();
+    if (type === "f16" && !backend.traits.features.shaderF16) {
+      console.log(`not tested: add() in f16, as ${backend.traits.description} has no shader-f16`);
+      return;
+    }
     const filled = (label: string) => {
       const buffer = backend.allocate(16, label);
       const range = { buffer, offset: 0, bytes: 16 };
@@ -131,15 +135,14 @@ for (const type of halfTypes) {
 }
 
 Deno.test("kernels refuse f16 where the device has none, and take bf16", async () => {
-  const { features } = (await testDevice()).traits;
-  const traits = { features: { ...features, shaderF16: false } };
-  const inputs = { x: randomNormal(5, 1) };
-  await assertRejects(
-    () => checkKernel(scale({ length: 5, factor: 2, type: "f16" }), inputs, { traits }),
+  const { traits } = await testDevice(), without = { ...traits, features: { ...traits.features, shaderF16: false } };
+  assertThrows(
+    () => scale({ length: 5, factor: 2, type: "f16" }).passes(without),
     TypeError,
     "operand x as f16: the device has no shader-f16; bf16 and f32 work",
   );
-  await checkKernel(scale({ length: 5, factor: 2, type: "bf16" }), inputs, { traits });
+  const x = randomNormal(5, 1);
+  await checkKernel(scale({ length: 5, factor: 2, type: "bf16" }), { x }, { traits: without });
 });
 
 Deno.test("dropout() refuses a rate outside [0, 1)", () => {

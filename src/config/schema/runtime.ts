@@ -35,7 +35,8 @@ export const runtimeSchema = z.strictObject({
   ),
   silence_timeout_s: works(
     float({ above: 0 }).default(30),
-    "A rank that is not heard of for this long, in seconds, is taken for dead. Busy ranks are heard of every second.",
+    "A rank that is not heard of for this long, in seconds, is taken for dead, and by its ranks a root that does not answer, " +
+      "after ten seconds at most. Busy ranks are heard of every second.",
   ),
   tuning: works(
     z.record(z.string(), z.record(z.string(), z.string())).nullable().default(null),

@@ -7,6 +7,8 @@ const cases = [
   { rows: 7, n: 5, k: 3, offset: [0, 0, 1, 4, 4, 6] },
   { rows: 200, n: 67, k: 21, offset: [0, 3, 131, 131, 190] },
   { rows: 9, n: 70, k: 2, offset: [0, 0, 0, 0] },
+  // Rows of whole vectors, groups that end within a block.
+  { rows: 61, n: 12, k: 20, offset: [0, 3, 31, 31, 50] },
 ];
 const gpu = { software: false };
 
@@ -40,9 +42,9 @@ Deno.test("groupedMatmul() passes over what rows of no group hold", async () => 
 
 for (const type of halfTypes) {
   Deno.test(`products by group store operands as ${type}`, async () => {
-    const { rows, n, k, offset } = cases[1], groups = offset.length - 1, types = { a: type, b: type };
-    const a = randomNormal(rows * k, 1), b = randomNormal(groups * n * k, 2), dY = randomNormal(rows * n, 3);
-    for (const traits of [{}, gpu]) {
+    for (const [{ rows, n, k, offset }, traits] of [[cases[1], {}], [cases[1], gpu], [cases[3], {}]] as const) {
+      const groups = offset.length - 1, types = { a: type, b: type };
+      const a = randomNormal(rows * k, 1), b = randomNormal(groups * n * k, 2), dY = randomNormal(rows * n, 3);
       const forward = groupedMatmul({ rows, groups, n, k, transposeB: true, types: { ...types, c: type } });
       await checkKernel(forward, { a, b, offset }, { traits });
       await checkKernel(groupedOuter({ rows, groups, n, k, types }), { a: dY, b: a, offset }, { traits });

@@ -85,8 +85,12 @@ export function groupedPasses(
   operands: readonly Operand[],
   traits: DeviceTraits,
 ): Pass[] {
-  const stored = storage(traits, operands);
-  return traits.software ? blockPasses(sizes, form, stored) : tilePasses(sizes, form, stored);
+  if (!traits.software) return tilePasses(sizes, form, storage(traits, operands));
+  if (sizes.n % 4 !== 0 || sizes.k % 4 !== 0) {
+    return blockPasses(sizes, form, storage(traits, operands, {}, 1, ["a", "b"]));
+  }
+  const vectors = { a: "vec4f", b: "vec4f", c: "vec4f" };
+  return vectorPasses(sizes, form, storage(traits, operands, vectors, 1, ["a", "b"]));
 }
 
 /** A statement that gives an element of C its sum. */
@@ -125,7 +129,52 @@ ${place}
   }
 }
 `;
-  return [{ code, workgroups, operands: [0, 1, 2, 3] }];
+  return [{ code, workgroups, ...stored.bound([0, 1, 2, 3]) }];
+}
+
+/** v1 where all rows are whole vectors: a block is a vector wide, and terms pass four at a time where they lie together. */
+function vectorPasses(sizes: GroupedSizes, form: GroupedForm, stored: Storage): Pass[] {
+  const { tiles, place, a, b, c, adds, alongA, alongB } = placed(sizes, form, 4, 4);
+  const workgroups = spread(Math.ceil(tiles / 64));
+  const load = (name: "a" | "b", at: string) => stored.load(name, `((${at}) / 4u)`);
+  const own = upTo(4);
+  // Rows are clamped where they end within a group; those of C that are terms' vectors are whole.
+  const terms = alongA
+    ? `${own.map((i) => `let u${i} = ${load("a", a(`i${i}`, "p"))};`).join(" ")}
+    ${
+      own.map((t) => `let v${t} = ${load("b", alongB ? b(`(column0 + ${t}u)`, "p") : b("column0", `(p + ${t}u)`))};`)
+        .join(" ")
+    }
+    ${
+      own.map((t) =>
+        `{ let v = ${alongB ? `vec4f(${own.map((j) => `v${j}[${t}]`).join(", ")})` : `v${t}`}; ${
+          own.map((i) => `s${i} = fma(vec4f(u${i}[${t}]), v, s${i});`).join(" ")
+        } }`
+      ).join("\n    ")
+    }`
+    : `let u = ${load("a", a("row0", "p"))};
+    let v = ${load("b", b("column0", "p"))};
+    ${own.map((i) => `s${i} = fma(vec4f(u[${i}]), v, s${i});`).join(" ")}`;
+  const code = `${stored.directives}
+${stored.bindings}
+@compute @workgroup_size(64)
+fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) local: u32) {
+  let id = (group.y * ${workgroups[0]}u + group.x) * 64u + local;
+  if (id >= ${tiles}u) { return; }
+${place}
+  ${own.map((i) => `let i${i} = min(row0 + ${i}u, rowEnd - 1u);`).join(" ")}
+  ${own.map((i) => `var s${i} = vec4f();`).join(" ")}
+  for (var p = begin; p < end; p += ${alongA ? 4 : 1}u) {
+    ${terms}
+  }
+  ${
+    own.map((i) =>
+      `if (row0 + ${i}u < rowEnd) { let at = (${c(`i${i}`, "column0")}) / 4u; ${finish(stored, adds, "at", `s${i}`)} }`
+    ).join("\n  ")
+  }
+}
+`;
+  return [{ code, workgroups, ...stored.bound([0, 1, 2, 3]) }];
 }
 
 const size = 64, depth = 16, lines = size / 4;

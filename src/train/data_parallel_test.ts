@@ -171,7 +171,7 @@ Deno.test("ranks that share a GPU compute one after the other, to the same bits"
   // Of the first and the last, one rank has a GPU of its own; two of eight have no rows.
   for (const [ranks, count, options] of [[3, 2, {}], [3, 3, overlap], [4, 4, small], [8, 7, small]] as const) {
     const config = record({ reduce_bucket_size: 150, ...options }, -1, ranks);
-    const inTurns = { ...config, runtime: { ...config.runtime, gpu_turns: "always" as const } };
+    const inTurns = { ...config, runtime: { ...config.runtime, gpu_turns: true } };
     const sharing = Array.from({ length: count }, (_, rank) => rank), passes: [step: number, rank: number][] = [];
     const apart = await together(config, ranks, twoSteps, sharing),
       shared = await together(

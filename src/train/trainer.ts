@@ -164,10 +164,11 @@ export class Trainer implements Disposable {
       else for (const group of gatherOverlap.before) yield* synchronizers[group]!.finishGather();
     } else for (const synchronizer of synchronizers) yield* synchronizer.gather();
     const inThread = program.backend.traits.provider === "none";
-    let waited = performance.now();
+    let passBegan = performance.now();
     yield* turn.begin();
-    if (turn.waits) this.#over("wait for turn", waited);
-    let passBegan = 0;
+    if (turn.waits) this.#over("wait for turn", passBegan);
+    /** The device is through with all that was queued: a few bytes come back. */
+    const computed = () => program.backend.read(this.optimizer.device.normRanges.slice(0, 1));
     const overlapped = overlap && new OverlappedReduction(overlap, synchronizers, inThread);
     this.sent = yield* this.#executor.run(stage.schedule(passes), {
       program,
@@ -189,8 +190,9 @@ export class Trainer implements Disposable {
       atCuts: (name, { microBatch }) => {
         if (overlapped && name === overlapped.plan.segment && microBatch === passes - 1) {
           return function* (cut) {
+            // What is left of this pass, and what comes back of it, goes on beside the next rank's passes.
+            yield* turn.handOn(computed);
             yield* overlapped.at(cut);
-            turn.handOn(); // what is left of this pass and what comes back of it go on beside the next rank's passes
           };
         }
         const waits = microBatch === 0 ? gatherOverlap?.passes.get(name) : undefined;
@@ -201,16 +203,7 @@ export class Trainer implements Disposable {
         if (program.plan.segments[name].outputs.size > 0) program.keepOutputs(microBatch, frame, chunk);
       },
     });
-    if (turn.awaited) {
-      waited = performance.now();
-      if (passes > 0) {
-        const computed = program.backend.read(this.optimizer.device.normRanges.slice(0, 1));
-        yield computed;
-        computed.take();
-      }
-      turn.handOn();
-      this.#over("compute", waited);
-    }
+    yield* turn.handOn(computed);
     if (overlapped) {
       if (passes === 0) { for (const cut of overlapped.plan.cuts.keys()) yield* overlapped.at(cut); }
       yield* overlapped.end();

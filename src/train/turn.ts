@@ -1,23 +1,18 @@
 /**
- * Ranks that share a GPU take turns: one computes the gradients of all its micro-batches, then the next. A GPU that works for
+ * Ranks that share a GPU may take turns (`runtime.gpu_turns`): one computes the gradients of all its micro-batches, then the next. A GPU that works for
  * several processes at once goes from one to the other in slices and loses time at each change; and the gradients of those
  * who are through come back, and are summed, while the next one computes. It changes no bit.
  *
  * What is handed on is a message, so that a rank that fails in its turn ends the others' waiting as any failure does.
  */
+import type { ReadTicket } from "../backend/backend.ts";
 import type { Group } from "../comm/collectives/communicator.ts";
 import type { Wait } from "../graph/program.ts";
 import type { Model } from "./model.ts";
 
-/** Less work in a micro-batch than this and the host may be what is waited for, which several ranks are at once. */
-const leastWork = 1e11;
-
 /** The ranks that compute one after the other, this one among them; nothing where it computes when it likes. */
-export function turnsOf({ program: { plan, backend }, config: { runtime, data }, world }: Model): Group | undefined {
-  if (runtime.gpu_turns !== "auto") return runtime.gpu_turns === "always" ? world.device : undefined;
-  const parameters = plan.parameters.reduce((sum, { bytes }) => sum + bytes / 4, 0);
-  return !backend.traits.software && 6 * parameters * data.packed_length >= leastWork ? world.device : undefined;
-}
+export const turnsOf = ({ config, world }: Pick<Model, "config" | "world">): Group | undefined =>
+  config.runtime.gpu_turns ? world.device : undefined;
 
 /** One rank's turn in one step. */
 export class Turn {
@@ -45,9 +40,12 @@ export class Turn {
     yield { ready: () => came };
   }
 
-  /** The next rank may. */
-  handOn(): void {
+  /** The next rank may, as soon as the device is through with this one's work. @param computed a read-back that tells */
+  *handOn(computed: () => ReadTicket): Generator<Wait, void> {
     if (!this.awaited) return;
+    const ticket = computed();
+    yield ticket;
+    ticket.take();
     this.#over = true;
     this.#going = this.group!.send(this.group!.index + 1, this.#word);
     this.#going.catch(() => {}); // told by `end`

@@ -8,10 +8,10 @@
  * `TROUPE_WEBGPU=dawn` measures through Dawn. The 124M model on made-up tokens, rows of 1,024, four to a micro-batch where
  * there are as many; the optimizer's state is divided. Each rank is a process with its communicator in a worker, as in a
  * run. Prints one JSON object a line: `of_one` is the ratio to one rank's speed at the same size. Ways: `plain` without and
- * `overlapped` with `overlap_sync_grad`, `overlap_sync_param` and `use_split_tensor_optim` (from 131,072 tokens on); either `in slices`, where ranks
- * do not take turns (`runtime.gpu_turns: never`); `apart`, where they exchange nothing: what sharing the GPU alone costs.
- * Phases are rank 0's and the last rank's, seconds a step. `--rehearse` takes a tiny model on the CPU, to see that all of it
- * runs.
+ * `overlapped` with `overlap_sync_grad`, `overlap_sync_param` and `use_split_tensor_optim` (from 131,072 tokens on); either
+ * `in turns` too (`runtime.gpu_turns`); `apart`, where ranks exchange nothing: what sharing the GPU alone costs. Phases are
+ * rank 0's and the last rank's, seconds a step; memory is touched for the first time in steps before those that count.
+ * `--rehearse` takes a tiny model on the CPU, to see that all of it runs.
  */
 import { fileURLToPath } from "node:url";
 import { Progress } from "../../actors/progress.ts";
@@ -52,7 +52,7 @@ async function child(): Promise<void> {
   const meeting = { hostname, port: meetingPort, world, fingerprint: version, encrypt: false, timeoutMs: 120_000 };
   const communicator = world > 1 ? await meet(await joinRoot(runtime, new Progress()), meeting) : undefined;
   using backend = await openBackend(rehearse ? "cpu" : "webgpu", { provider: defaultProvider() });
-  const ways = world === 1 ? ["plain"] : option("ways", "plain,overlapped").split(",");
+  const ways = world === 1 ? ["plain"] : option("ways", "plain,overlapped,overlapped in turns").split(",");
   // A model is opened once for all sizes with as many rows to a micro-batch.
   const openings = Map.groupBy(
     ways.flatMap((way) => sizes.map((tokens) => ({ way, tokens, rows: rowsOf(tokens, world) })))
@@ -88,9 +88,10 @@ async function child(): Promise<void> {
     let warm = false;
     for (const { tokens, way } of runs) {
       // It is asked in every step.
-      Object.assign(config.runtime, { gpu_turns: way.endsWith("in slices") ? "never" : "auto" });
+      Object.assign(config.runtime, { gpu_turns: way.endsWith("in turns") });
       const count = tokens / row / rows / world, seconds: number[] = [], phases = new Map<string, number>();
-      for (let step = warm ? 1 : 0; step <= steps; step++) { // the first does not count
+      // Parameters go round for the first time in the second step, where that overlaps.
+      for (let step = overlap && !warm ? -1 : 0; step <= steps; step++) {
         const whole = await loader.next(), microBatches = whole.microBatches.slice(0, count);
         session.trainer.onSpan = (name, begin, end) => {
           if (step > 0) phases.set(name, (phases.get(name) ?? 0) + (end - begin) / 1000 / steps);

@@ -2,7 +2,7 @@
 import { sizeClass } from "../choices.ts";
 import type { DeviceTraits, Operand, Pass } from "../kernel.ts";
 import { subgroupMatrix } from "../matrix_unit.ts";
-import { type MatrixTiling, matrixTilingOf, matrixUnitPasses } from "./matrix_units.ts";
+import { matrixTiles, matrixTiling, matrixTilingOf, matrixUnitPasses } from "./matrix_units.ts";
 import type { MatmulShape } from "./shape.ts";
 import { subgroupBroadcastPasses } from "./subgroup_broadcast.ts";
 import { type Tiling, tilingFor, tilingShapes, workgroupTilePasses } from "./workgroup_tiles.ts";
@@ -30,8 +30,10 @@ function tiled(tile: Omit<Tiling, "splits" | "partDepth">, k: number, splits: nu
 function tileForms(shape: MatmulShape, operands: readonly Operand[], traits: DeviceTraits): Forms {
   const shipped = tilingFor(shape, traits), forms = new Map<string, () => Pass[]>();
   const add = (tiling: Tiling) => {
-    const { rows, columns, depth, splits } = tiling;
-    const name = `tiles ${rows} x ${columns} x ${depth}${splits > 1 ? `, ${splits} parts` : ""}`;
+    const { rows, columns, blockRows, blockColumns, depth, splits } = tiling;
+    const name = `tiles ${rows} x ${columns} x ${depth} by ${blockRows} x ${blockColumns}${
+      splits > 1 ? `, ${splits} parts` : ""
+    }`;
     if (!forms.has(name)) forms.set(name, () => workgroupTilePasses(shape, operands, traits, tiling));
   };
   add(shipped);
@@ -45,35 +47,22 @@ function tileForms(shape: MatmulShape, operands: readonly Operand[], traits: Dev
   return forms;
 }
 
-/** Tiles of a workgroup, those of its subgroups, and the depth. */
-const matrixTiles: readonly Partial<MatrixTiling>[] = [
-  { rows: 128, columns: 128, subgroupRows: 64, subgroupColumns: 64 },
-  { rows: 128, columns: 128, subgroupRows: 64, subgroupColumns: 64, buffers: 2, depth: 16 },
-  { rows: 128, columns: 256, subgroupRows: 64, subgroupColumns: 64 },
-  { rows: 256, columns: 128, subgroupRows: 64, subgroupColumns: 64 },
-  { rows: 128, columns: 64, subgroupRows: 64, subgroupColumns: 32 },
-  { rows: 64, columns: 128, subgroupRows: 32, subgroupColumns: 64 },
-  { rows: 64, columns: 64, subgroupRows: 32, subgroupColumns: 32 },
-];
-
 function matrixForms(
   shape: MatmulShape,
   operands: readonly Operand[],
   traits: DeviceTraits,
   { parts, splits }: { readonly parts: 1 | 2; readonly splits: number },
 ): Forms {
-  const forms = new Map<string, () => Pass[]>(), shipped = matrixTilingOf(shape, parts, splits);
-  for (const tile of matrixTiles) {
-    const whole = { ...shipped, ...tile };
-    const partDepth = Math.ceil(shape.k / shipped.splits / whole.depth) * whole.depth;
-    const tiling = { ...whole, splits: Math.ceil(shape.k / partDepth), partDepth };
-    const { rows, columns, depth, buffers } = tiling;
-    forms.set(
-      `units ${rows} x ${columns} x ${depth}${buffers > 1 ? ", two buffers" : ""}`,
+  const tilings = [
+    matrixTilingOf(shape, parts, splits),
+    ...matrixTiles.map((tile) => matrixTiling(shape, tile, parts, splits)),
+  ];
+  return new Map(tilings.map((tiling) =>
+    [
+      `units ${tiling.rows} x ${tiling.columns} x ${tiling.depth}`,
       () => matrixUnitPasses(shape, operands, traits, subgroupMatrix, tiling),
-    );
-  }
-  return forms;
+    ] as const
+  ));
 }
 
 /**

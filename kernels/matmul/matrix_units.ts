@@ -3,6 +3,9 @@
  * through registers while one is used; then subgroups multiply matrices of 16 x 16 of them, `f16` with sums in `f32`.
  * Tiles lie as the operands do in memory, whatever is transposed: loading a matrix turns it where need be.
  *
+ * What limits it is reading matrices from workgroup memory, so a subgroup's part of C is as large as registers allow. It
+ * has one buffer: with two, workgroups of an NVIDIA GPU need so much memory that only one fits a processor.
+ *
  * Operands that are `f16` go as they are. Others are multiplied by a power of two that brings the operand's largest
  * element near the largest `f16` (a pass before finds it), so that small gradients do not vanish. With `parts` of 2 each
  * element is the sum of two `f16`, the second being what the first leaves, and three of the four products are summed:
@@ -27,8 +30,6 @@ export interface MatrixTiling {
   readonly subgroupColumns: number;
   /** Terms that a tile holds: a multiple of 16. */
   readonly depth: number;
-  /** Tiles of either operand in workgroup memory: with 2 one is filled while the other is used. */
-  readonly buffers: 1 | 2;
   /** `f16` numbers that an element is the sum of, where it is not `f16` itself. */
   readonly parts: 1 | 2;
   /** Terms after which sums leave the matrix units, where `parts` is 2: a multiple of `depth`. */
@@ -40,26 +41,62 @@ export interface MatrixTiling {
   readonly together: number;
 }
 
-/** Groups that keep a large device busy at once: two on each of an H200's processors. */
+/** Groups that are at work at once on a large device: two on each of an H200's processors. */
 const evenGroups = 264;
 
-/** @param mostSplits parts for whose sums there is scratch */
-export function matrixTilingOf({ m, n, k, batch }: MatmulShape, parts: 1 | 2, mostSplits: number): MatrixTiling {
-  const tile = {
-    rows: 128,
-    columns: 128,
-    subgroupRows: 64,
-    subgroupColumns: 64,
-    depth: parts === 1 ? 32 : 16,
-    buffers: 1,
-    parts,
-    chunk: 256,
-    together: 16,
-  } as const;
+type Tile = Pick<MatrixTiling, "rows" | "columns" | "subgroupRows" | "subgroupColumns">;
+const square: Tile = { rows: 128, columns: 128, subgroupRows: 64, subgroupColumns: 64 };
+const narrow: Tile = { rows: 128, columns: 96, subgroupRows: 64, subgroupColumns: 48 };
+const tall: Tile = { rows: 160, columns: 128, subgroupRows: 80, subgroupColumns: 64 };
+/** As much as the registers of a subgroup hold, and workgroup memory where one of the tiles at least has long lines. */
+const tallest: Tile = { rows: 192, columns: 128, subgroupRows: 96, subgroupColumns: 64 };
+
+/** All of them, for tuners. */
+export const matrixTiles: readonly Tile[] = [
+  square,
+  narrow,
+  tall,
+  tallest,
+  { rows: 128, columns: 64, subgroupRows: 64, subgroupColumns: 32 },
+  { rows: 64, columns: 64, subgroupRows: 32, subgroupColumns: 32 },
+];
+
+/** What `f16` reaches where C is large, TFLOP/s of an H200, by transposes. */
+const rates = {
+  nn: [[tallest, 284], [tall, 268], [square, 245], [narrow, 195]],
+  nt: [[tall, 255], [square, 229], [narrow, 195]],
+  tn: [[tall, 274], [square, 254], [narrow, 195]],
+  tt: [[square, 229], [narrow, 195]],
+} as const;
+
+/**
+ * The tile that is done first: each round of groups takes as long as its part of C is large, and as slow as the tile is.
+ *
+ * @param mostSplits parts for whose sums there is scratch
+ */
+export function matrixTilingOf(shape: MatmulShape, parts: 1 | 2, mostSplits: number): MatrixTiling {
+  const { m, n, batch, transposeA, transposeB, types } = shape;
+  if (types.a !== "f16") return matrixTiling(shape, square, parts, mostSplits);
+  const [best] = rates[`${transposeA ? "t" : "n"}${transposeB ? "t" : "n"}`].map(([tile, rate]) => {
+    const tiling = matrixTiling(shape, tile, parts, mostSplits);
+    const groups = Math.ceil(m / tile.rows) * Math.ceil(n / tile.columns) * batch * tiling.splits;
+    return { tiling, time: Math.ceil(groups / evenGroups) * tile.rows * tile.columns * tiling.partDepth / rate };
+  }).sort((a, b) => a.time - b.time);
+  return best.tiling;
+}
+
+/** A tile, the depth in so many parts that a large device is busy. */
+export function matrixTiling(
+  { m, n, k, batch }: MatmulShape,
+  tile: Tile,
+  parts: 1 | 2,
+  mostSplits: number,
+): MatrixTiling {
+  const depth = parts === 1 ? 32 : 16;
   const groups = Math.ceil(m / tile.rows) * Math.ceil(n / tile.columns) * batch;
   const wanted = Math.max(1, Math.min(mostSplits, Math.floor(evenGroups / groups)));
-  const partDepth = Math.ceil(k / wanted / tile.depth) * tile.depth;
-  return { ...tile, splits: Math.ceil(k / partDepth), partDepth };
+  const partDepth = Math.ceil(k / wanted / depth) * depth;
+  return { ...tile, depth, parts, chunk: 256, together: 16, splits: Math.ceil(k / partDepth), partDepth };
 }
 
 export function matrixUnitPasses(
@@ -69,7 +106,7 @@ export function matrixUnitPasses(
   unit: MatrixUnit,
   tiling: MatrixTiling,
 ): Pass[] {
-  const { rows, columns, subgroupRows, subgroupColumns, depth, buffers, splits, partDepth } = tiling;
+  const { rows, columns, subgroupRows, subgroupColumns, depth, splits, partDepth } = tiling;
   const { m, n, k, batch } = shape;
   const split = splits > 1;
   const across = columns / subgroupColumns, down = rows / subgroupRows;
@@ -92,25 +129,25 @@ export function matrixUnitPasses(
   const adds = shape.accumulate && !split;
   const types = { a: operands[places[0]].type, b: operands[places[1]].type };
   const a = side("A", panels.a, rows, { ...tiling, parts }, types.a, threads, "firstRow", 0);
-  const b = side("B", panels.b, columns, { ...tiling, parts }, types.b, threads, "firstColumn", buffers * a.words);
+  const b = side("B", panels.b, columns, { ...tiling, parts }, types.b, threads, "firstColumn", a.words);
   const across16 = upTo(subgroupColumns / matrixSize), down16 = upTo(subgroupRows / matrixSize);
   const sums = down16.flatMap((i) => across16.map((j) => `s${i}_${j}`));
 
   const halves = upTo(parts);
   // Of two parts each, the product of the second ones is below the precision of the sum.
   const pairs = halves.flatMap((x) => halves.filter((y) => x + y < parts).map((y) => [x, y] as const)).reverse();
-  const step = (p: number, turn: number) => `
+  const step = (p: number) => `
     {
       ${
     down16.flatMap((i) =>
-      halves.map((x) => unit.left(`tiles_a${i}_${x}`, a.matrix(`subgroupRow + ${i * matrixSize}u`, p, x, turn)))
+      halves.map((x) => unit.left(`tiles_a${i}_${x}`, a.matrix(`subgroupRow + ${i * matrixSize}u`, p, x)))
     ).join("\n      ")
   }
       ${
     across16.map((j) =>
       `{
       ${
-        halves.map((y) => unit.right(`tiles_b${y}`, b.matrix(`subgroupColumn + ${j * matrixSize}u`, p, y, turn)))
+        halves.map((y) => unit.right(`tiles_b${y}`, b.matrix(`subgroupColumn + ${j * matrixSize}u`, p, y)))
           .join("\n      ")
       }
       ${
@@ -121,32 +158,14 @@ export function matrixUnitPasses(
     ).join("\n      ")
   }
     }`;
-  const compute = (turn: number) => upTo(depth / matrixSize).map((p) => step(p * matrixSize, turn)).join("");
   const load = (k0: string) => `{ let next = min(${k0}, stop - ${depth}u); ${a.load("next")} ${b.load("next")} }`;
-  const store = (turn: number) => `${a.store(turn)} ${b.store(turn)}`;
-  const loop = buffers === 1
-    ? `
+  const loop = `
   ${load("start")}
   for (var k0 = start; k0 < stop; k0 += ${depth}u) {
-    ${store(0)}
+    ${a.store} ${b.store}
     workgroupBarrier();
     ${load(`k0 + ${depth}u`)} // the last one is brought twice
-    ${compute(0)}
-    workgroupBarrier();
-  }`
-    : `
-  ${load("start")}
-  ${store(0)}
-  workgroupBarrier();
-  for (var k0 = start; k0 < stop; k0 += ${2 * depth}u) {
-    ${load(`k0 + ${depth}u`)}
-    ${compute(0)}
-    ${store(1)}
-    workgroupBarrier();
-    if (k0 + ${depth}u >= stop) { break; }
-    ${load(`k0 + ${2 * depth}u`)}
-    ${compute(1)}
-    ${store(0)}
+    ${upTo(depth / matrixSize).map((p) => step(p * matrixSize)).join("")}
     workgroupBarrier();
   }`;
 
@@ -203,7 +222,7 @@ ${finish(finishOnce)}`;
   const rowsTogether = Math.min(tiling.together, rowTiles), perGroup = rowsTogether * columnTiles;
   const code = `${unit.directives}${texts.directives}
 ${texts.bindings}
-var<workgroup> tiles: array<vec4u, ${Math.max(buffers * (a.words + b.words), across * down * matrixSize * line)}>;
+var<workgroup> tiles: array<vec4u, ${Math.max(a.words + b.words, across * down * matrixSize * line)}>;
 ${unit.declarations(["tiles"])}
 ${scaled ? scaleText : ""}
 ${a.declarations}
@@ -343,17 +362,22 @@ function side(
   const lines = alongDepth ? outer : depth, octets = (alongDepth ? depth : outer) / octet;
   // One word more than it holds keeps neighbouring lines in different banks.
   const stride = octets + 1, words = parts * lines * stride;
+  const ordered = lineOrder(octets, lines, threads);
   const count = lines * octets, rounds = upTo(Math.ceil(count / threads));
   // Where tiles fill the operand, a place in it is a sum of what an invocation computes once and constants.
   const whole = wholeOctets(panel) && panel.outer % outer === 0 && panel.k % depth === 0 && threads % octets === 0;
   const width = (alongDepth ? panel.k : panel.outer) / octet, apart = threads / octets;
+  // Rounds are whole lines apart.
+  const inLines = threads % octets === 0;
   const start = alongDepth
-    ? `(z * ${panel.outer}u + ${first} + local / ${octets}u) * ${width}u + local % ${octets}u`
-    : `(z * ${panel.k}u + local / ${octets}u) * ${width}u + ${first} / 8u + local % ${octets}u`;
+    ? `(z * ${panel.outer}u + ${first} + line${name}) * ${width}u + local % ${octets}u`
+    : `(z * ${panel.k}u + line${name}) * ${width}u + ${first} / 8u + local % ${octets}u`;
   const guard = (round: number, text: string) =>
     (round + 1) * threads <= count ? `{ ${text} }` : `if (local < ${count - round * threads}u) { ${text} }`;
   const place = (round: number) =>
-    `let i = ${round * threads}u + local; let line = i / ${octets}u; let word = i % ${octets}u;`;
+    inLines
+      ? `let line = line${name} + ${round * apart}u; let word = local % ${octets}u;`
+      : `let i = ${round * threads}u + local; let line = i / ${octets}u; let word = i % ${octets}u;`;
   const fetch = (round: number, k0: string) => {
     if (!whole) {
       return `${place(round)} next${name}${round} = load${name}(${
@@ -371,35 +395,42 @@ function side(
     loader: (guarded: boolean) => whole ? "" : loader(name, panel, guarded, type),
     declare: [
       ...rounds.map((round) => `var next${name}${round} = Raw${name}();`),
-      `let put${name} = local / ${octets}u * ${stride}u + local % ${octets}u;`,
+      `let line${name} = ${ordered};`,
+      `let put${name} = line${name} * ${stride}u + local % ${octets}u;`,
       ...(whole ? [`let at${name} = ${start};`] : []),
     ].join(" "),
     load: (k0: string) => rounds.map((round) => guard(round, fetch(round, k0))).join("\n    "),
-    store: (turn: number) =>
-      rounds.map((round) => {
-        const from = begin + turn * words;
-        // Rounds are whole lines apart.
-        const at = threads % octets === 0
-          ? `put${name} + ${from + round * apart * stride}u`
-          : `${from}u + line * ${stride}u + word`;
-        return guard(
-          round,
-          `${threads % octets === 0 ? "" : place(round)} ${
-            type === "f16"
-              ? `tiles[${at}] = next${name}${round};`
-              : convert(name, `next${name}${round}`, type, at, parts, lines * stride)
-          }`,
-        );
-      }).join("\n    "),
+    store: rounds.map((round) => {
+      const at = inLines ? `put${name} + ${begin + round * apart * stride}u` : `${begin}u + line * ${stride}u + word`;
+      return guard(
+        round,
+        `${inLines ? "" : place(round)} ${
+          type === "f16"
+            ? `tiles[${at}] = next${name}${round};`
+            : convert(name, `next${name}${round}`, type, at, parts, lines * stride)
+        }`,
+      );
+    }).join("\n    "),
     /** The matrix from an outer place (an expression) and a term on. */
-    matrix: (outer: string, p: number, part: number, turn: number): MatrixPlace => ({
+    matrix: (outer: string, p: number, part: number): MatrixPlace => ({
       tile: "tiles",
-      offset: `${begin + turn * words + part * lines * stride + (alongDepth ? p / octet : p * stride)}u + ` +
+      offset: `${begin + part * lines * stride + (alongDepth ? p / octet : p * stride)}u + ` +
         (alongDepth ? `(${outer}) * ${stride}u` : `(${outer}) / 8u`),
       stride,
       alongDepth,
     }),
   };
+}
+
+/**
+ * The line of a tile that an invocation brings in first. Eight neighbouring lanes store at once, and to eight different
+ * banks: where a line has fewer words than that, they take lines that do not meet, out of eight that follow each other.
+ */
+function lineOrder(octets: number, lines: number, threads: number): string {
+  const line = `local / ${octets}u`;
+  if (octets > 4 || lines % 8 !== 0 || threads % (8 * octets) !== 0) return line;
+  const neighbours = 8 / octets;
+  return `${line} / 8u * 8u + ${line} % ${neighbours}u * ${octets}u + ${line} / ${neighbours}u % ${octets}u`;
 }
 
 /** Statements that scale eight elements and store them as `f16`, and with two parts what that leaves of them. */

@@ -26,17 +26,17 @@ const ofType = (type: FloatType): Partial<MatmulOptions> =>
 /** The form with matrix units played by plain WGSL, in small tiles; for how a product is cut, not for real units. */
 function emulated(options: MatmulOptions, tiling: Partial<MatrixTiling>): Kernel {
   const kernel = matmul(options), shape: MatmulShape = { ...plain, ...options };
+  const { depth = 16 } = tiling;
   const whole: MatrixTiling = {
     rows: 32,
     columns: 64,
     subgroupRows: 16,
     subgroupColumns: 32,
-    depth: 16,
-    buffers: 1,
+    depth,
     parts: options.split ? 2 : 1,
     chunk: 32,
     splits: 1,
-    partDepth: Math.ceil(options.k / 16) * 16,
+    partDepth: Math.ceil(options.k / depth) * depth,
     together: 2,
     ...tiling,
   };
@@ -59,8 +59,13 @@ for (const type of ["f16", "bf16", "f32"] as const) {
   Deno.test(`matrixUnitPasses() cuts products of ${type} into tiles as their reference says`, async () => {
     const cases: [MatmulOptions, Partial<MatrixTiling>][] = [
       [{ m: 37, n: 45, k: 19 }, {}], // multiples of nothing
-      [{ m: 32, n: 64, k: 48, transposeB: true, batch: 2 }, { buffers: 2 }], // whole tiles, an odd number of steps
-      [{ m: 72, n: 40, k: 64, transposeA: true, bias: true, residual: true, accumulate: true }, { buffers: 2 }],
+      // Whole tiles, their lines stored in another order.
+      [{ m: 64, n: 64, k: 96, transposeB: true, batch: 2 }, { rows: 64, subgroupRows: 32, depth: 32 }],
+      [{ m: 72, n: 40, k: 64, transposeA: true, bias: true, residual: true, accumulate: true }, {
+        depth: 32,
+        rows: 48,
+        subgroupRows: 48,
+      }],
       [{ m: 33, n: 35, k: 140, transposeA: true, transposeB: true, accumulate: true }, {}],
     ];
     // Types differ in how tiles are filled, not in how they are cut.
@@ -127,7 +132,13 @@ Deno.test("matmul() for Dawn's matrix units is a text that Dawn compiles", async
     features: { subgroups: true, shaderF16: true, timestampQuery: true, matrixUnits: true },
   };
   for (const type of ["f16", "bf16", "f32"] as const) {
-    for (const sizes of [{ m: 37, n: 45, k: 19 }, { m: 256, n: 128, k: 4096, accumulate: true, transposeA: true }]) {
+    for (
+      const sizes of [
+        { m: 37, n: 45, k: 19 },
+        { m: 256, n: 128, k: 4096, accumulate: true, transposeA: true },
+        { m: 8192, n: 8192, k: 64 }, // the tallest tile
+      ]
+    ) {
       for (const { code } of matmul({ ...sizes, ...ofType(type) }).passes(traits)) {
         const { messages } = await device.createShaderModule({ code }).getCompilationInfo();
         assertEquals(messages.map(({ message, lineNum }) => `${lineNum}: ${message}`), []);

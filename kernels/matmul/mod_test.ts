@@ -155,7 +155,7 @@ Deno.test("matmul() of packed f16 is off by less than a thousandth at any depth,
     const error = squares(expected.c.map((value, i) => outputs.c[i] - value)) / squares(expected.c);
     assertLess(Math.sqrt(error), 1e-3);
   }
-  // Each part of 16 terms is exact in f16; their sum is not.
+  // Each part of 32 terms is exact in f16; their sum is not.
   const ones = matmul({ m: 4, n: 4, k: 4096, types, packed: true });
   const { outputs } = await checkKernel(ones, { a: Array(4 * 4096).fill(1), b: Array(4 * 4096).fill(1) }, {
     traits: gpu,

@@ -11,7 +11,7 @@
  *   along a line, which all steps of the depth share, instead of one index a step;
  * - the lanes of a subgroup form a block of 8 x 4, which reads the fewest different words.
  *
- * Where the options ask for packed products of `f16`, tiles and the sums of 16 terms are `f16`, of which vector units do two
+ * Where the options ask for packed products of `f16`, tiles and the sums of 32 terms are `f16`, of which vector units do two
  * at once; these sums then join those in `f32`.
  */
 import { type DeviceTraits, type Operand, type Pass, spread } from "../kernel.ts";
@@ -32,12 +32,14 @@ export interface Tiling {
   readonly splits: number;
   /** Terms a part sums, a multiple of `depth`. */
   readonly partDepth: number;
+  /** Rows of tiles that are worked on together. @default {one, or all where they are fewer than the columns of tiles} */
+  readonly together?: number;
 }
 
 /** Workgroups below which a large device idles, and those that share its processors evenly. */
 const leastGroups = 256, evenGroups = 768;
 /** Terms that are summed in `f16` where products are packed. */
-const packedTerms = 16;
+const packedTerms = 32;
 /** Shortest depth that is worth a part of its own. */
 const leastPart = 256;
 
@@ -71,26 +73,32 @@ export function tilingOf({ m, n, k, batch }: Pick<MatmulShape, "m" | "n" | "k" |
 
 /** Tiles of 128 x 128 of which a large device needs several a processor before they pay. */
 const manyGroups = 500;
-const large = { rows: 128, columns: 128, blockRows: 8, blockColumns: 8, depth: 16 } as const;
-const wide = { rows: 64, columns: 128, blockRows: 8, blockColumns: 8, depth: 16 } as const;
+const large = { rows: 128, columns: 128, blockRows: 8, blockColumns: 8, depth: 16, together: 16 } as const;
+/** Registers of an invocation hold no more sums than these 128. */
+const broad = { ...large, blockColumns: 16 } as const;
+const wide = { rows: 64, columns: 128, blockRows: 8, blockColumns: 8, depth: 16, together: 16 } as const;
+const packedWide = { ...wide, depth: packedTerms } as const;
 
 /** All of them, for tuners. */
-export const tilingShapes = [...shapes, large, wide] as const;
+export const tilingShapes = [...shapes, large, wide, broad] as const;
 
 /**
  * The tiling for a device: another than {@linkcode tilingOf} says where C is large and workgroup memory allows it. An
- * H200 in TFLOP/s, with tiles of 128 x 64, 64 x 128, 128 x 128: 4096 x 50304 x 768 `nt` 43.9, 43.8, 44.3; added to
- * 50304 x 768 x 4096 `tn` 42.1, 42.2, 49.1; 4096 x 4096 x 4096 `nn` 42.2, 43.7, 41.4.
+ * H200 in TFLOP/s, with tiles of 64 x 128 in blocks of 8 x 8 and of 128 x 128 in blocks of 8 x 16: 4096 x 4096 x 4096 `nn`
+ * 43.7, 46.2; 8192 x 8192 x 8192 `nn` 45.4, 47.3 and `nt` 42.0, 47.9. Added to 50304 x 768 x 4096 `tn`, 64 x 128 42.2 and
+ * 128 x 128 in blocks of 8 x 8 49.1. Packed, 64 x 128 with 16 and with 32 terms 46.2, 51.5.
  */
 export function tilingFor(shape: MatmulShape, { limits }: DeviceTraits): Tiling {
-  const tiling = tilingOf(shape), { m, n, k, batch, transposeA, transposeB } = shape;
+  const tiling = tilingOf(shape), { m, n, k, batch, transposeA } = shape;
   const groups = Math.ceil(m / 128) * Math.ceil(n / 128) * batch;
-  if (tiling.splits > 1 || groups < manyGroups || n <= 64) return tiling;
-  const plain = !transposeA && !transposeB;
-  if (!plain && limits.maxComputeWorkgroupStorageSize < 17 << 10) return tiling;
-  const chosen = plain ? wide : large;
+  if (tiling.splits > 1 || groups < manyGroups || n <= 64 || limits.maxComputeWorkgroupStorageSize < 17 << 10) {
+    return tiling;
+  }
+  const chosen = isPacked(shape) ? packedWide : transposeA ? large : broad;
   return { ...chosen, splits: 1, partDepth: Math.ceil(k / chosen.depth) * chosen.depth };
 }
+
+const isPacked = ({ packed, types }: MatmulShape) => packed && types.a === "f16" && types.b === "f16";
 
 export function workgroupTilePasses(
   shape: MatmulShape,
@@ -98,7 +106,7 @@ export function workgroupTilePasses(
   traits: DeviceTraits,
   tiling: Tiling = tilingFor(shape, traits),
 ): Pass[] {
-  const { rows, columns, blockRows, blockColumns, depth, splits, partDepth } = tiling;
+  const { rows, columns, blockRows, blockColumns, depth, splits, partDepth, together } = tiling;
   const { m, n, k, batch } = shape;
   const split = splits > 1;
   const across = columns / blockColumns, down = rows / blockRows, threads = across * down;
@@ -112,7 +120,7 @@ export function workgroupTilePasses(
   const stored = { ...shape, accumulate: false, ...(split && { bias: false, residual: false }) };
   const adds = shape.accumulate && !split;
 
-  const packed = shape.packed && shape.types.a === "f16" && shape.types.b === "f16";
+  const packed = isPacked(shape);
   const vector = packed ? "vec4<f16>" : "vec4f";
   const stageA = stage("A", a, rows, tiling, threads, "firstRow", vector);
   const stageB = stage("B", b, columns, tiling, threads, "firstColumn", vector);
@@ -175,7 +183,8 @@ ${
       ...places.map(({ sum, place }) => `finish(${place}, ${sum});`),
     ].join("\n  ");
   };
-  const rowsFirst = rowTiles < columnTiles;
+  const rowsTogether = Math.min(together ?? (rowTiles < columnTiles ? rowTiles : 1), rowTiles);
+  const perGroup = rowsTogether * columnTiles;
   const bound = storage(traits, places.map((place) => operands[place]), elementTypes(shape));
   const code = `${bound.directives}
 ${bound.bindings}
@@ -190,9 +199,12 @@ ${finisher(stored, { rows, columns }, bound, split ? "partial" : "c")}
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) local: u32) {
   let id = group.y * ${workgroups[0]}u + group.x;
   if (id >= ${total}u) { return; }
-  // Neighbours share the panel of which there are fewer: it stays in the cache while the other passes once.
-  let firstColumn = ${rowsFirst ? `id / ${rowTiles}u % ${columnTiles}u` : `id % ${columnTiles}u`} * ${columns}u;
-  let firstRow = ${rowsFirst ? `id % ${rowTiles}u` : `id / ${columnTiles}u % ${rowTiles}u`} * ${rows}u;
+  let tile = id % ${rowTiles * columnTiles}u;
+  // Rows of tiles that are worked on together, column by column, read what stays in the cache.
+  let topTile = tile / ${perGroup}u * ${rowsTogether}u;
+  let tilesDown = min(${rowTiles}u - topTile, ${rowsTogether}u);
+  let firstRow = (topTile + tile % ${perGroup}u % tilesDown) * ${rows}u;
+  let firstColumn = tile % ${perGroup}u / tilesDown * ${columns}u;
   let part = id / ${columnTiles * rowTiles}u; // counts parts of the depth of one product after the other
   let z = part / ${splits}u;
   let begin = part % ${splits}u * ${partDepth}u;
@@ -225,6 +237,11 @@ function stage(
   const guard = (round: number, text: string) =>
     (round + 1) * threads <= quads ? `{ ${text} }` : `if (local < ${quads - round * threads}u) { ${text} }`;
   const index = (round: number) => `let quad = ${round * threads}u + local;`;
+  // Lanes that store what is eight terms apart would meet in the same banks: they take other lines.
+  const perLine = depth / 4, apart = 32 / perLine;
+  const line = perLine < 4 || outer % 16 !== 0
+    ? `quad / ${perLine}u`
+    : `((quad / ${perLine}u) ^ (quad % ${perLine}u / 2u * ${apart}u))`;
   return {
     declare: upTo(rounds).map((round) => `var next${side}${round} = ${vector}();`).join(" "),
     load: (k0: string) =>
@@ -232,7 +249,7 @@ function stage(
         guard(
           round,
           alongDepth
-            ? `${index(round)} next${side}${round} = load${side}(${first} + quad / ${depth / 4}u, ${k0} + quad % ${
+            ? `${index(round)} next${side}${round} = load${side}(${first} + ${line}, ${k0} + quad % ${
               depth / 4
             }u * 4u, z);`
             : `${index(round)} next${side}${round} = load${side}(${first} + quad % ${outer / 4}u * 4u, ${k0} + quad / ${
@@ -244,7 +261,7 @@ function stage(
       guard(
         round,
         alongDepth
-          ? `${index(round)} let line = quad / ${depth / 4}u; let p = quad % ${depth / 4}u * 4u; ${
+          ? `${index(round)} let line = ${line}; let p = quad % ${depth / 4}u * 4u; ${
             upTo(4).map((j) => `tile${side}[p + ${j}u][line / 4u][line % 4u] = next${side}${round}[${j}];`)
               .join(" ")
           }`

@@ -28,7 +28,7 @@ export interface ModelTypes {
   readonly head: FloatType;
   /** Products of `f32` tensors go through matrix units, where the device has any, each element in two parts. @default {false} */
   readonly split?: boolean;
-  /** Products of `f16` tensors sum 16 terms in `f16`, where the device has no matrix units. @default {false} */
+  /** Products of `f16` tensors sum 32 terms in `f16`, where the device has no matrix units. @default {false} */
   readonly packed?: boolean;
 }
 

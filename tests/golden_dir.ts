@@ -15,6 +15,9 @@ export const goldenDir: string = resolve(
   fromEnvironment() ?? join(dirname(fileURLToPath(import.meta.url)), "golden"),
 );
 
+/** Whether it is Troupe's own, and not of someone who brings other trainings. */
+export const ownGoldenData: boolean = fromEnvironment() === undefined;
+
 /** Path of one file or folder of reference data. */
 export function goldenPath(...parts: string[]): string {
   return join(goldenDir, ...parts);

@@ -10,7 +10,7 @@ import { getModule, modelTypeOf } from "../src/models/registry.ts";
 import { initializeModel } from "../src/train/model.ts";
 import { verify } from "../src/train/verify.ts";
 import { exportHuggingFace, importWeights } from "../src/train/weights.ts";
-import { goldenPath } from "./golden_dir.ts";
+import { goldenPath, ownGoldenData } from "./golden_dir.ts";
 import { messageOf, skip } from "./skip.ts";
 
 type Json = Readonly<Record<string, unknown>>;
@@ -30,13 +30,13 @@ function recordOf(config: Json) {
 }
 
 /**
- * Of Troupe's own folders, those followed on WebGPU as well: a stream of segments with grouped heads, a family with its own
- * norms and gate, and experts. A device compiles each model's kernels anew, for which software takes ten seconds, and the
- * other folders' differ in sizes, or in biases, accumulation and equal heads, of which `whole_model_webgpu_test.ts` compares
- * whole models with the CPU backend, that follows every folder here. Folders of someone else are followed on both.
+ * Of Troupe's own folders, those followed on WebGPU as well: a family with its own norms and gate, and experts. A device
+ * compiles each model's kernels anew, for which software takes ten seconds. `verify_webgpu_test.ts` follows a stream of
+ * segments with grouped heads; the others differ in sizes, or in biases, accumulation and equal heads, of which
+ * `whole_model_webgpu_test.ts` compares whole models with the CPU backend, that follows every folder here. Folders of someone
+ * else are followed on both.
  */
-const onWebGpu = ["llama_gqa_packed", "gemma", "mixtral"];
-const ownFolders = Deno.env.get("GOLDEN_DIR") === undefined;
+const onWebGpu = ["gemma", "mixtral"];
 
 const readConfig = (folder: string): Json => JSON.parse(Deno.readTextFileSync(`${folder}/config.json`));
 
@@ -47,7 +47,7 @@ for (const { name, folder } of cases) {
     skip(`verify() follows hf/${name}`, refused);
     continue;
   }
-  const backends = ownFolders && !onWebGpu.includes(name) ? ["cpu"] as const : ["cpu", "webgpu"] as const;
+  const backends = ownGoldenData && !onWebGpu.includes(name) ? ["cpu"] as const : ["cpu", "webgpu"] as const;
   for (const backendName of backends) {
     Deno.test(`verify() follows hf/${name} on ${backendName}`, async () => {
       using backend = await openBackend(backendName);

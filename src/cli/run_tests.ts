@@ -63,6 +63,8 @@ const environment: Record<string, string> = {
   // Mesa's software Vulkan takes twice as long to compile a kernel with LLVM's optimisations as without, which kernels
   // that run a few times on a few rows do not earn back. Its cache keeps the two apart.
   GALLIVM_PERF: Deno.env.get("GALLIVM_PERF") ?? "nopt",
+  // Files at a time. Some tests wait for processes: with one more than there are cores, none is idle meanwhile.
+  DENO_JOBS: Deno.env.get("DENO_JOBS") ?? String(navigator.hardwareConcurrency + 1),
 };
 
 interface Checked {

@@ -27,6 +27,8 @@ export interface MatrixPlace {
 }
 
 export interface MatrixUnit {
+  /** Matrices are read where they lie, each time they multiply, so that they must stay there. */
+  readonly readsLate: boolean;
   /** Must begin the text. */
   readonly directives: string;
   /** Functions that the statements below call, for tiles of these names. */
@@ -49,6 +51,7 @@ export interface MatrixUnit {
 
 /** Dawn's matrix units. */
 export const subgroupMatrix: MatrixUnit = {
+  readsLate: false,
   directives: `enable f16;
 enable subgroups;
 enable chromium_experimental_subgroup_matrix;
@@ -74,6 +77,7 @@ diagnostic(off, chromium.subgroup_matrix_uniformity);
 
 /** The same in plain WGSL; the text must have `local`, the invocation's index, and `lane`, its place among 32. */
 export const emulatedMatrix: MatrixUnit = {
+  readsLate: true,
   directives: "",
   declarations: (tiles) =>
     "var<workgroup> beside: array<f32, 256>;" + tiles.map((tile) => `
@@ -86,9 +90,10 @@ fn ${tile}Element(i: u32) -> f32 { return unpack2x16float(${tile}[i / 8u][i / 2u
   multiplyAdd: (sum, left, right) => `
 {
   let row = ${left}.x + lane / 2u * ${left}.y;
-  for (var column = 0u; column < 8u; column++) {
+  let more = local >> 16u; // none, but compilers do not know, and leave the loops loops
+  for (var column = 0u; column < 8u + more; column++) {
     let line = ${right}.x + (lane % 2u * 8u + column) * ${right}.y;
-    for (var p = 0u; p < 16u; p++) {
+    for (var p = 0u; p < 16u + more; p++) {
       ${sum}[column / 4u][column % 4u] += ${tileOf(left)}Element(row + p * ${left}.z) * ${
     tileOf(right)
   }Element(line + p * ${right}.z);

@@ -1,30 +1,71 @@
 /**
- * Flash attention on matrix units, `f16` with sums and softmax in `f32`: the same passes as `flash.ts`. Four subgroups have
- * 16 rows each of a block of 64; columns pass by 32 at a time through workgroup memory, the next ones on their way through
- * registers. Products of rows and columns leave the units for workgroup memory, where two lanes share a row: they mask
- * and exponentiate it and put the weights back as `f16`, for the product that sums columns up.
+ * Flash attention on matrix units, `f16` with sums and softmax in `f32`: the same passes as `flash.ts`. Each subgroup of a
+ * workgroup has rows of its own, in the units' registers; columns pass by in blocks that all of them read. `bf16` is
+ * converted on its way (`scales.ts`).
  *
- * Sums in the units cannot be scaled row by row. So the forward pass lets weights grow to 2^8 past the largest score that
- * it has seen (`f16` holds 2^16) before it takes its sums out and scales them, which after the first blocks is rare
- * (conditional rescaling, as in FlashAttention-4).
+ * Products of rows and columns leave the units for workgroup memory, since that alone shows which lane has what. There a
+ * lane owns a query's line (or half of it): it masks and exponentiates what stands there and puts the weights back in its
+ * place as `f16`, for the products that sum columns up. The pass for dK and dV makes the same lines of queries, and turns
+ * the weights when it loads them, so that log-sum-exp and mask are a lane's own everywhere. Only lines that the diagonal
+ * or a segment's edge crosses are masked.
+ *
+ * Sums in the units cannot be scaled row by row. So the forward pass measures a row's scores by the largest of the first
+ * block that the row sees: later ones may be 2^15 times as heavy before `f16` cannot hold their weights. Where some are, the
+ * workgroup goes over its columns once more, and knows each row's largest score then.
  */
 import { type DeviceTraits, type Operand, type Pass, spread } from "../kernel.ts";
 import { upTo } from "../matmul/text.ts";
 import { matrixLanes, type MatrixPlace, matrixSize, type MatrixUnit, octet } from "../matrix_unit.ts";
 import { float } from "../norm/rows.ts";
 import { storage } from "../storage.ts";
+import { gradientScale, halvesText, isScaled, scalesText } from "./scales.ts";
 import type { AttentionShape } from "./shape.ts";
 
-const subgroups = 4, rows = subgroups * matrixSize, columns = 32, threads = subgroups * matrixLanes;
-/** Words of a line of scores: one more than it holds, for the sake of banks. */
-const scoreLine = columns / 4 + 1;
-/** Columns of a lane, four at a time; words of its weights. */
-const quads = columns / 8, weightWords = columns / 16;
 const log2e = Math.LOG2E;
 
-/** Whether this form can do a shape. */
-export const fitsMatrixBlocks = ({ type, headDim }: AttentionShape): boolean =>
-  type === "f16" && headDim % matrixSize === 0 && headDim <= 128;
+/** How a pass is divided. */
+export interface MatrixBlocks {
+  /** Subgroups of a workgroup. */
+  readonly subgroups: number;
+  /** Rows of a subgroup: 16 or 32. They stay, while columns pass by. */
+  readonly rows: number;
+  /** Columns of a step: 32, or 16 where lines of scores are not shared. */
+  readonly columns: number;
+  /** What a step reads from memory is asked for a whole step before. */
+  readonly early?: boolean;
+}
+
+export interface MatrixTiling {
+  readonly forward: MatrixBlocks;
+  readonly queryGradient: MatrixBlocks;
+  readonly keyGradient: MatrixBlocks;
+}
+
+/**
+ * Divisions by name, the one that ships first: the quickest on an H200 of those that were tried. The other has more
+ * workgroups, for few tokens.
+ */
+export function matrixTilings({ headDim }: AttentionShape): Readonly<Record<string, MatrixTiling>> {
+  const large = { subgroups: 4, rows: 32, columns: 32 }, small = { subgroups: 4, rows: 16, columns: 32 };
+  return {
+    units: headDim <= 64
+      ? {
+        forward: { ...large, subgroups: 8 },
+        queryGradient: { ...large, early: true },
+        keyGradient: { ...large, columns: 16, early: true },
+      }
+      : {
+        forward: { ...large, early: true },
+        queryGradient: { ...small, subgroups: 6, early: true },
+        keyGradient: small,
+      },
+    "units, small groups": { forward: large, queryGradient: small, keyGradient: small },
+  };
+}
+
+/** Whether this form can do a shape. Scores are compared before they are scaled. */
+export const fitsMatrixBlocks = ({ type, headDim, scale }: AttentionShape): boolean =>
+  type !== "f32" && headDim % matrixSize === 0 && headDim <= 128 && scale > 0;
 
 interface PassNames {
   /** Operands of which a block of rows is held, in `f16`, those that pass by as columns, and what is written. */
@@ -34,8 +75,8 @@ interface PassNames {
   readonly outputs: readonly string[];
   /** Products of rows and columns that are alive together. */
   readonly scores: number;
-  /** Words of workgroup memory beside tiles and scores. */
-  readonly extra?: number;
+  /** Rows are keys: lines of scores are the columns'. */
+  readonly turned?: boolean;
 }
 
 /** q, k, v, start → o, logSumExp. */
@@ -44,83 +85,77 @@ export function matrixForwardPass(
   operands: readonly Operand[],
   traits: DeviceTraits,
   unit: MatrixUnit,
+  form: MatrixBlocks,
 ): Pass {
-  const { tokens, heads, kvHeads, headDim, scale } = shape;
-  const text = textOf(shape, operands, traits, unit, {
+  const { tokens, heads, kvHeads } = shape, { columns } = form;
+  const text = textOf(shape, operands, traits, unit, form, {
     rows: ["q"],
     columns: ["k", "v"],
     others: ["start"],
     outputs: ["o", "logSumExp"],
     scores: 1,
   });
-  const parts = upTo(headDim / matrixSize), own = upTo(quads);
+  const own = upTo(text.quads), sums = text.sums("o");
   const code = `
 ${text.head}
-var<workgroup> grown: u32;
+var<workgroup> outgrown: u32;
 ${text.open(heads)}
   let kvHead = head / ${heads / kvHeads}u;
-  let firstRow = (${text.blocks - 1}u - block) * ${rows}u; // the longest first
-  let row = firstRow + subgroup * 16u + lane / 2u;
+  let firstRow = (${text.blocks - 1}u - block) * ${text.rows}u; // the longest first
+  let ownRow = firstRow + subgroup * ${form.rows}u;
+  let row = ownRow + lane;
   let begin = start[min(row, ${tokens - 1}u)];
   ${text.holdRows({ q: "head" })}
-  var largest = -1e30f; var total = 0f; var turn = 0u;
-  ${parts.map((j) => unit.sum(`o${j}`)).join(" ")}
-  ${text.declareNext}
-  let finish = min(firstRow + ${rows}u, ${tokens}u);
+  var largest = -1e20f; var reached = -1e20f; var total = 0f;
+  ${sums.map((sum) => unit.sum(sum)).join(" ")}
+  let finish = min(firstRow + ${text.rows}u, ${tokens}u);
   let first = start[firstRow];
-  ${text.bring("first", { k: "kvHead", v: "kvHead" })}
+  ${text.declareNext}
+  for (var run = 0u; run < 2u; run++) {
+  { ${text.bring("k", "first", "kvHead")} ${text.stage("k")} }
+  ${text.early(`${text.bring("k", `first + ${columns}u`, "kvHead")} ${text.bring("v", "first", "kvHead")}`)}
+  workgroupBarrier();
   for (var firstColumn = first; firstColumn < finish; firstColumn += ${columns}u) {
-    turn++;
-    ${text.stage}
-    workgroupBarrier();
-    ${text.bring(`firstColumn + ${columns}u`, { k: "kvHead", v: "kvHead" })}
+    ${text.late(text.bring("v", "firstColumn", "kvHead"))}
     ${text.product("q", "k", 0)}
+    ${text.stage("v")}
+    ${text.early(text.bring("v", `firstColumn + ${columns}u`, "kvHead"))}
     workgroupBarrier();
-    ${text.columns}
-    ${
+    ${text.late(text.bring("k", `firstColumn + ${columns}u`, "kvHead"))}
+    {
+      ${own.map((q) => `var s${q} = ${text.score(0, q)};`).join("\n      ")}
+      if (begin > firstColumn || row < firstColumn + ${columns - 1}u) {
+        ${
     own.map((q) =>
-      `let seen${q} = (column${q} >= vec4u(begin)) & (column${q} <= vec4u(row)); ` +
-      `var s${q} = select(vec4f(-1e30f), ${text.score(0, q)} * ${float(scale * log2e)}, seen${q});`
-    ).join("\n    ")
+      `{ let column = ${text.column(q)}; ` +
+      `s${q} = select(vec4f(-1e30f), s${q}, (column >= vec4u(begin)) & (column <= vec4u(row))); }`
+    ).join("\n        ")
   }
-    let most = ${own.map((q) => `s${q}`).reduce((a, b) => `max(${a}, ${b})`)};
-    let mine = max(max(most.x, most.y), max(most.z, most.w));
-    ${unit.neighbour("theirs", "mine")}
-    let top = max(mine, theirs);
-    let grows = top > largest + 8f;
-    let reached = select(largest, top, grows);
-    let shrink = exp2(largest - reached);
-    if (grows && largest > -1e29f) { grown = turn; }
-    largest = reached;
-    if (workgroupUniformLoad(&grown) == turn) {
-      ${
-    parts.map((j) => `
-      ${unit.store(`o${j}`, "tiles", text.area(0), scoreLine)}
-      workgroupBarrier();
-      ${
-      [0, 1].map((i) =>
-        `{ let at = ${text.area(0)} + lane / 2u * ${scoreLine}u + lane % 2u * 2u + ${i}u; ` +
-        "tiles[at] = bitcast<vec4u>(bitcast<vec4f>(tiles[at]) * shrink); }"
-      ).join("\n      ")
+      }
+      let most = ${own.map((q) => `s${q}`).reduce((a, b) => `max(${a}, ${b})`)};
+      let top = max(max(most.x, most.y), max(most.z, most.w)) * ${text.scoreFactor};
+      largest = select(largest, top, largest < -1e19f && top > -1e19f);
+      reached = max(reached, top);
+      ${own.map((q) => `s${q} = exp2(fma(s${q}, vec4f(${text.scoreFactor}), vec4f(-largest)));`).join("\n      ")}
+      let all = ${own.map((q) => `s${q}`).join(" + ")};
+      total += (all.x + all.y) + (all.z + all.w);
+      ${text.weights(0, "s")}
     }
-      workgroupBarrier();
-      ${unit.reload(`o${j}`, "tiles", text.area(0), scoreLine)}
-      workgroupBarrier();`).join("")
-  }
-    }
-    ${own.map((q) => `s${q} = select(vec4f(), exp2(s${q} - largest), seen${q});`).join("\n    ")}
-    let all = ${own.map((q) => `s${q}`).join(" + ")};
-    total = total * shrink + ((all.x + all.y) + (all.z + all.w));
-    ${text.weights(0, "s")}
     workgroupBarrier();
     ${text.sum("o", 0, "v")}
+    ${text.stage("k")}
+    ${text.early(text.bring("k", `firstColumn + ${2 * columns}u`, "kvHead"))}
     workgroupBarrier();
   }
-  ${unit.neighbour("others", "total")}
-  let whole = total + others;
-  ${text.finish("o", "o", "head", "1f / whole")}
-  if (lane % 2u == 0u && row < ${tokens}u) {
-    logSumExp[row * ${heads}u + head] = (largest + log2(whole)) * ${float(Math.LN2)};
+  if (reached > largest + 15f) { outgrown = 1u; }
+  if (workgroupUniformLoad(&outgrown) == 0u || run == 1u) { break; }
+  largest = reached;
+  total = 0f;
+  ${sums.map((sum) => unit.clear(sum)).join(" ")}
+  }
+  ${text.finish("o", "o", "head", `1f / total${text.unscaled("v")}`)}
+  if (row < ${tokens}u) {
+    logSumExp[row * ${heads}u + head] = (largest + log2(total)) * ${float(Math.LN2)};
   }
 }
 `;
@@ -133,145 +168,138 @@ export function matrixBackwardPasses(
   operands: readonly Operand[],
   traits: DeviceTraits,
   unit: MatrixUnit,
+  { queryGradient, keyGradient }: Pick<MatrixTiling, "queryGradient" | "keyGradient">,
 ): Pass[] {
-  // Sums of both gradients of a long head do not fit the registers.
-  const together: readonly (readonly ("dK" | "dV")[])[] = shape.headDim <= 64 ? [["dK", "dV"]] : [["dK"], ["dV"]];
   return [
-    matrixQueryGradientPass(shape, operands, traits, unit),
-    ...together.map((gradients) => matrixKeyGradientPass(shape, operands, traits, unit, gradients)),
+    matrixQueryGradientPass(shape, operands, traits, unit, queryGradient),
+    matrixKeyGradientPass(shape, operands, traits, unit, keyGradient),
   ];
 }
 
 /** q, k, v, dO, rowData → dQ. */
-function matrixQueryGradientPass(
+export function matrixQueryGradientPass(
   shape: AttentionShape,
   operands: readonly Operand[],
   traits: DeviceTraits,
   unit: MatrixUnit,
+  form: MatrixBlocks,
 ): Pass {
-  const { tokens, heads, kvHeads, headDim, scale } = shape;
-  const text = textOf(shape, operands, traits, unit, {
+  const { tokens, heads, kvHeads } = shape, { columns } = form;
+  const text = textOf(shape, operands, traits, unit, form, {
     rows: ["q", "dO"],
     columns: ["k", "v"],
     others: ["rowData"],
     outputs: ["dQ"],
     scores: 2,
   });
-  const own = upTo(quads);
+  const bring = (firstColumn: string) =>
+    `${text.bring("k", firstColumn, "kvHead")} ${text.bring("v", firstColumn, "kvHead")}`;
   const code = `
 ${text.head}
 ${text.open(heads)}
   let kvHead = head / ${heads / kvHeads}u;
-  let firstRow = (${text.blocks - 1}u - block) * ${rows}u;
-  let row = firstRow + subgroup * 16u + lane / 2u;
+  let firstRow = (${text.blocks - 1}u - block) * ${text.rows}u;
+  let ownRow = firstRow + subgroup * ${form.rows}u;
+  let row = ownRow + ${text.ownLine};
   let data = rowData[min(row, ${tokens - 1}u) * ${heads}u + head];
-  let lse = bitcast<f32>(data.x); let delta = bitcast<f32>(data.y);
+  let lse = bitcast<f32>(data.x); let delta = ${text.delta};
   ${text.holdRows({ q: "head", dO: "head" })}
-  ${upTo(headDim / matrixSize).map((j) => unit.sum(`dQ${j}`)).join(" ")}
-  ${text.declareNext}
-  let finish = min(firstRow + ${rows}u, ${tokens}u);
+  ${text.sums("dQ").map((sum) => unit.sum(sum)).join(" ")}
+  let finish = min(firstRow + ${text.rows}u, ${tokens}u);
   let first = rowData[firstRow * ${heads}u + head].z;
-  ${text.bring("first", { k: "kvHead", v: "kvHead" })}
+  ${text.declareNext}
+  { ${bring("first")} ${text.stage("k")} ${text.stage("v")} }
+  ${text.early(bring(`first + ${columns}u`))}
+  workgroupBarrier();
   for (var firstColumn = first; firstColumn < finish; firstColumn += ${columns}u) {
-    ${text.stage}
-    workgroupBarrier();
-    ${text.bring(`firstColumn + ${columns}u`, { k: "kvHead", v: "kvHead" })}
     ${text.product("q", "k", 0)}
     ${text.product("dO", "v", 1)}
     workgroupBarrier();
-    ${text.columns}
-    ${
-    own.map((q) =>
-      `let seen${q} = (column${q} >= vec4u(data.z)) & (column${q} <= vec4u(row)); ` +
-      `let s${q} = select(vec4f(), exp2(${text.score(0, q)} * ${float(scale * log2e)} - lse), seen${q}) * ` +
-      `(${text.score(1, q)} - delta);`
-    ).join("\n    ")
+    ${text.late(bring(`firstColumn + ${columns}u`))}
+    {
+      ${
+    text.scoreGradients({
+      edge: `data.z > firstColumn || row < firstColumn + ${columns - 1}u`,
+      seen: (column) => `(${column} >= vec4u(data.z)) & (${column} <= vec4u(row))`,
+      weights: false,
+    })
   }
-    ${text.weights(0, "s")}
+    }
     workgroupBarrier();
     ${text.sum("dQ", 0, "k")}
-    workgroupBarrier();
+    ${text.next(["k", "v"], text.early(bring(`firstColumn + ${2 * columns}u`)))}
   }
-  ${text.finish("dQ", "dQ", "head", float(scale))}
+  ${text.finish("dQ", "dQ", "head", `${text.gradientFactor}${text.unscaled("k")}`)}
 }
 `;
   return { code, workgroups: text.groups(heads), operands: text.places };
 }
 
-/** q, k, [v], dO, rowData → dK, dV or one of them: rows are keys here, columns the queries of every head of the group. */
-function matrixKeyGradientPass(
+/** q, k, v, dO, rowData → dK, dV: rows are keys here, columns the queries of every head of the group. */
+export function matrixKeyGradientPass(
   shape: AttentionShape,
   operands: readonly Operand[],
   traits: DeviceTraits,
   unit: MatrixUnit,
-  gradients: readonly ("dK" | "dV")[],
+  form: MatrixBlocks,
 ): Pass {
-  const { tokens, heads, kvHeads, headDim, scale } = shape;
-  const wantsK = gradients.includes("dK"), wantsV = gradients.includes("dV");
-  const text = textOf(shape, operands, traits, unit, {
-    rows: wantsK ? ["k", "v"] : ["k"],
+  const { tokens, heads, kvHeads } = shape, { columns } = form;
+  const text = textOf(shape, operands, traits, unit, form, {
+    rows: ["k", "v"],
     columns: ["q", "dO"],
     others: ["rowData"],
-    outputs: gradients,
-    scores: wantsK ? 2 : 1,
-    extra: columns,
+    outputs: ["dK", "dV"],
+    scores: 2,
+    turned: true,
   });
-  const group = heads / kvHeads, own = upTo(quads);
-  const dataOf = (q: number, c: number) => `data${q}_${c}`;
-  const gather = (q: number, type: string, component: string, wrap = (word: string) => word) =>
-    `${type}(${upTo(4).map((c) => wrap(`${dataOf(q, c)}.${component}`)).join(", ")})`;
-  const float32 = (word: string) => `bitcast<f32>(${word})`;
-  const rowDataOf = (firstColumn: string) => `
-    if (local < ${columns}u) { nextData = rowData[min(${firstColumn} + local, ${tokens - 1}u) * ${heads}u + head]; }`;
+  const group = heads / kvHeads;
+  const dataOf = (firstColumn: string) =>
+    `rowData[min(${firstColumn} + ${text.ownLine}, ${tokens - 1}u) * ${heads}u + head]`;
+  const bring = (firstColumn: string) =>
+    `${text.bring("q", firstColumn, "head")} ${text.bring("dO", firstColumn, "head")}`;
   const code = `
 ${text.head}
 ${text.open(kvHeads, "kvHead")}
-  let firstRow = block * ${rows}u;
-  let lastRow = min(firstRow + ${rows}u, ${tokens}u) - 1u;
-  let row = firstRow + subgroup * 16u + lane / 2u;
+  let firstRow = block * ${text.rows}u;
+  let lastRow = min(firstRow + ${text.rows}u, ${tokens}u) - 1u;
+  let ownRow = firstRow + subgroup * ${form.rows}u;
   ${text.holdRows({ k: "kvHead", v: "kvHead" })}
-  ${gradients.flatMap((name) => upTo(headDim / matrixSize).map((j) => unit.sum(`${name}${j}`))).join(" ")}
+  ${[...text.sums("dK"), ...text.sums("dV")].map((sum) => unit.sum(sum)).join(" ")}
   ${text.declareNext}
-  var nextData = vec4u();
   for (var head = kvHead * ${group}u; head < (kvHead + 1u) * ${group}u; head++) {
   let finish = rowData[lastRow * ${heads}u + head].w;
-  ${text.bring("firstRow", { q: "head", dO: "head" })}
-  ${rowDataOf("firstRow")}
+  { ${bring("firstRow")} ${text.stage("q")} ${text.stage("dO")} }
+  ${text.early(bring(`firstRow + ${columns}u`))}
+  var data = ${dataOf("firstRow")};
+  workgroupBarrier();
   for (var firstColumn = firstRow; firstColumn < finish; firstColumn += ${columns}u) {
-    ${text.stage}
-    if (local < ${columns}u) { tiles[${text.extraAt}u + local] = nextData; }
-    workgroupBarrier();
-    ${text.bring(`firstColumn + ${columns}u`, { q: "head", dO: "head" })}
-    ${rowDataOf(`firstColumn + ${columns}u`)}
     ${text.product("k", "q", 0)}
-    ${wantsK ? text.product("v", "dO", 1) : ""}
+    ${text.product("v", "dO", 1)}
     workgroupBarrier();
-    ${text.columns}
-    ${
-    own.map((q) =>
-      `
-    ${
-        upTo(4).map((c) => `let ${dataOf(q, c)} = tiles[${text.extraAt + 4 * q + c}u + lane % 2u * ${columns / 2}u];`)
-          .join(" ")
-      }
-    let seen${q} = (column${q} >= vec4u(row)) & (${gather(q, "vec4u", "z")} <= vec4u(row)) & ` +
-      `(column${q} < vec4u(${tokens}u));
-    let p${q} = select(vec4f(), exp2(${text.score(0, q)} * ${float(scale * log2e)} - ${
-        gather(q, "vec4f", "x", float32)
-      }), seen${q});
-    ${wantsK ? `let d${q} = p${q} * (${text.score(1, q)} - ${gather(q, "vec4f", "y", float32)});` : ""}`
-    ).join("\n    ")
+    ${text.late(bring(`firstColumn + ${columns}u`))}
+    let nextData = ${dataOf(`firstColumn + ${columns}u`)};
+    {
+      let query = firstColumn + ${text.ownLine};
+      let lse = bitcast<f32>(data.x); let delta = ${text.delta};
+      ${
+    text.scoreGradients(
+      {
+        edge: `data.z > ownRow || query < ownRow + ${form.rows - 1}u || query >= ${tokens}u`,
+        seen: (key) => `(${key} >= vec4u(data.z)) & (${key} <= vec4u(query)) & vec4<bool>(query < ${tokens}u)`,
+        weights: true,
+      },
+    )
   }
-    ${wantsV ? text.weights(0, "p") : ""}
-    ${wantsK ? text.weights(1, "d") : ""}
+    }
+    data = nextData;
     workgroupBarrier();
-    ${wantsV ? text.sum("dV", 0, "dO") : ""}
-    ${wantsK ? text.sum("dK", 1, "q") : ""}
-    workgroupBarrier();
+    ${text.sum("dV", 0, "dO")}
+    ${text.sum("dK", 1, "q")}
+    ${text.next(["q", "dO"], text.early(bring(`firstColumn + ${2 * columns}u`)))}
   }
   }
-  ${wantsK ? text.finish("dK", "dK", "kvHead", float(scale)) : ""}
-  ${wantsV ? text.finish("dV", "dV", "kvHead", "1f") : ""}
+  ${text.finish("dK", "dK", "kvHead", `${text.gradientFactor}${text.unscaled("q")}`)}
+  ${text.finish("dV", "dV", "kvHead", `1f${text.unscaled("dO")}`)}
 }
 `;
   return { code, workgroups: text.groups(kvHeads), operands: text.places };
@@ -279,13 +307,17 @@ ${text.open(kvHeads, "kvHead")}
 
 /** Parts of a pass's text. */
 function textOf(
-  { tokens, heads, kvHeads, headDim }: AttentionShape,
+  shape: AttentionShape,
   operands: readonly Operand[],
   traits: DeviceTraits,
   unit: MatrixUnit,
+  { subgroups, rows: ownRows, columns, early = false }: MatrixBlocks,
   names: PassNames,
 ) {
-  const bound = [...new Set([...names.rows, ...names.columns, ...names.others, ...names.outputs])];
+  const { tokens, heads, kvHeads, headDim, scale } = shape, scaled = isScaled(shape);
+  const bound = [
+    ...new Set([...names.rows, ...names.columns, ...names.others, ...(scaled ? ["largest"] : []), ...names.outputs]),
+  ];
   const places = bound.map((name) => operands.findIndex((operand) => operand.name === name));
   const inputs = [...names.rows, ...names.columns];
   const texts = storage(
@@ -300,52 +332,114 @@ function textOf(
       ...Object.fromEntries(inputs.map((name) => [name, "vec4u"])),
       ...Object.fromEntries(names.outputs.filter((name) => name !== "logSumExp").map((name) => [name, "vec4f"])),
       rowData: "vec4u",
+      largest: "vec4u",
     },
   );
+  const scoreFactor = scaled ? "scoreFactor" : float(scale * log2e);
+  /** A word of eight numbers as `f16`. */
+  const asHalves = (name: string, word: string) => scaled ? `halves(${word}, scale_${name})` : word;
+  const threads = subgroups * matrixLanes, rows = subgroups * ownRows;
   const blocks = Math.ceil(tokens / rows), parts = headDim / matrixSize;
   const octets = headDim / octet, line = octets + 1;
   const headsOf = (name: string) => ["k", "v", "dK", "dV"].includes(name) ? kvHeads : heads;
 
-  // Workgroup memory, in words: tiles of columns, scores, extra words, tiles of rows. Rows are read into the units once,
-  // so where there is no room they share with what comes later.
-  const tileWords = columns * line, scoreWords = rows * scoreLine, rowWords = rows * line;
+  // Lines of scores are queries'. One or two lanes share a line.
+  const lines = names.turned ? columns : ownRows, width = names.turned ? ownRows : columns;
+  const sharers = matrixLanes / lines, quads = width / 4 / sharers;
+  /** One word more than it holds, for the sake of banks. */
+  const scoreLine = width / 4 + 1;
+  const ownLine = sharers === 1 ? "lane" : `lane / ${sharers}u`;
+
+  // Workgroup memory, in words: tiles of columns, scores, tiles of rows. Rows go into registers, one operand after the
+  // other, before anything else comes, and so take its place.
+  const tileWords = columns * line, scoreWords = lines * scoreLine, rowWords = rows * line;
   const tileAt = (name: string) => names.columns.indexOf(name) * tileWords;
   const scoresAt = names.columns.length * tileWords;
-  const extraAt = scoresAt + names.scores * scoreWords;
-  const rest = extraAt + (names.extra ?? 0);
-  const apart = (rest + names.rows.length * rowWords) * 16 <= traits.limits.maxComputeWorkgroupStorageSize;
-  const rowsAt = apart ? rest : 0;
-  const words = apart ? rest + names.rows.length * rowWords : Math.max(rest, names.rows.length * rowWords);
-  const area = (score: number) => `${scoresAt + score * scoreWords}u + subgroup * ${matrixSize * scoreLine}u`;
-  const ownScore = (score: number) => `${area(score)} + lane / 2u * ${scoreLine}u + lane % 2u * ${quads}u`;
+  const rest = scoresAt + names.scores * subgroups * scoreWords;
+  const shared = !unit.readsLate;
+  const rowsAt = shared ? 0 : rest;
+  const finishLine = matrixSize / 4 + 1;
+  const words = Math.max(
+    shared ? Math.max(rest, rowWords) : rest + names.rows.length * rowWords,
+    subgroups * ownRows * finishLine,
+  );
+  const area = (score: number) => `${scoresAt + score * subgroups * scoreWords}u + subgroup * ${scoreWords}u`;
+  const ownScore = (score: number) =>
+    `${area(score)} + ${ownLine} * ${scoreLine}u${sharers === 1 ? "" : ` + lane % ${sharers}u * ${quads}u`}`;
 
-  const rounds = upTo(Math.ceil(columns * octets / threads));
-  const guarded = (round: number, count: number, statement: string) =>
-    (round + 1) * threads <= count
-      ? `{ let i = ${round * threads}u + local; ${statement} }`
-      : `if (local < ${count - round * threads}u) { let i = ${round * threads}u + local; ${statement} }`;
-  const word = (name: string, token: string, head: string) =>
-    `${name}[(min(${token} + i / ${octets}u, ${tokens - 1}u) * ${
+  /** Statements for each of `count` words, dealt out to the invocations; all of them may load, some may not store. */
+  const rounds = (count: number) =>
+    upTo(Math.ceil(count / threads)).map((round) => ({
+      round,
+      whole: (round + 1) * threads <= count,
+      index: (round + 1) * threads <= count
+        ? `(${round * threads}u + local)`
+        : `min(${round * threads}u + local, ${count - 1}u)`,
+    }));
+  const word = (name: string, token: string, head: string, i: string) =>
+    `${name}[(min(${token} + ${i} / ${octets}u, ${tokens - 1}u) * ${
       headsOf(name)
-    }u + ${head}) * ${octets}u + i % ${octets}u]`;
+    }u + ${head}) * ${octets}u + ${i} % ${octets}u]`;
+  /** A matrix of the columns that pass, from a column and an element of the head on. */
   const columnTile = (name: string, first: number, p: number, alongDepth: boolean): MatrixPlace => ({
     tile: "tiles",
     offset: `${tileAt(name) + first * line + p * 2}u`,
     stride: line,
     alongDepth,
   });
+  const rowTile = (name: string, i: number, p: number): MatrixPlace => ({
+    tile: "tiles",
+    offset: `${
+      rowsAt + (shared ? 0 : names.rows.indexOf(name) * rowWords) + i * matrixSize * line + 2 * p
+    }u + subgroup * ${ownRows * line}u`,
+    stride: line,
+    alongDepth: true,
+  });
+  const loadRow = (name: string, i: number, p: number) =>
+    (names.turned ? unit.right : unit.left)(`tiles_${name}${i}_${p}`, rowTile(name, i, p));
+  const rowMatrices = upTo(ownRows / matrixSize), columnMatrices = upTo(columns / matrixSize);
   const groups = (heads: number) => spread(blocks * heads);
+
+  const bring = (name: string, token: string, head: string) =>
+    rounds(columns * octets).map(({ round, index }) =>
+      `${early ? "" : "let "}next_${name}${round} = ${word(name, token, head, index)};`
+    ).join(" ");
+  const stage = (name: string) =>
+    rounds(columns * octets).map(({ round, whole }) =>
+      `${whole ? "" : `if (local < ${columns * octets - round * threads}u) `}{ let i = ${
+        round * threads
+      }u + local; tiles[${tileAt(name)}u + i / ${octets}u * ${line}u + i % ${octets}u] = ${
+        asHalves(name, `next_${name}${round}`)
+      }; }`
+    ).join(" ");
 
   return {
     places,
     blocks,
+    rows,
     groups,
-    area,
-    extraAt,
+    quads,
+    ownLine,
+    bring,
+    /** Where what is asked for early stays. */
+    declareNext: early
+      ? names.columns.flatMap((name) =>
+        rounds(columns * octets).map(({ round }) => `var next_${name}${round} = vec4u();`)
+      ).join(" ")
+      : "",
+    early: (statements: string) => early ? statements : "",
+    late: (statements: string) => early ? "" : statements,
+    stage,
     head: `${unit.directives}${texts.directives}
 ${texts.bindings}
 var<workgroup> tiles: array<vec4u, ${words}>;
-${unit.declarations(["tiles"])}`,
+${unit.declarations(["tiles"])}
+${scaled ? halvesText : ""}`,
+    scoreFactor,
+    /** rowsum(dO·o), as gradients of scores are scaled. */
+    delta: `bitcast<f32>(data.y)${scaled ? ` * scale_v * ${float(gradientScale(shape))} * scale_dO` : ""}`,
+    unscaled: (name: string) => scaled ? ` * unscale_${name}` : "",
+    gradientFactor: scaled ? `${float(scale / gradientScale(shape))} * unscale_v * unscale_dO` : float(scale),
     open(heads: number, head = "head") {
       const workgroups = groups(heads);
       return `
@@ -355,121 +449,156 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lo
   ${workgroups[1] > 1 ? `if (id >= ${blocks * heads}u) { return; }` : ""}
   let block = id / ${heads}u;
   let ${head} = id % ${heads}u;
-  let subgroup = local / ${matrixLanes}u;
-  let lane = local % ${matrixLanes}u;`;
+  let subgroup = ${subgroups === 1 ? "0u" : `local / ${matrixLanes}u`};
+  let lane = ${subgroups === 1 ? "local" : `local % ${matrixLanes}u`};${
+        scaled
+          ? `${scalesText(inputs)}
+  let scoreFactor = ${float(scale * log2e)} * unscale_q * unscale_k;`
+          : ""
+      }`;
     },
-    /** Brings the block's rows into the units. */
-    holdRows: (headOf: Readonly<Record<string, string>>) => `
+    /** Matrices of sums: by row and by part of the head. */
+    sums: (name: string) => rowMatrices.flatMap((i) => upTo(parts).map((j) => `${name}${i}_${j}`)),
+    /** Brings the block's rows into workgroup memory, and from there into the units, where they stay. */
+    holdRows: (headOf: Readonly<Record<string, string>>) =>
+      names.rows.map((name, k) => `
   ${
-      names.rows.map((name, i) =>
-        upTo(Math.ceil(rows * octets / threads)).map((round) =>
-          guarded(
-            round,
-            rows * octets,
-            `tiles[${rowsAt + i * rowWords}u + i / ${octets}u * ${line}u + i % ${octets}u] = ${
-              word(name, "firstRow", headOf[name])
-            };`,
-          )
-        ).join(" ")
-      ).join("\n  ")
-    }
-  workgroupBarrier();
-  ${
-      names.rows.map((name, i) =>
-        upTo(parts).map((p) =>
-          unit.left(`tiles_${name}${p}`, {
-            tile: "tiles",
-            offset: `${rowsAt + i * rowWords + 2 * p}u + subgroup * ${matrixSize * line}u`,
-            stride: line,
-            alongDepth: true,
-          })
+        rounds(rows * octets).map(({ round, whole }) =>
+          `${whole ? "" : `if (local < ${rows * octets - round * threads}u) `}{ let i = ${round * threads}u + local; ` +
+          `tiles[${rowsAt + (shared ? 0 : k * rowWords)}u + i / ${octets}u * ${line}u + i % ${octets}u] = ${
+            asHalves(name, word(name, "firstRow", headOf[name], "i"))
+          }; }`
         ).join("\n  ")
-      ).join("\n  ")
-    }
-  workgroupBarrier();`,
-    declareNext: names.columns.flatMap((name) => rounds.map((round) => `var next_${name}${round} = vec4u();`)).join(
-      " ",
-    ),
-    /** Asks for columns from a token on. */
-    bring: (token: string, headOf: Readonly<Record<string, string>>) =>
-      names.columns.map((name) =>
-        rounds.map((round) =>
-          guarded(round, columns * octets, `next_${name}${round} = ${word(name, token, headOf[name])};`)
-        ).join(" ")
-      ).join("\n    "),
-    /** Puts into workgroup memory what was asked for. */
-    stage: names.columns.map((name) =>
-      rounds.map((round) =>
-        guarded(
-          round,
-          columns * octets,
-          `tiles[${tileAt(name)}u + i / ${octets}u * ${line}u + i % ${octets}u] = next_${name}${round};`,
-        )
-      ).join(" ")
-    ).join("\n    "),
-    /** Rows times columns, left in workgroup memory as scores. */
+      }
+  ${shared || k === names.rows.length - 1 ? "workgroupBarrier();" : ""}
+  ${
+        (shared ? [name] : k === names.rows.length - 1 ? names.rows : []).flatMap((name) =>
+          rowMatrices.flatMap((i) => upTo(parts).map((p) => loadRow(name, i, p)))
+        ).join("\n  ")
+      }
+  ${shared ? "workgroupBarrier();" : ""}`).join(""),
+    /** Puts what was brought where the next step finds it. */
+    next: (all: readonly string[], bring: string) =>
+      `workgroupBarrier(); ${all.map((name) => stage(name)).join(" ")} ${bring} workgroupBarrier();`,
+    /** Queries times keys, left in workgroup memory as scores. */
     product(row: string, column: string, score: number) {
-      const sums = upTo(columns / matrixSize).map((j) => `score${score}_${j}`);
+      const down = names.turned ? columnMatrices : rowMatrices, across = names.turned ? rowMatrices : columnMatrices;
+      const sum = (i: number, j: number) => `score${score}_${i}_${j}`;
+      const all = down.flatMap((i) => across.map((j) => sum(i, j)));
       return `
-    ${sums.map((sum) => unit.sum(sum)).join(" ")}
+    ${all.map((sum) => unit.sum(sum)).join(" ")}
     ${
         upTo(parts).flatMap((p) =>
-          sums.map((sum, j) =>
-            `{ ${unit.right("tiles_c", columnTile(column, j * matrixSize, p, true))} ${
-              unit.multiplyAdd(sum, `tiles_${row}${p}`, "tiles_c")
+          columnMatrices.map((c) =>
+            `{ ${(names.turned ? unit.left : unit.right)("tiles_c", columnTile(column, c * matrixSize, p, true))} ${
+              rowMatrices.map((r) =>
+                names.turned
+                  ? unit.multiplyAdd(sum(c, r), "tiles_c", `tiles_${row}${r}_${p}`)
+                  : unit.multiplyAdd(sum(r, c), `tiles_${row}${r}_${p}`, "tiles_c")
+              ).join(" ")
             } }`
           )
         ).join("\n    ")
       }
-    ${sums.map((sum, j) => unit.store(sum, "tiles", `${area(score)} + ${j * 4}u`, scoreLine)).join("\n    ")}`;
+    ${
+        down.flatMap((i) =>
+          across.map((j) =>
+            unit.store(sum(i, j), "tiles", `${area(score)} + ${i * matrixSize * scoreLine + j * 4}u`, scoreLine)
+          )
+        ).join("\n    ")
+      }`;
     },
-    /** Tokens of the lane's columns. */
-    columns: upTo(quads).map((q) =>
-      `let column${q} = vec4u(firstColumn + lane % 2u * ${columns / 2}u) + vec4u(${
-        upTo(4).map((c) => `${4 * q + c}u`).join(", ")
-      });`
-    ).join("\n    "),
+    /** Four keys of the lane's line. */
+    column: (q: number) =>
+      `vec4u(${names.turned ? "ownRow" : "firstColumn"}${
+        sharers === 1 ? "" : ` + lane % ${sharers}u * ${4 * quads}u`
+      }) + vec4u(${upTo(4).map((c) => `${4 * q + c}u`).join(", ")})`,
     score: (score: number, q: number) => `bitcast<vec4f>(tiles[${ownScore(score)} + ${q}u])`,
-    /** Puts a lane's part of a row in place of its scores, as `f16`: words that no other lane reads. */
-    weights: (score: number, values: string) =>
-      upTo(weightWords).map((w) =>
-        `tiles[${ownScore(score)} + ${w}u] = vec4u(${
-          [`${values}${2 * w}.xy`, `${values}${2 * w}.zw`, `${values}${2 * w + 1}.xy`, `${values}${2 * w + 1}.zw`]
-            .map((pair) => `pack2x16float(${pair})`).join(", ")
-        });`
-      ).join("\n    "),
-    /** Adds to a sum the columns of a tile, weighted. */
-    sum: (sum: string, score: number, column: string) =>
-      upTo(columns / matrixSize).map((c) => {
-        // Weights of either half of a row stand where its scores did.
-        const half = Math.floor(c * matrixSize / (columns / 2)), within = c * matrixSize - half * columns / 2;
-        return `{ ${
-          unit.left("tiles_w", {
-            tile: "tiles",
-            offset: `${area(score)} + ${half * quads + within / octet}u`,
-            stride: scoreLine,
-            alongDepth: true,
-          })
+    weights,
+    /** From scores and gradients of weights: gradients of scores, and the weights too where the pass sums with them. */
+    scoreGradients(
+      { edge, seen, weights: weighs }: { edge: string; seen: (key: string) => string; weights: boolean },
+    ) {
+      const own = upTo(quads);
+      return `
+      ${own.map((q) => `var s${q} = ${this.score(0, q)};`).join("\n      ")}
+      if (${edge}) {
+        ${
+        own.map((q) => `{ let column = ${this.column(q)}; s${q} = select(vec4f(-1e30f), s${q}, ${seen("column")}); }`)
+          .join("\n        ")
+      }
+      }
+      ${
+        own.map((q) =>
+          `let p${q} = exp2(fma(s${q}, vec4f(${scoreFactor}), vec4f(-lse))); ` +
+          `let d${q} = p${q} * (${this.score(1, q)}${scaled ? ` * ${float(gradientScale(shape))}` : ""} - delta);`
+        ).join("\n      ")
+      }
+      ${weighs ? weights(0, "p") : ""}
+      ${weights(weighs ? 1 : 0, "d")}`;
+    },
+    /** Adds to sums the columns of a tile, weighted. */
+    sum(sum: string, score: number, column: string) {
+      /** Words from a line's begin to the weights of 16 keys: a sharer's stand where its scores did. */
+      const weightsAt = (block: number) => {
+        const share = width / sharers, sharer = Math.floor(block * matrixSize / share);
+        return sharer * quads + (block * matrixSize - sharer * share) / octet;
+      };
+      return columnMatrices.map((c) =>
+        `{ ${
+          rowMatrices.map((i) =>
+            unit.left(`tiles_w${i}`, {
+              tile: "tiles",
+              offset: names.turned
+                ? `${area(score)} + ${c * matrixSize * scoreLine + weightsAt(i)}u`
+                : `${area(score)} + ${i * matrixSize * scoreLine + weightsAt(c)}u`,
+              stride: scoreLine,
+              alongDepth: !names.turned,
+            })
+          ).join(" ")
         }
       ${
           upTo(parts).map((j) =>
             `{ ${unit.right("tiles_c", columnTile(column, c * matrixSize, j, false))} ${
-              unit.multiplyAdd(`${sum}${j}`, "tiles_w", "tiles_c")
+              rowMatrices.map((i) => unit.multiplyAdd(`${sum}${i}_${j}`, `tiles_w${i}`, "tiles_c")).join(" ")
             } }`
           ).join("\n      ")
-        } }`;
-      }).join("\n    "),
+        } }`
+      ).join("\n    ");
+    },
     /** Stores a block of sums, scaled row by row. */
-    finish: (sum: string, output: string, head: string, factor: string) =>
-      `{ let factor = ${factor};` + upTo(parts).map((j) => `
-  ${unit.store(`${sum}${j}`, "tiles", area(0), scoreLine)}
+    finish(sum: string, output: string, head: string, factor: string) {
+      const share = matrixLanes / ownRows, quads = 4 / share;
+      const at = `subgroup * ${ownRows * finishLine}u`;
+      return `{ let factor = ${factor}; let line = ${share === 1 ? "lane" : `lane / ${share}u`}; let part = ${
+        share === 1 ? "0u" : `lane % ${share}u * ${quads}u`
+      };` + upTo(parts).map((j) => `
+  ${
+        rowMatrices.map((i) =>
+          unit.store(`${sum}${i}_${j}`, "tiles", `${at} + ${i * matrixSize * finishLine}u`, finishLine)
+        ).join(" ")
+      }
   workgroupBarrier();
-  if (row < ${tokens}u) {
-    let at = ${area(0)} + lane / 2u * ${scoreLine}u + lane % 2u * 2u;
-    let place = (row * ${headsOf(output)}u + ${head}) * ${headDim / 4}u + ${j * 4}u + lane % 2u * 2u;
-    ${texts.store(output, "place", "bitcast<vec4f>(tiles[at]) * factor")}
-    ${texts.store(output, "place + 1u", "bitcast<vec4f>(tiles[at + 1u]) * factor")}
+  if (ownRow + line < ${tokens}u) {
+    let at = ${at} + line * ${finishLine}u + part;
+    let place = ((ownRow + line) * ${headsOf(output)}u + ${head}) * ${headDim / 4}u + ${j * 4}u + part;
+    ${
+        upTo(quads).map((q) => texts.store(output, `place + ${q}u`, `bitcast<vec4f>(tiles[at + ${q}u]) * factor`)).join(
+          "\n    ",
+        )
+      }
   }
-  workgroupBarrier();`).join("") + "}",
+  workgroupBarrier();`).join("") + "}";
+    },
   };
+
+  /** Puts a lane's part of a line in place of its scores, as `f16`: words that no other lane reads. */
+  function weights(score: number, values: string) {
+    return upTo(quads / 2).map((w) =>
+      `tiles[${ownScore(score)} + ${w}u] = vec4u(${
+        [`${values}${2 * w}.xy`, `${values}${2 * w}.zw`, `${values}${2 * w + 1}.xy`, `${values}${2 * w + 1}.zw`]
+          .map((pair) => `pack2x16float(${pair})`).join(", ")
+      });`
+    ).join("\n    ");
+  }
 }

@@ -5,10 +5,16 @@ import type { DeviceTraits, Kernel } from "../kernel.ts";
 import { emulatedMatrix } from "../matrix_unit.ts";
 import { checkKernel, randomNormal, testDevice } from "../testing.ts";
 import { rowDataPass } from "./flash.ts";
-import { matrixBackwardPasses, matrixForwardPass } from "./matrix_blocks.ts";
+import { largestPass } from "./scales.ts";
+import { matrixBackwardPasses, matrixForwardPass, type MatrixTiling } from "./matrix_blocks.ts";
 import { attentionBackward, attentionForward, type AttentionOptions } from "./mod.ts";
 
 const withTraits = (kernel: Kernel, passes: Kernel["passes"]): Kernel => ({ ...kernel, passes });
+
+/** Blocks of the sizes that ship, of fewer subgroups, and smaller ones, which compile sooner in software. */
+const pair = { subgroups: 2, rows: 32, columns: 32 }, large = { forward: pair, queryGradient: pair, keyGradient: pair };
+const one = { subgroups: 1, rows: 32, columns: 16 };
+const little = { forward: one, queryGradient: one, keyGradient: { ...one, rows: 16, columns: 32 } };
 
 /** Segments of these lengths, as `start` and `end`. */
 function segments(lengths: readonly number[]) {
@@ -23,48 +29,65 @@ function segments(lengths: readonly number[]) {
 async function check(
   options: Omit<AttentionOptions, "tokens">,
   lengths: readonly number[],
-  { emulate, scale = 1 }: { emulate: boolean; scale?: number },
+  { emulate, scale = 1, amplitude = 1 }: { emulate?: MatrixTiling; scale?: number; amplitude?: number } = {},
 ) {
-  const sizes = { ...options, tokens: lengths.reduce((a, b) => a + b, 0), type: "f16" } as const;
+  const sizes = { type: "f16" as const, ...options, tokens: lengths.reduce((a, b) => a + b, 0) };
   const { tokens, heads, kvHeads, headDim } = sizes;
   const shape = { scale: 1 / Math.sqrt(headDim), ...sizes };
   const forward = attentionForward(sizes), backward = attentionBackward(sizes);
+  const scales = ({ operands }: Kernel) => sizes.type === "bf16" ? [largestPass(operands)] : [];
   const queries = tokens * heads * headDim, keys = tokens * kvHeads * headDim;
   const inputs = {
-    q: randomNormal(queries, 1).map((v) => v * scale),
-    k: randomNormal(keys, 2),
-    v: randomNormal(keys, 3),
+    q: randomNormal(queries, 1).map((v) => v * scale * amplitude),
+    k: randomNormal(keys, 2).map((v) => v / amplitude),
+    v: randomNormal(keys, 3).map((v) => v * amplitude),
     ...segments(lengths),
   };
   const forwardKernel = emulate
-    ? withTraits(forward, (traits) => [matrixForwardPass(shape, forward.operands, traits, emulatedMatrix)])
+    ? withTraits(forward, (traits) => [
+      ...scales(forward),
+      matrixForwardPass(shape, forward.operands, traits, emulatedMatrix, emulate.forward),
+    ])
     : forward;
   // Weights and what multiplies them are rounded to f16 on the way.
   const { expected } = await checkKernel(forwardKernel, inputs, { tolerance: { o: 3e-3, logSumExp: 2e-3 } });
   const backwardKernel = emulate
     ? withTraits(backward, (traits) => [
+      ...scales(backward),
       rowDataPass(shape, backward.operands, traits),
-      ...matrixBackwardPasses(shape, backward.operands, traits, emulatedMatrix),
+      ...matrixBackwardPasses(shape, backward.operands, traits, emulatedMatrix, emulate),
     ])
     : backward;
-  const given = { ...inputs, o: expected.o, logSumExp: expected.logSumExp, dO: randomNormal(queries, 4) };
+  const given = {
+    ...inputs,
+    o: expected.o,
+    logSumExp: expected.logSumExp,
+    dO: randomNormal(queries, 4).map((v) => v / amplitude),
+  };
   await checkKernel(backwardKernel, given, { tolerance: 1e-2 });
 }
 
 Deno.test("attention in blocks for matrix units matches its reference at odd lengths, in segments, with groups", async () => {
-  await check({ heads: 2, kvHeads: 1, headDim: 16 }, [5, 70, 1, 24], { emulate: true });
+  await check({ heads: 2, kvHeads: 1, headDim: 16 }, [5, 70, 1, 24], { emulate: large });
+});
+
+Deno.test("attention in blocks for matrix units scales operands of bf16 that no f16 holds", async () => {
+  await check({ heads: 2, kvHeads: 1, headDim: 16, type: "bf16" }, [5, 60], { emulate: little, amplitude: 2 ** 20 });
 });
 
 Deno.test("attention in blocks for matrix units takes its sums out where scores grow past what weights hold", async () => {
-  await check({ heads: 1, kvHeads: 1, headDim: 16 }, [97], { emulate: true, scale: 8 });
+  // As many tokens and heads as above, so that these are the same texts.
+  await check({ heads: 2, kvHeads: 1, headDim: 16 }, [100], { emulate: large, scale: 8 });
 });
 
 Deno.test("attention on matrix units matches its reference, where the device has them", async () => {
   const { features, description } = (await testDevice()).traits;
   if (!features.matrixUnits) return console.log(`skipped: ${description} shows no matrix units`);
   for (const headDim of [32, 64, 96, 128]) {
-    await check({ heads: 4, kvHeads: 2, headDim }, [37, 200, 1, 130], { emulate: false });
-    await check({ heads: 2, kvHeads: 2, headDim }, [256], { emulate: false, scale: 8 });
+    for (const type of ["f16", "bf16"] as const) {
+      await check({ heads: 4, kvHeads: 2, headDim, type }, [37, 200, 1, 130]);
+    }
+    await check({ heads: 2, kvHeads: 2, headDim }, [256], { scale: 8 });
   }
 });
 
@@ -76,12 +99,13 @@ Deno.test("attention for Dawn's matrix units is a text that Dawn compiles", asyn
     provider: "dawn",
     subgroupSize: 32,
     features: { subgroups: true, shaderF16: true, timestampQuery: true, matrixUnits: true },
+    limits: { ...hostTraits.limits, maxComputeWorkgroupStorageSize: 48 << 10 },
   };
-  for (const headDim of [16, 64, 128]) {
+  for (const headDim of [16, 64, 80, 128]) {
     const sizes = { tokens: 100, heads: 4, kvHeads: 2, headDim, type: "f16" } as const;
-    for (
-      const { code } of [attentionForward(sizes), attentionBackward(sizes)].flatMap((kernel) => kernel.passes(traits))
-    ) {
+    const passes = [attentionForward(sizes), attentionBackward(sizes)].flatMap((kernel) => kernel.passes(traits));
+    assertEquals(passes.map(({ code }) => code.includes("subgroupMatrixLoad")), [true, false, true, true]);
+    for (const { code } of passes) {
       const { messages } = await device.createShaderModule({ code }).getCompilationInfo();
       assertEquals(messages.map(({ message, lineNum }) => `${lineNum}: ${message}`), []);
     }

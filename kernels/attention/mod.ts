@@ -5,9 +5,16 @@ import { subgroupMatrix } from "../matrix_unit.ts";
 import { requireSizes } from "../norm/rows.ts";
 import type { BlockForm } from "./block_form.ts";
 import { forwardPass, keyGradientPass, queryGradientPass, rowDataPass } from "./flash.ts";
-import { fitsMatrixBlocks, matrixBackwardPasses, matrixForwardPass } from "./matrix_blocks.ts";
+import {
+  fitsMatrixBlocks,
+  matrixBackwardPasses,
+  matrixForwardPass,
+  type MatrixTiling,
+  matrixTilings,
+} from "./matrix_blocks.ts";
 import * as reference from "./reference.ts";
 import type { AttentionOptions, AttentionShape } from "./shape.ts";
+import { isScaled, largestOperand, largestPass } from "./scales.ts";
 import { subgroupBlocks } from "./subgroup_blocks.ts";
 import { workgroupBlocks } from "./workgroup_blocks.ts";
 
@@ -48,6 +55,7 @@ export function attentionForward(options: AttentionOptions): Kernel {
     { name: "end", type: "u32", length: shape.tokens, access: "read" },
     { name: "o", type: shape.type, length: queries, access: "write" },
     { name: "logSumExp", type: "f32", length: rows, access: "write" },
+    ...(isScaled(shape) ? [largestOperand(3)] : []),
   ];
   return {
     name: "attention.forward",
@@ -56,8 +64,8 @@ export function attentionForward(options: AttentionOptions): Kernel {
     reference: (views) => reference.attentionForward(shape, views),
     passes(traits) {
       const form = formFor("forward", shape, traits);
-      return form === "units"
-        ? [matrixForwardPass(shape, operands, traits, subgroupMatrix)]
+      return "forward" in form
+        ? [...scales(shape, operands), matrixForwardPass(shape, operands, traits, subgroupMatrix, form.forward)]
         : [forwardPass(form, shape, operands, traits)];
     },
   };
@@ -87,6 +95,7 @@ export function attentionBackward(options: AttentionOptions): Kernel {
     { name: "dK", type: shape.type, length: keys, access: "write" },
     { name: "dV", type: shape.type, length: keys, access: "write" },
     { name: "rowData", type: "u32", length: 4 * rows, access: "scratch" },
+    ...(isScaled(shape) ? [largestOperand(4)] : []),
   ];
   return {
     name: "attention.backward",
@@ -95,8 +104,12 @@ export function attentionBackward(options: AttentionOptions): Kernel {
     reference: (views) => reference.attentionBackward(shape, views),
     passes(traits) {
       const form = formFor("backward", shape, traits);
-      if (form === "units") {
-        return [rowDataPass(shape, operands, traits), ...matrixBackwardPasses(shape, operands, traits, subgroupMatrix)];
+      if ("forward" in form) {
+        return [
+          ...scales(shape, operands),
+          rowDataPass(shape, operands, traits),
+          ...matrixBackwardPasses(shape, operands, traits, subgroupMatrix, form),
+        ];
       }
       // Sums of both gradients of a long head do not fit the registers of one invocation.
       const fit = 2 * form.localRows * form.quads <= mostSums;
@@ -110,6 +123,8 @@ export function attentionBackward(options: AttentionOptions): Kernel {
   };
 }
 
+const scales = (shape: AttentionShape, operands: readonly Operand[]) => isScaled(shape) ? [largestPass(operands)] : [];
+
 const onMatrixUnits = (shape: AttentionShape, { features, limits }: DeviceTraits) =>
   features.matrixUnits && fitsMatrixBlocks(shape) && limits.maxComputeWorkgroupStorageSize >= 46 << 10;
 
@@ -117,13 +132,19 @@ const onMatrixUnits = (shape: AttentionShape, { features, limits }: DeviceTraits
 const mostSums = 32;
 
 /** The form chosen for a device, else the best one known. */
-function formFor(pass: "forward" | "backward", shape: AttentionShape, traits: DeviceTraits): BlockForm | "units" {
+function formFor(
+  pass: "forward" | "backward",
+  shape: AttentionShape,
+  traits: DeviceTraits,
+): BlockForm | MatrixTiling {
   const { software, subgroupSize, limits } = traits, { headDim, tokens, heads, type } = shape;
   const subgroups = subgroupSize >= 4 && subgroupSize <= 32 ? subgroupBlocks(headDim, traits) : undefined;
   const fits = subgroups !== undefined && subgroups.localRows * subgroups.quads <= mostSums;
   const short = { ...traits, limits: { ...limits, maxComputeWorkgroupStorageSize: 16 << 10 } };
-  const forms = new Map<string, () => BlockForm | "units">();
-  if (onMatrixUnits(shape, traits)) forms.set("units", () => "units");
+  const forms = new Map<string, () => BlockForm | MatrixTiling>();
+  if (onMatrixUnits(shape, traits)) {
+    for (const [name, tiling] of Object.entries(matrixTilings(shape))) forms.set(name, () => tiling);
+  }
   if (software && fits) forms.set("subgroups", () => subgroups);
   forms.set("tiles", () => workgroupBlocks(headDim, traits));
   if (limits.maxComputeWorkgroupStorageSize > 16 << 10) {

@@ -8,16 +8,35 @@
  * at barriers: rows of 8 for each invocation read less and reach half, with fewer invocations to wait for.
  */
 import type { DeviceTraits } from "../kernel.ts";
+import { subgroupPrelude } from "../matmul/dialect.ts";
 import { upTo } from "../matmul/text.ts";
 import type { BlockForm } from "./block_form.ts";
 
-const rows = 64, columns = 32, localRows = 4;
-/** Invocations along the columns and along the rows. */
-const across = 8, down = rows / localRows, threads = across * down;
+const columns = 32;
+/** Invocations along the columns. */
+const across = 8;
 
-export function workgroupBlocks(headDim: number, { limits, software }: DeviceTraits): BlockForm {
-  // `vec4f` of the head dimension that are staged at once: more mean fewer barriers, and 22 KiB in all.
-  const slice = limits.maxComputeWorkgroupStorageSize >= 24 << 10 ? 8 : 4;
+export interface WorkgroupTiling {
+  readonly rows: number;
+  readonly localRows: number;
+  /** `vec4f` of the head dimension that are staged at once: more mean fewer barriers. */
+  readonly slice: number;
+  /** What rows merge is merged by shuffles, which need subgroups of eight lanes or more and spare two barriers each. */
+  readonly shuffled: boolean;
+}
+
+/** Divisions that were not measured, for a tuner to try where subgroups are of eight lanes or more; of 39 KiB at most. */
+export const shuffledTilings: Readonly<Record<string, WorkgroupTiling>> = {
+  "tiles, shuffles": { rows: 64, localRows: 4, slice: 8, shuffled: true },
+  "tiles of 128 rows": { rows: 128, localRows: 8, slice: 8, shuffled: true },
+};
+
+/** @param tiling the one that ships, of 22 KiB where a device has them, if left out */
+export function workgroupBlocks(headDim: number, traits: DeviceTraits, tiling?: WorkgroupTiling): BlockForm {
+  const { limits, software } = traits;
+  const slices = limits.maxComputeWorkgroupStorageSize >= 24 << 10 ? 8 : 4;
+  const { rows, localRows, slice, shuffled } = tiling ?? { rows: 64, localRows: 4, slice: slices, shuffled: false };
+  const down = rows / localRows, threads = across * down;
   const line = slice + 1;
   const stageLength = (rows + columns) * line;
   const headQuads = Math.ceil(headDim / 4);
@@ -88,7 +107,7 @@ export function workgroupBlocks(headDim: number, { limits, software }: DeviceTra
     localRows,
     quads,
     paddedQuads: [productQuads, width],
-    prelude: "",
+    prelude: shuffled ? subgroupPrelude(traits) : "",
     // Not `dot`, which compilers end with an addition of its own.
     declarations: `
 fn along(r: vec4f, c: vec4f, sum: f32) -> f32 {
@@ -140,7 +159,10 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lo
             "stagedColumn",
             together * 4 * width,
             (i) =>
-              column(`firstColumn + ${first} + ${i} / ${4 * width}u + ${i} / ${width}u % 4u * 8u`, `${i} % ${width}u`),
+              column(
+                `firstColumn + ${first} + ${i} / ${4 * width}u + ${i} / ${width}u % 4u * 8u`,
+                `${i} % ${width}u`,
+              ),
             (i) => i,
           );
           const compute = upTo(together).map((u) =>
@@ -164,6 +186,16 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lo
         own.map((i) => `weights[(ty + ${i * down}u) * ${across}u + (tx ^ turn)] = ${name}${i};`).join(" "),
       ),
     merge(name, values, operation) {
+      if (shuffled) {
+        const merged = (a: string, b: string) => operation === "max" ? `max(${a}, ${b})` : `${a} + ${b}`;
+        return values.map((value, i) =>
+          `var ${name}${i} = ${value}; ${
+            [1, 2, 4].map((distance) =>
+              `${name}${i} = ${merged(`${name}${i}`, `subgroupShuffleXor(${name}${i}, ${distance}u)`)};`
+            ).join(" ")
+          }`
+        ).join("\n    ");
+      }
       const terms = upTo(across).map((u) => `stage[ty * ${across}u + ${u}u]`);
       const merged = operation === "max" ? terms.reduce((a, b) => `max(${a}, ${b})`) : terms.join(" + ");
       return `

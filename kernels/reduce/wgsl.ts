@@ -29,7 +29,8 @@ export function normGroups(length: number): number {
 
 /** Pass 1: x → partial[group]. Pass 2: partial → out[0]. Operands x, out, partial. */
 export function squaredNormPasses(traits: DeviceTraits, length: number, type: FloatType): Pass[] {
-  const groups = normGroups(length);
+  // Software merges a group's sums in workgroup memory as slowly as it reads: few groups, one for each core and some more.
+  const groups = Math.min(normGroups(length), traits.software ? 16 : Infinity);
   const sum = (
     code: {
       items: number;

@@ -79,7 +79,7 @@ Deno.test("matmul() uses its larger tiles as a GPU would", async () => {
   await check({ m: 260, n: 130, k: 34, batch: 32, transposeB: true }, gpu);
   await check({ m: 128, n: 28, k: 32, batch: 160 }, gpu);
   await check({ m: 130, n: 132, k: 20, batch: 125, transposeB: true, accumulate: true }, gpu);
-  await check({ m: 130, n: 132, k: 20, batch: 125, residual: true }, gpu);
+  await check({ m: 130, n: 132, k: 20, batch: 125, transposeA: true, residual: true }, gpu);
 });
 
 Deno.test("naivePasses() matches the reference", async () => {

@@ -26,7 +26,7 @@ export type { AttentionOptions } from "./shape.ts";
  *
  * Operands: q `[tokens, heads, headDim]`, k and v `[tokens, kvHeads, headDim]`, start and end u32 `[tokens]` (first
  * token of the token's segment, one past its last) → o, shaped as q, and logSumExp `[tokens, heads]` of the scaled
- * scores, which the backward pass needs. Memory is linear in the tokens.
+ * scores, which the backward pass needs; for `bf16` scratch of a few words (`scales.ts`). Memory is linear in the tokens.
  *
  * Its cost is counted for one segment: shorter ones do less.
  *
@@ -75,7 +75,8 @@ export function attentionForward(options: AttentionOptions): Kernel {
  * The gradient of {@linkcode attentionForward}, from its outputs and the gradient dO of o. Each sum has one owner, so
  * the result repeats bit for bit.
  *
- * Operands: q, k, v, o, logSumExp, dO (shaped as o), start, end → dQ, dK, dV; scratch of 4 words a token and head.
+ * Operands: q, k, v, o, logSumExp, dO (shaped as o), start, end → dQ, dK, dV; scratch of 4 words a token and head, and for
+ * `bf16` a few more.
  *
  * @throws {RangeError} when a size does not fit
  */

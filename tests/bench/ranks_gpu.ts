@@ -25,6 +25,7 @@ import { listenControl } from "../../src/comm/control.ts";
 import { openRendezvous } from "../../src/comm/transport/rendezvous.ts";
 import { loadConfig, resolveConfig } from "../../src/config/mod.ts";
 import { createTrainLoader } from "../../src/data/mod.ts";
+import { dummySamplesPerRank } from "../../src/data/train_loader.ts";
 import { runMesh } from "../../src/parallel/run_mesh.ts";
 import { createWorld, solo } from "../../src/parallel/world.ts";
 import { Session } from "../../src/train/session.ts";
@@ -84,7 +85,9 @@ async function child(): Promise<void> {
     const began = performance.now();
     using session = await Session.open(config, { backend, world: here });
     const openSeconds = (performance.now() - began) / 1000;
-    const loader = createTrainLoader(config.data, { dataRank: rank, dataWorldSize: world });
+    // The made-up set has no more rows; larger steps take several batches.
+    const micro_num = Math.min(most, Math.floor(dummySamplesPerRank / rows));
+    const loader = createTrainLoader({ ...config.data, micro_num }, { dataRank: rank, dataWorldSize: world });
     let warm = false;
     for (const { tokens, way } of runs) {
       // It is asked in every step.
@@ -93,6 +96,9 @@ async function child(): Promise<void> {
       // Parameters go round for the first time in the second step, where that overlaps.
       for (let step = overlap && !warm ? -1 : 0; step <= steps; step++) {
         const whole = await loader.next(), microBatches = whole.microBatches.slice(0, count);
+        while (microBatches.length < count) {
+          microBatches.push(...(await loader.next()).microBatches.slice(0, count - microBatches.length));
+        }
         session.trainer.onSpan = (name, begin, end) => {
           if (step > 0) phases.set(name, (phases.get(name) ?? 0) + (end - begin) / 1000 / steps);
         };

@@ -3,21 +3,9 @@ import type { Kernel } from "../../kernels/kernel.ts";
 import type { ResolvedConfig } from "../config/mod.ts";
 import type { CollectiveInstruction, Instruction, Segment } from "../graph/plan.ts";
 import { beginnings, isWeightGather, type Prefetches } from "../graph/weight_gathers.ts";
-import { mostTravelling } from "../optimizer/synchronize.ts";
 import type { Mesh, Mode } from "../parallel/mesh.ts";
 import { connectionBandwidth, type DeviceModel, type LinkModel, loopbackLatency } from "./hardware.ts";
 import { RankClock } from "./rank_clock.ts";
-
-/** What the code does that decides how long collectives between ranks take. */
-export interface Ways {
-  /** Rings hand on pieces of a part as they arrive, so that all hops are busy at once, or a part when it is whole. */
-  readonly rings: "by pieces" | "by parts";
-  /** Buckets of gradients and gathers of parameters under way at a time. */
-  readonly travelling: number;
-}
-
-/** Runs that were measured before may have gone another way (`tests/measured/`). */
-export const today: Ways = { rings: "by pieces", travelling: mostTravelling };
 
 /** What a layout would run on. */
 export interface Machines {
@@ -30,8 +18,6 @@ export interface Machines {
   readonly perHost?: number;
   /** Ranks that share a device, neighbours by number. @default {1} */
   readonly perDevice?: number;
-  /** @default what the code does today */
-  readonly ways?: Ways;
 }
 
 type Operator = CollectiveInstruction["operator"];
@@ -52,7 +38,6 @@ export interface Charges {
   readonly matmulRate: number;
   /** Seconds on a device that this rank has to itself. @param load share of a grouped product's rows that are there */
   kernel(kernel: Kernel, load?: number): number;
-  readonly ways: Ways;
   /** How many times longer device work takes beside the ranks that share the device. */
   readonly turns: number;
   /** A read-back of so many bytes, and an upload. */
@@ -99,7 +84,6 @@ export function chargesOf(
   /** Ranks of the same stage that share this rank's device: they compute at the same time. */
   sharing = 1,
 ): Charges {
-  const { ways = today } = machines;
   const { device: { dispatch, bandwidth, ...device } } = machines, { host } = device, { data, model, runtime } = config;
   const rates = model.dtype !== "float32" && runtime.webgpu === "dawn" ? device.units[model.dtype] : device;
   const matmulRate = rates.matmul, turns = sharing * ((machines.perDevice ?? 1) > 1 ? 1 + device.switching : 1);
@@ -137,10 +121,8 @@ export function chargesOf(
     const size = mesh.size(mode), { latency, bandwidth } = link(mode);
     const rounds = (operator === "all-reduce" ? 2 : 1) * (size - 1);
     if (!counts) return rounds * latency + wireBytes(operator, size, whole) / bandwidth;
-    // Every hop carries all parts but one.
-    if (ways.rings === "by pieces") return rounds * latency + (whole - Math.min(...counts)) / bandwidth;
-    // The largest part passes over all hops but one, and each waits for the one before.
-    return rounds * (latency + Math.max(...counts) / bandwidth);
+    // Every hop carries all parts but one, piece by piece, so that all hops are busy at once.
+    return rounds * latency + (whole - Math.min(...counts)) / bandwidth;
   };
 
   /** Bytes of a collective's whole tensor that travel, and those that come to this rank. */
@@ -161,7 +143,6 @@ export function chargesOf(
 
   return {
     matmulRate,
-    ways,
     turns,
     kernel,
     read,

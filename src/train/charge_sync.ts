@@ -5,6 +5,7 @@
 import type { Plan, Segment } from "../graph/plan.ts";
 import type { GatherOverlapPlan, OverlapPlan } from "../optimizer/overlap.ts";
 import { type Gather, type Parcel, partBytes, type ZeroPlan } from "../optimizer/zero.ts";
+import { mostTravelling } from "../optimizer/synchronize.ts";
 import type { Mesh, Mode } from "../parallel/mesh.ts";
 import { type Charges, wireBytes } from "./charge.ts";
 import { RankClock } from "./rank_clock.ts";
@@ -91,7 +92,7 @@ class Travelling {
 
 /** After or during the last backward pass. */
 function chargeReduction({ plan, zero, overlap, mesh, charges }: Planned) {
-  const clock = new RankClock(), travelling = new Travelling(charges, mesh, clock), { read, ways } = charges;
+  const clock = new RankClock(), travelling = new Travelling(charges, mesh, clock), { read } = charges;
   const start = (bucket: Parcel, { reduce, partition, wire }: ZeroPlan) => {
     const operator = mesh.size(partition) === mesh.size(reduce) ? "reduce-scatter" : "all-reduce";
     travelling.begin(operator, reduce, bucket, ofOwner(bucket, mesh.index(partition)), wire);
@@ -102,7 +103,7 @@ function chargeReduction({ plan, zero, overlap, mesh, charges }: Planned) {
       for (const bucket of way.buckets) {
         clock.readBack(read(4 * bucket.elements));
         start(bucket, way);
-        if (travelling.count >= ways.travelling) travelling.finishFirst();
+        if (travelling.count >= mostTravelling) travelling.finishFirst();
       }
       travelling.finish();
     }
@@ -129,7 +130,7 @@ function chargeReduction({ plan, zero, overlap, mesh, charges }: Planned) {
 
 /** After the update, or from there on into the next step's first forward pass. */
 function chargeGathers({ plan, zero, gatherOverlap, mesh, charges }: Planned) {
-  const clock = new RankClock(), { read, ways } = charges;
+  const clock = new RankClock(), { read } = charges;
   const all = zero.map(({ partition, gathers }) => {
     const travelling = new Travelling(charges, mesh, clock), own = mesh.index(partition);
     if (mesh.size(partition) === 1) return travelling;
@@ -138,7 +139,7 @@ function chargeGathers({ plan, zero, gatherOverlap, mesh, charges }: Planned) {
       const each = parcel.counts.map((_, owner) => ofOwner(parcel, owner));
       clock.readBack(read(Math.max(...each)));
       travelling.begin("all-gather", partition, parcel, each.reduce((sum, part) => sum + part, 0) - each[own]!);
-      if (!gatherOverlap && travelling.count >= ways.travelling) travelling.finishFirst();
+      if (!gatherOverlap && travelling.count >= mostTravelling) travelling.finishFirst();
     }
     if (!gatherOverlap) travelling.finish();
     return travelling;

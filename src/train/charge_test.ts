@@ -27,7 +27,6 @@ const zero: ZeroPlan[] = [
 
 /** An element takes 1 to read back, 2 between ranks, 1/2 to upload; an instruction takes 5. */
 const charges = {
-  ways: { rings: "by pieces", travelling: 3 },
   turns: 1,
   read: (bytes: number) => bytes / 4,
   upload: (bytes: number) => bytes / 8,

@@ -47,21 +47,17 @@ const h200: DeviceModel = {
   limits: { maxBufferSize: 4 * GiB, maxStorageBufferBindingSize: 2 * GiB - 4 },
   matmul: 43 * TFLOPS,
   attention: 20.5 * TFLOPS,
-  // What products reach in a whole training step of a 124M model; large ones by themselves reach 236 and 211.
+  // What products reach in a whole training step of a 124M model; large ones by themselves reach 278 and 214.
   units: {
-    float16: { matmul: 138 * TFLOPS, attention: 62.9 * TFLOPS },
-    bfloat16: { matmul: 110 * TFLOPS, attention: 20.5 * TFLOPS },
+    float16: { matmul: 160 * TFLOPS, attention: 70 * TFLOPS },
+    bfloat16: { matmul: 120 * TFLOPS, attention: 65 * TFLOPS },
   },
   bandwidth: 4.26 * TB,
-  dispatch: 2.7 * us,
-  // Four ranks on one device: what a micro-batch more costs, by steps of 8k and of 524k tokens, against one rank alone.
-  switching: 0.12,
-  // 1 MiB comes back in 0.16 to 0.6 ms. The rest was not measured by itself: `readBack` and `hop` follow from two steps
-  // of several ranks on one device (2 ranks at 262k tokens, 4 at 8k), `upload` from its proportion to reading on
-  // another machine (130 ms against 211 for 256 MiB), `copy` is that machine's. All of it when bytes still came back into
-  // memory fresh from the system, so runs of several ranks should be quicker now than what follows from these.
-  host: { latency: 0.1 * ms, readBack: 0.75 * GB, copy: 21 * GB, upload: 1.2 * GB, hop: 1.6 * GB },
-  source: "measured; its host's rates follow from runs of 2 and 4 ranks",
+  dispatch: 2 * us,
+  // By `troupe bench device`, which moves bytes and nothing else: no run of several ranks had a part in these.
+  switching: 0.108,
+  host: { latency: 0.07 * ms, readBack: 2.9 * GB, copy: 6.2 * GB, upload: 7.3 * GB, hop: 1.14 * GB },
+  source: "measured",
 };
 
 /** What NVIDIA publishes of the H200 (SXM): dense `float32` on vector units, dense half precision on matrix units, memory. */
@@ -86,8 +82,7 @@ function published(
     ...scaled(h200, vectors),
     units: {
       float16: scaled(float16, matrices),
-      // Its attention has no form on matrix units.
-      bfloat16: { matmul: matrices * bfloat16.matmul, attention: vectors * bfloat16.attention },
+      bfloat16: scaled(bfloat16, matrices),
     },
     bandwidth: bandwidth / h200Peaks.bandwidth * h200.bandwidth,
     source: "not measured: its maker's peaks, times the shares of theirs that an H200 reached, and the H200's host",

@@ -1,24 +1,10 @@
 /** Products by group on the host, each group's as one of the reference's own products: the oracle of the kernels beside this file. */
 import type { HostArray } from "../kernel.ts";
 import { matmul } from "../matmul/reference.ts";
-import type { MatmulShape } from "../matmul/shape.ts";
+import { type MatmulOptions, shapeOf } from "../matmul/shape.ts";
 import type { GroupedSizes } from "./mod.ts";
 
-type Product = Pick<MatmulShape, "m" | "n" | "k"> & Partial<MatmulShape>;
-
-const product = (shape: Product, views: readonly HostArray[]): void =>
-  matmul({
-    transposeA: false,
-    transposeB: false,
-    batch: 1,
-    accumulate: false,
-    bias: false,
-    residual: false,
-    types: {},
-    split: false,
-    packed: false,
-    ...shape,
-  }, views);
+const product = (options: MatmulOptions, views: readonly HostArray[]): void => matmul(shapeOf(options), views);
 
 /** For each group its number, and its rows. */
 function* groupsOf({ rows, groups }: GroupedSizes, offset: HostArray) {

@@ -7,25 +7,14 @@ import { emulatedMatrix } from "../matrix_unit.ts";
 import { checkKernel, randomNormal, testDevice } from "../testing.ts";
 import { matmul, type MatmulOptions } from "./mod.ts";
 import { type MatrixTiling, matrixUnitPasses } from "./matrix_units.ts";
-import type { MatmulShape } from "./shape.ts";
+import { shapeOf } from "./shape.ts";
 
-const plain = {
-  transposeA: false,
-  transposeB: false,
-  batch: 1,
-  accumulate: false,
-  bias: false,
-  residual: false,
-  types: {},
-  split: false,
-  packed: false,
-};
 const ofType = (type: FloatType): Partial<MatmulOptions> =>
   type === "f32" ? { split: true } : { types: { a: type, b: type } };
 
 /** The form with matrix units played by plain WGSL, in small tiles; for how a product is cut, not for real units. */
 function emulated(options: MatmulOptions, tiling: Partial<MatrixTiling>): Kernel {
-  const kernel = matmul(options), shape: MatmulShape = { ...plain, ...options };
+  const kernel = matmul(options), shape = shapeOf(options);
   const { depth = 16 } = tiling;
   const whole: MatrixTiling = {
     rows: 32,

@@ -8,7 +8,7 @@ import { requireSizes } from "../norm/rows.ts";
 import { formsOf, questionOf } from "./candidates.ts";
 import { largestOperand } from "./matrix_units.ts";
 import * as reference from "./reference.ts";
-import { matmulOperands, type MatmulOptions, type MatmulShape } from "./shape.ts";
+import { matmulOperands, type MatmulOptions, type MatmulShape, shapeOf } from "./shape.ts";
 import { tilingOf } from "./workgroup_tiles.ts";
 
 export type { MatmulOptions } from "./shape.ts";
@@ -33,18 +33,7 @@ export type { MatmulOptions } from "./shape.ts";
  * ```
  */
 export function matmul(options: MatmulOptions): Kernel {
-  const shape: MatmulShape = {
-    transposeA: false,
-    transposeB: false,
-    batch: 1,
-    accumulate: false,
-    bias: false,
-    residual: false,
-    types: {},
-    split: false,
-    packed: false,
-    ...options,
-  };
+  const shape = shapeOf(options);
   const { m, n, k, batch, transposeA, transposeB } = shape;
   requireSizes("matmul", { m, n, k, batch });
   const operands = matmulOperands(shape);

@@ -42,6 +42,20 @@ export interface MatmulOptions {
 
 export type MatmulShape = Required<MatmulOptions>;
 
+/** A product with all that its options leave out. */
+export const shapeOf = (options: MatmulOptions): MatmulShape => ({
+  transposeA: false,
+  transposeB: false,
+  batch: 1,
+  accumulate: false,
+  bias: false,
+  residual: false,
+  types: {},
+  split: false,
+  packed: false,
+  ...options,
+});
+
 /** Operands in order, without scratch: a, b, [bias], [residual], c. */
 export function matmulOperands(
   { m, n, k, batch, accumulate, bias, residual, types }: MatmulShape,

@@ -30,6 +30,12 @@ export interface Wait {
   ready(): Promise<unknown>;
 }
 
+/**
+ * A turn of the event loop, in which messages to and from other threads leave and come. To be waited for after something
+ * was sent, where what comes next may block the thread: a read-back does, until the device is through.
+ */
+export const messagesLeave: Wait = { ready: () => new Promise((resolve) => setImmediate(resolve)) };
+
 export interface ProgramOptions {
   /** Micro-batches in flight at once, of every chunk or by chunk. @default {1} */
   readonly frames?: number | readonly number[];

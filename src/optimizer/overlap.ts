@@ -78,20 +78,16 @@ export class OverlappedReduction {
     for (const { group, bucket } of this.plan.late) {
       const synchronizer = this.synchronizers[group]!, reading = synchronizer.read(bucket);
       yield reading;
-      synchronizer.start(reading);
+      yield* synchronizer.start(reading);
     }
   }
 
   *#send(): Generator<Wait, void> {
     if (!this.#read) return;
-    this.#read.synchronizer.start(this.#read.reading);
+    yield* this.#read.synchronizer.start(this.#read.reading);
     this.#read = undefined;
-    yield turn;
   }
 }
-
-/** A turn of the event loop, in which messages to and from other threads leave and come: the next wait may block them. */
-const turn: Wait = { ready: () => new Promise((resolve) => setImmediate(resolve)) };
 
 export interface GatherOverlapPlan {
   /** By the forward pass of a chunk, in the order in which its first micro-batch takes them. */

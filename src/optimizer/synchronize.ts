@@ -7,7 +7,7 @@ import type { Backend, Range, ReadTicket } from "../backend/backend.ts";
 import type { Group } from "../comm/collectives/communicator.ts";
 import { type HalfElements, narrowInPlace, widenInPlace } from "../comm/collectives/elements.ts";
 import { vectorMemory } from "../comm/collectives/vector_sum.ts";
-import type { Program, Wait } from "../graph/program.ts";
+import { messagesLeave, type Program, type Wait } from "../graph/program.ts";
 import type { SpanSink } from "../observe/trace.ts";
 import { type Gather, type OwnedPart, type Parcel, partBytes } from "./zero.ts";
 
@@ -124,7 +124,7 @@ export class Synchronizer {
     for (const bucket of this.buckets) {
       const reading = this.read(bucket);
       yield reading;
-      this.start(reading);
+      yield* this.start(reading);
       if (this.#reducing.length >= most) yield* this.#finishReduction();
     }
     yield* this.finish();
@@ -136,7 +136,7 @@ export class Synchronizer {
   }
 
   /** Starts the sum of a bucket that was read. */
-  start({ parcel, room, ticket }: Reading): void {
+  *start({ parcel, room, ticket }: Reading): Generator<Wait, void> {
     const { data: group, zero, wire } = this.#options, numbers = room.subarray(0, parcel.elements);
     this.#timed("take", 4 * parcel.elements, () => ticket.take());
     const data = wire ? narrowInPlace(numbers, wire) : numbers;
@@ -144,6 +144,7 @@ export class Synchronizer {
     const arrived = toOwners ? group.reduceScatter(data, parcel.counts) : group.allReduce(data);
     arrived.catch(() => {}); // told to whoever waits
     this.#reducing.push({ parcel, half: false, room, arrived });
+    yield messagesLeave;
   }
 
   /** Waits for the sums under way and puts those that this rank needs back in their places. */
@@ -231,7 +232,7 @@ export class Synchronizer {
       const arrived = zero.allGather(data, counts);
       arrived.catch(() => {}); // told to whoever waits
       this.#gathering.push({ parcel, half, room, arrived });
-      return;
+      return yield messagesLeave;
     }
     const line: InLine = {
       data,
@@ -244,6 +245,7 @@ export class Synchronizer {
     this.#inLine.push(line);
     const arrived = zero.index === 0 ? line.gathers[0]! : line.arrived.promise;
     this.#gathering.push({ parcel, half, room, arrived, gone: line.gone.promise });
+    yield messagesLeave;
   }
 
   /** Waits for the first of the gathers under way, if there is one, and puts what came in its places. */

@@ -169,6 +169,13 @@ export class Trainer implements Disposable {
     if (turn.waits) this.#over("wait for turn", passBegan);
     /** The device is through with all that was queued: a few bytes come back. */
     const computed = () => program.backend.read(this.optimizer.device.normRanges.slice(0, 1));
+    const over = this.#over.bind(this);
+    const handOn = function* () {
+      if (!turn.awaited) return;
+      const began = performance.now();
+      yield* turn.handOn(computed);
+      over("hand on turn", began);
+    };
     const overlapped = overlap && new OverlappedReduction(overlap, synchronizers, inThread);
     this.sent = yield* this.#executor.run(stage.schedule(passes), {
       program,
@@ -191,7 +198,7 @@ export class Trainer implements Disposable {
         if (overlapped && name === overlapped.plan.segment && microBatch === passes - 1) {
           return function* (cut) {
             // What is left of this pass, and what comes back of it, goes on beside the next rank's passes.
-            yield* turn.handOn(computed);
+            yield* handOn();
             yield* overlapped.at(cut);
           };
         }
@@ -203,7 +210,7 @@ export class Trainer implements Disposable {
         if (program.plan.segments[name].outputs.size > 0) program.keepOutputs(microBatch, frame, chunk);
       },
     });
-    yield* turn.handOn(computed);
+    yield* handOn();
     if (overlapped) {
       if (passes === 0) { for (const cut of overlapped.plan.cuts.keys()) yield* overlapped.at(cut); }
       yield* overlapped.end();

@@ -7,7 +7,7 @@
  */
 import type { ReadTicket } from "../backend/backend.ts";
 import type { Group } from "../comm/collectives/communicator.ts";
-import type { Wait } from "../graph/program.ts";
+import { messagesLeave, type Wait } from "../graph/program.ts";
 import type { Model } from "./model.ts";
 
 /** The ranks that compute one after the other, this one among them; nothing where it computes when it likes. */
@@ -49,6 +49,7 @@ export class Turn {
     this.#over = true;
     this.#going = this.group!.send(this.group!.index + 1, this.#word);
     this.#going.catch(() => {}); // told by `end`
+    yield messagesLeave;
   }
 
   /** Waits until the next rank has heard of it. */

@@ -11,7 +11,7 @@
  * `overlapped` with `overlap_sync_grad`, `overlap_sync_param` and `use_split_tensor_optim` (from 131,072 tokens on); either
  * `in turns` too (`runtime.gpu_turns`); `apart`, where ranks exchange nothing: what sharing the GPU alone costs. Phases are
  * rank 0's and the last rank's, seconds a step; memory is touched for the first time in steps before those that count.
- * `--rehearse` takes a tiny model on the CPU, to see that all of it runs.
+ * `--timelines` tells when each rank did what in the last step. `--rehearse` takes a tiny model on the CPU, to see that all of it runs.
  */
 import { fileURLToPath } from "node:url";
 import { Progress } from "../../actors/progress.ts";
@@ -20,6 +20,8 @@ import { openBackend } from "../../src/backend/open.ts";
 import { defaultProvider } from "../../src/backend/webgpu/provider.ts";
 import { modelSettings } from "../../src/cli/bench_models.ts";
 import { joinRoot, meet } from "../../src/cli/rank.ts";
+import { FlightRecorder } from "../../src/observe/flight_recorder.ts";
+import { recordedSpans } from "../../src/observe/trace.ts";
 import { hostSockets, rankEnvironment } from "../../src/cli/rank_process.ts";
 import { listenControl } from "../../src/comm/control.ts";
 import { openRendezvous } from "../../src/comm/transport/rendezvous.ts";
@@ -36,12 +38,29 @@ const rehearse = Deno.args.includes("--rehearse"), hostname = "127.0.0.1", versi
 const row = rehearse ? 16 : 1024;
 const sizes = option("tokens", rehearse ? "64,256" : "8192,32768,131072,262144,524288").split(",").map(Number);
 const overlappedFrom = rehearse ? 256 : 131_072;
-const steps = Number(option("steps", "2"));
+const steps = Number(option("steps", "2")), timelines = Deno.args.includes("--timelines");
 
 interface Task {
   readonly rank: number;
   readonly world: number;
   readonly meetingPort: number;
+}
+
+interface Span {
+  readonly name: string;
+  readonly begin: number;
+  readonly end: number;
+}
+
+/** What happened when, in milliseconds since `zero`; passes that were queued one after the other are one entry. */
+function tellSpans(spans: readonly Span[], zero: number): string {
+  const told: { name: string; begin: number; end: number }[] = [];
+  for (const { name, begin, end } of spans.toSorted((a, b) => a.begin - b.begin)) {
+    const short = name.replace(/^(forward|backward) .*/, "passes"), last = told.at(-1);
+    if (short === "passes" && last?.name === short) last.end = end;
+    else told.push({ name: short, begin, end });
+  }
+  return told.map(({ name, begin, end }) => `${name} ${Math.round(begin - zero)}-${Math.round(end - zero)}`).join(", ");
 }
 
 /** Rows to a micro-batch: four, where every rank has as many. */
@@ -51,7 +70,8 @@ async function child(): Promise<void> {
   const { rank, world, meetingPort }: Task = JSON.parse(await new Response(Deno.stdin.readable).text());
   const runtime = createRuntime();
   const meeting = { hostname, port: meetingPort, world, fingerprint: version, encrypt: false, timeoutMs: 120_000 };
-  const communicator = world > 1 ? await meet(await joinRoot(runtime, new Progress()), meeting) : undefined;
+  const recorder = new FlightRecorder();
+  const communicator = world > 1 ? await meet(await joinRoot(runtime, new Progress(), recorder), meeting) : undefined;
   using backend = await openBackend(rehearse ? "cpu" : "webgpu", { provider: defaultProvider() });
   const ways = world === 1 ? ["plain"] : option("ways", "plain,overlapped,overlapped in turns").split(",");
   // A model is opened once for all sizes with as many rows to a micro-batch.
@@ -93,20 +113,32 @@ async function child(): Promise<void> {
       // It is asked in every step.
       Object.assign(config.runtime, { gpu_turns: way.endsWith("in turns") });
       const count = tokens / row / rows / world, seconds: number[] = [], phases = new Map<string, number>();
+      let timeline = "";
       // Parameters go round for the first time in the second step, where that overlaps.
       for (let step = overlap && !warm ? -1 : 0; step <= steps; step++) {
         const whole = await loader.next(), microBatches = whole.microBatches.slice(0, count);
         while (microBatches.length < count) {
           microBatches.push(...(await loader.next()).microBatches.slice(0, count - microBatches.length));
         }
+        const spans: Span[] = [];
         session.trainer.onSpan = (name, begin, end) => {
+          spans.push({ name, begin, end });
           if (step > 0) phases.set(name, (phases.get(name) ?? 0) + (end - begin) / 1000 / steps);
         };
         await together?.barrier();
-        const started = performance.now();
+        const started = performance.now(), { next } = recorder.since(Infinity);
         await session.step({ ...whole, microBatches, globalRows: count * (apart ? 1 : world) });
+        const ended = performance.now();
         if (apart) await together?.barrier();
-        if (step > 0) seconds.push((performance.now() - started) / 1000);
+        if (step <= 0) continue;
+        seconds.push((performance.now() - started) / 1000);
+        const shared = recordedSpans(recorder.since(next).records).filter(({ name }) => !name.includes("bench"));
+        timeline = `${tellSpans(spans, started)} | step over ${Math.round(ended - started)} || ${
+          tellSpans(
+            shared.map((span) => ({ ...span, name: span.name.replace(/ of (.*),? (\d+) of .*$/, " $1 $2") })),
+            started,
+          )
+        }`;
       }
       await session.trainer.gather();
       warm = true;
@@ -115,11 +147,13 @@ async function child(): Promise<void> {
           [name, value],
         ) => [name, Number(value.toPrecision(3))]),
       );
-      const last = new TextEncoder().encode(JSON.stringify(told)), all = new Uint8Array(1000 * world);
-      all.set(last.subarray(0, 1000), 1000 * rank);
+      const own = new TextEncoder().encode(JSON.stringify({ told, timeline })), room = 1 << 16;
+      const all = new Uint8Array(room * world);
+      all.set(own.subarray(0, room), room * rank);
       await together?.allGather(all);
       if (rank > 0) continue;
-      const ofLast = new TextDecoder().decode(all.subarray(1000 * (world - 1))).replaceAll("\0", "");
+      const of = (place: number): { told: Record<string, number>; timeline: string } =>
+        JSON.parse(new TextDecoder().decode(all.subarray(room * place, room * (place + 1))).replaceAll("\0", ""));
       const each = Math.min(...seconds);
       console.log(JSON.stringify({
         bench: "ranks_gpu",
@@ -130,8 +164,10 @@ async function child(): Promise<void> {
         seconds: each,
         tokens_per_second: tokens / each,
         phases: told,
-        ...(world > 1 ? { last_rank: JSON.parse(ofLast) } : {}),
+        ...(world > 1 ? { last_rank: of(world - 1).told } : {}),
         open_seconds: openSeconds,
+        // Of the last step; two bars between what the rank's own thread did and what its communicator had under way.
+        ...(timelines ? { timelines: Array.from({ length: world }, (_, place) => of(place).timeline) } : {}),
       }));
     }
   }

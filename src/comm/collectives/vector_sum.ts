@@ -6,6 +6,8 @@
  * thread is handed the `WebAssembly.Memory` in place of its buffer, and finds it again by the buffer (`adopt`).
  */
 
+import { advance, againWhileBelow, get, i32, loop, oneFunction, simd } from "../../std/web_assembly.ts";
+
 /** Numbers that a turn of the loop adds. */
 const unroll = 16;
 const pageBytes = 65536;
@@ -79,7 +81,7 @@ export function addVectors(sum: Float32Array, term: Float32Array): number {
 }
 
 /**
- * The module, in WebAssembly's binary format (https://webassembly.github.io/spec/core/binary/), with two memories:
+ * The module, with two memories:
  *
  * ```text
  * (func (export "add") (param $sum i32) (param $term i32) (param $end i32)
@@ -93,47 +95,24 @@ export function addVectors(sum: Float32Array, term: Float32Array): number {
  * ```
  */
 export function vectorSumModule(): Uint8Array<ArrayBuffer> {
-  /** LEB128. */
-  const unsigned = (n: number): number[] => n < 128 ? [n] : [(n & 127) | 128, ...unsigned(n >>> 7)];
-  const vector = (items: readonly number[][]) => [...unsigned(items.length), ...items.flat()];
-  const text = (name: string) => [...unsigned(name.length), ...new TextEncoder().encode(name)];
-  const section = (id: number, items: readonly number[][]) => {
-    const body = vector(items);
-    return [id, ...unsigned(body.length), ...body];
-  };
-  const i32 = 0x7f, [sum, term, end] = [0, 1, 2];
-  const get = (local: number) => [0x20, local], set = (local: number) => [0x21, local];
-  const simd = (operation: number, ...rest: number[]) => [0xfd, ...unsigned(operation), ...rest];
+  const [sum, term, end] = [0, 1, 2];
   // An alignment of 2 to the 2 bytes; with bit 6 the number of the memory follows.
-  const loadSum = (offset: number) => [...get(sum), ...simd(0x00, 2, ...unsigned(offset))];
-  const loadTerm = (offset: number) => [...get(term), ...simd(0x00, 2 | 64, 1, ...unsigned(offset))];
-  const store = (offset: number) => simd(0x0b, 2, ...unsigned(offset));
+  const loadSum = (offset: number) => [...get(sum!), ...simd(0x00, 2, offset)];
+  const loadTerm = (offset: number) => [...get(term!), ...simd(0x00, 2 | 64, 1, offset)];
+  const store = (offset: number) => simd(0x0b, 2, offset);
   const add = simd(0xe4);
-  // 64 as a signed LEB128 takes two bytes.
-  const advance = (local: number) => [...get(local), 0x41, 0xc0, 0x00, 0x6a, ...set(local)];
-  const loop = [
-    ...[0, 16, 32, 48].flatMap((offset) => [
-      ...get(sum),
-      ...loadSum(offset),
-      ...loadTerm(offset),
-      ...add,
-      ...store(offset),
-    ]),
-    ...advance(sum),
-    ...advance(term),
-    ...[...get(sum), ...get(end), 0x49, 0x0d, 0], // i32.lt_u, br_if
-  ];
-  const code = [...unsigned(0), 0x03, 0x40, ...loop, 0x0b, 0x0b];
-  /** Shared, of at most all pages. */
-  const memory = (
-    name: string,
-  ) => [...text("memory"), ...text(name), 0x02, 0x03, ...unsigned(0), ...unsigned(pageBytes)];
-  return Uint8Array.of(
-    ...[0x00, 0x61, 0x73, 0x6d, 1, 0, 0, 0], // "\0asm", version 1
-    ...section(1, [[0x60, ...vector([[i32], [i32], [i32]]), ...vector([])]]), // types
-    ...section(2, [memory("sum"), memory("term")]), // imports
-    ...section(3, [[0]]), // functions
-    ...section(7, [[...text("add"), 0x00, 0]]), // exports
-    ...section(10, [[...unsigned(code.length), ...code]]),
-  );
+  const turn = [0, 16, 32, 48].map((offset) => [
+    ...get(sum!),
+    ...loadSum(offset),
+    ...loadTerm(offset),
+    ...add,
+    ...store(offset),
+  ]);
+  const shared = [3, 0, pageBytes]; // of at most all pages
+  return oneFunction({
+    name: "add",
+    memories: [{ name: "sum", limits: shared }, { name: "term", limits: shared }],
+    parameters: [i32, i32, i32],
+    body: loop(...turn, advance(sum!, 4 * unroll), advance(term!, 4 * unroll), againWhileBelow(sum!, end!)),
+  });
 }

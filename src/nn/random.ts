@@ -3,9 +3,10 @@
  * alone, so every layout of ranks starts from the same model.
  */
 import type { Initialization } from "../graph/graph.ts";
+import { fillNormal, fillUniform, normalPair, type RandomState, uniformValue } from "./vector_random.ts";
 
-/** xoshiro128** (Blackman and Vigna 2018), seeded from text through splitmix-like mixing of an FNV-1a hash. */
-export function namedStream(seed: number, name: string): () => number {
+/** The state of a stream: seeded from text through splitmix-like mixing of an FNV-1a hash. */
+function seeded(seed: number, name: string): RandomState {
   let hash = 0x811c9dc5 ^ seed;
   for (let i = 0; i < name.length; i++) hash = Math.imul(hash ^ name.charCodeAt(i), 0x01000193);
   const state = new Uint32Array(4);
@@ -15,19 +16,26 @@ export function namedStream(seed: number, name: string): () => number {
     mixed = Math.imul(mixed ^ (mixed >>> 13), 0xc2b2ae35);
     state[i] = mixed ^ (mixed >>> 16);
   }
-  const rotate = (x: number, k: number) => (x << k) | (x >>> (32 - k));
-  return () => {
-    const result = Math.imul(rotate(Math.imul(state[1]!, 5), 7), 9) >>> 0;
-    const shifted = state[1]! << 9;
-    state[2]! ^= state[0]!;
-    state[3]! ^= state[1]!;
-    state[1]! ^= state[2]!;
-    state[0]! ^= state[3]!;
-    state[2]! ^= shifted;
-    state[3] = rotate(state[3]!, 11);
-    return result;
-  };
+  return state;
 }
+
+const rotate = (x: number, k: number) => (x << k) | (x >>> (32 - k));
+
+/** Words of xoshiro128** (Blackman and Vigna 2018), which move the state on. */
+const wordsOf = (state: RandomState) => (): number => {
+  const result = Math.imul(rotate(Math.imul(state[1]!, 5), 7), 9) >>> 0;
+  const shifted = state[1]! << 9;
+  state[2]! ^= state[0]!;
+  state[3]! ^= state[1]!;
+  state[1]! ^= state[2]!;
+  state[0]! ^= state[3]!;
+  state[2]! ^= shifted;
+  state[3] = rotate(state[3]!, 11);
+  return result;
+};
+
+/** The words of the stream of a name. */
+export const namedStream = (seed: number, name: string): () => number => wordsOf(seeded(seed, name));
 
 /** Draws a parameter's full initial tensor of `length` elements. */
 export function initialTensor(
@@ -36,16 +44,17 @@ export function initialTensor(
 ): Float32Array<ArrayBuffer> {
   const values = new Float32Array(length);
   if (initialization.kind === "constant") return values.fill(initialization.value);
-  const next = namedStream(seed, name);
-  const unit = () => (next() + 0.5) / 2 ** 32; // in (0, 1)
+  const state = seeded(seed, name), next = wordsOf(state);
   if (initialization.kind === "uniform") {
-    for (let i = 0; i < length; i++) values[i] = (2 * unit() - 1) * initialization.bound;
+    const { bound } = initialization;
+    for (let i = fillUniform(values, state, bound); i < length; i++) values[i] = uniformValue(bound, next());
     return values;
   }
-  for (let i = 0; i < length; i += 2) { // Box and Muller 1958
-    const radius = initialization.std * Math.sqrt(-2 * Math.log(unit())), angle = 2 * Math.PI * unit();
-    values[i] = radius * Math.cos(angle);
-    if (i + 1 < length) values[i + 1] = radius * Math.sin(angle);
+  const { std } = initialization;
+  for (let i = fillNormal(values, state, std); i < length; i += 2) {
+    const [first, second] = normalPair(std, next(), next());
+    values[i] = first;
+    if (i + 1 < length) values[i + 1] = second;
   }
   return values;
 }

@@ -18,7 +18,7 @@ export function matmul(
   const biasView = bias ? views[2] : undefined;
   const residualView = residual ? views[bias ? 3 : 2] : undefined;
   const c = views[2 + Number(bias) + Number(residual)];
-  const addend = c instanceof Float32Array ? Math.fround : (sum: number) => sum;
+  const single = c instanceof Float32Array;
   for (let z = 0; z < batch; z++) {
     const rows = { values: a, first: z * m * k, items: m, toItem: transposeA ? 1 : k, toTerm: transposeA ? m : 1 };
     const columns = { values: b, first: z * k * n, items: n, toItem: transposeB ? k : 1, toTerm: transposeB ? 1 : n };
@@ -29,7 +29,7 @@ export function matmul(
           let sum = sums[from + 4 * j + r];
           if (biasView) sum += biasView[column + j];
           if (residualView) sum += residualView[first + j];
-          c[first + j] = accumulate ? c[first + j] + addend(sum) : sum;
+          c[first + j] = accumulate ? c[first + j] + (single ? Math.fround(sum) : sum) : sum;
         }
       }
     });

@@ -162,3 +162,17 @@ Deno.test("null: counts work and the peak, and takes narrower limits", async () 
   assertEquals([submits, dispatches, clears, copies, flops, bytes], [3, 3, 3, 0, 3 * 256, 3 * 3 * 1024]);
   assertEquals([backend.peakBytes, backend.allocatedBytes], [3072, 2048]);
 });
+
+// The GPU's own error comes later: `webgpu/backend_test.ts`.
+for (const name of ["cpu", "null"] as const) {
+  Deno.test(`${name}: submit() refuses what was released since it was prepared`, async () => {
+    using backend = await openBackend(name);
+    const [a, b, y] = ["a", "b", "y"].map((label) => backend.allocate(16, label));
+    const list = await backend.prepare([
+      { kind: "dispatch", kernel: add({ length: 3 }), ranges: [whole(a), whole(b), whole(y)] },
+    ]);
+    backend.submit(list);
+    backend.release(b);
+    assertThrows(() => backend.submit(list), ReferenceError, 'operand b: buffer "b" was released');
+  });
+}

@@ -104,6 +104,18 @@ export class Ledger<Buffer extends DeviceBuffer> {
     }
   }
 
+  /** Of a command that was checked: whether its buffers are still there. */
+  checkLive(command: Command): void {
+    const ranges = command.kind === "dispatch"
+      ? command.ranges
+      : command.kind === "copy"
+      ? [command.source, command.target]
+      : [command.target];
+    for (const { buffer } of ranges) {
+      if (!this.#live.has(buffer)) this.checkCommand(command); // which says what it was for
+    }
+  }
+
   checkCommand(command: Command): void {
     switch (command.kind) {
       case "dispatch":

@@ -39,7 +39,7 @@ export function openCpuBackend(limits: Partial<DeviceTraits["limits"]> = {}): Ba
   const ledger = new Ledger<CpuBuffer>("cpu", traits);
 
   function execute(command: Command): void {
-    ledger.checkCommand(command); // again at submission: a buffer may have been released since
+    ledger.checkLive(command); // a buffer may have been released since it was prepared
     switch (command.kind) {
       case "dispatch": {
         const { kernel, ranges } = command;

@@ -4,7 +4,7 @@
  *     deno run --allow-all tests/bench/gpu.ts [copy] [norm] [layer_norm] [cross_entropy] [gate] [rope] [embedding]
  *       [row_normalize] [reduce] [cast] [adamw] [matmul] [attention] [step]
  *       [--types=float32,split,packed,float16,bfloat16] [--shapes=4096x4096x4096nn] [--model=124M] [--batch=4]
- *       [--tokens=1024] [--profile] [--forms]
+ *       [--tokens=1024] [--steps=40] [--profile] [--forms]
  *
  * With `--forms` every form of a kernel that a tuner may choose is timed, the shipped one first, and named in its line.
  * `TROUPE_WEBGPU=dawn` measures through Dawn. Prints one JSON object a line; with `--profile` a table of kernels of one
@@ -119,19 +119,20 @@ interface StepOptions {
   readonly model: string;
   readonly batch: number;
   readonly tokens: number;
+  readonly steps: number;
   readonly profiled: boolean;
 }
 
 async function benchmarkStep(
   backend: Backend,
   report: (fields: object) => void,
-  { type, model, batch, tokens, profiled }: StepOptions,
+  { type, model, batch, tokens, steps, profiled }: StepOptions,
 ) {
   const { layers, hidden } = modelSizes[model as ModelSize];
   const set = [
     ...modelSettings(model as ModelSize, { batch, tokens }),
     ...typeSettings(type as BenchType),
-    "data.total_steps=50",
+    `data.total_steps=${steps + 10}`,
   ];
   const config = resolveConfig(await loadConfig("configs/demo.yaml", { set }), {});
   const opened = performance.now();
@@ -140,8 +141,6 @@ async function benchmarkStep(
   const loader = createTrainLoader(config.data, { dataRank: 0, dataWorldSize: 1 });
   const seconds: number[] = [], submits: number[] = [];
   let loss = 0, trained = 0;
-  // Enough for an idle GPU's clock to come up.
-  const steps = model === "124M" ? 40 : 20;
   for (let step = 0; step < steps; step++) {
     const batch = await loader.next();
     const result = await session.step(batch);
@@ -214,6 +213,8 @@ type Moving = readonly [
   shape: string,
   kernel: Kernel,
   fill?: (operand: string) => Uint32Array | undefined,
+  /** Least bytes, where the numbers that are read decide them. */
+  bytes?: number,
 ];
 function* memoryBound(): Generator<readonly [word: string, kernels: readonly Moving[]]> {
   for (const bytes of [1 << 30, 64 << 20, 12 << 20]) {
@@ -255,17 +256,24 @@ function* memoryBound(): Generator<readonly [word: string, kernels: readonly Mov
     ["split heads", "8192 x (16 + 2 x 16) x 128", splitHeads({ ...turn, kvHeads: 16 }), placed],
     ["join heads", "8192 x (16 + 2 x 16) x 128", joinHeads({ ...turn, kvHeads: 16 }), placed],
   ]];
-  // Ids as in texts: the n-th word as often as 1/n.
-  const words = (count: number) => (operand: string) =>
-    operand === "ids"
-      ? Uint32Array.from(randomUniform(count, 3), (u) => Math.min(vocabulary - 1, Math.floor(vocabulary ** u) - 1))
-      : undefined;
-  for (const tokens of [4096, 32768]) {
-    const sizes = { tokens, vocabulary, columns: 768 }, shape = `${tokens} of ${vocabulary} x 768`;
-    yield ["embedding", [
-      ["forward", shape, embeddingForward(sizes), words(tokens)],
-      ["gradient", shape, embeddingGradient(sizes), words(tokens)],
-    ]];
+  for (const [tokens, columns] of [[4096, 768], [32768, 768], [32768, 2048]] as const) {
+    const sizes = { tokens, vocabulary, columns };
+    const spreads = {
+      // As in texts: the n-th word as often as 1/n.
+      words: (u: number) => Math.min(vocabulary - 1, Math.floor(vocabulary ** u) - 1),
+      evenly: (u: number) => Math.floor(vocabulary * u),
+      "one id": () => 7,
+    };
+    for (const [spread, idOf] of Object.entries(spreads)) {
+      const ids = Uint32Array.from(randomUniform(tokens, 3), idOf), rows = new Set(ids).size;
+      const fill = (operand: string) => operand === "ids" ? ids : undefined;
+      const shape = `${tokens} of ${vocabulary} x ${columns}, ${spread}`;
+      const [once, all] = [4 * columns * rows, 4 * columns * tokens + 4 * tokens];
+      yield ["embedding", [
+        ["forward", shape, embeddingForward(sizes), fill, once + all],
+        ["gradient", shape, embeddingGradient(sizes), fill, 2 * once + all],
+      ]];
+    }
   }
   const head = { rows: vocabulary, columns: 768 }, headShape = `${vocabulary} x 768`;
   yield ["row_normalize", [
@@ -281,9 +289,9 @@ function* memoryBound(): Generator<readonly [word: string, kernels: readonly Mov
 }
 for (const [word, kernels] of memoryBound()) {
   if (!wanted(word)) continue;
-  for (const [pass, shape, kernel, fill] of kernels) {
+  for (const [pass, shape, kernel, fill, bytes = kernel.cost.bytes] of kernels) {
     for (const { form, kernel: formed } of formsOf(kernel, backend.traits)) {
-      const seconds = await secondsOf(backend, formed, fill), gbps = kernel.cost.bytes / seconds / 1e9;
+      const seconds = await secondsOf(backend, formed, fill), gbps = bytes / seconds / 1e9;
       report({ bench: word, pass, shape, form, seconds, gbps });
     }
   }
@@ -346,6 +354,8 @@ for (const type of types) {
       model,
       batch: Number(option("batch") ?? 4),
       tokens: Number(option("tokens") ?? 1024),
+      // Enough for an idle GPU's clock to come up.
+      steps: Number(option("steps") ?? { "124M": 40, "350M": 20, "1.3B": 12 }[model]),
       profiled: Deno.args.includes("--profile"),
     });
   }

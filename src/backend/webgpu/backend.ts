@@ -139,13 +139,25 @@ export async function openWebGpuBackend(
     return bindGroup;
   }
 
+  function rendered(kernel: Kernel): readonly Pass[] {
+    let passes = passesOf.get(kernel);
+    if (passes === undefined) passesOf.set(kernel, passes = kernel.passes(traits));
+    return passes;
+  }
+
+  /** Compiles what is new, one text beside the other where the provider has threads for it. */
+  const compile = (commands: readonly Command[]) =>
+    Promise.all(
+      commands.flatMap((command) => command.kind === "dispatch" ? [command.kernel] : []).flatMap((kernel) =>
+        rendered(kernel).map(({ code, entryPoint = "main" }) => pipelines.get(kernel.name, code, entryPoint))
+      ),
+    );
+
   async function ready(command: Command): Promise<ReadyCommand> {
     if (command.kind !== "dispatch") return command;
     const { kernel, ranges } = command;
-    let passes = passesOf.get(kernel);
-    if (passes === undefined) passesOf.set(kernel, passes = kernel.passes(traits));
     const dispatches: ReadyDispatch[] = [];
-    for (const pass of passes) {
+    for (const pass of rendered(kernel)) {
       const pipeline = await pipelines.get(kernel.name, pass.code, pass.entryPoint ?? "main");
       // Faults of this call alone, so pushed and popped with no await between.
       device.pushErrorScope("validation");
@@ -229,6 +241,7 @@ export async function openWebGpuBackend(
     async prepare(commands): Promise<ReadyList> {
       check();
       for (const command of commands) ledger.checkCommand(command);
+      await compile(commands);
       const readyCommands: ReadyCommand[] = [];
       for (const command of commands) readyCommands.push(await ready(command));
       return { commands: [...commands], ready: readyCommands };

@@ -3,14 +3,16 @@ import type { DataLoaderOptions } from "../../actors/data_loader.ts";
 import { serve } from "../../actors/runtime/mod.ts";
 import { type DataTask, isDataTask } from "../data/worker.ts";
 import { runDataWorker } from "../data/worker_main.ts";
+import { type DrawTask, isDrawTask } from "../nn/draw.ts";
 
 export type WorkerTask =
   | { readonly actor: "data_loader"; readonly options: DataLoaderOptions }
   | { readonly actor: "communicator" };
 
 /** An actor's modules are loaded for it alone: each takes a twentieth of a second of every rank's start. */
-export async function runWorker(task: WorkerTask | DataTask): Promise<void> {
+export async function runWorker(task: WorkerTask | DataTask | DrawTask): Promise<void> {
   if (isDataTask(task)) return runDataWorker(task);
+  if (isDrawTask(task)) return (await import("../nn/draw_worker.ts")).runDrawWorker(task);
   switch (task.actor) {
     case "data_loader":
       return await serve((await import("../../actors/data_loader.ts")).dataLoader(task.options));

@@ -19,7 +19,7 @@ import type { Prefetches } from "../graph/weight_gathers.ts";
 import type { ModelFamily } from "../models/family.ts";
 import { getModule, hasModule, moduleNames } from "../models/registry.ts";
 import { declareInputs } from "../nn/inputs.ts";
-import { initialTensor } from "../nn/random.ts";
+import { drawTensors } from "../nn/draw.ts";
 import { gradientOrder, readAsHalf } from "../graph/gradient_order.ts";
 import { placeState } from "../graph/optimizer_state.ts";
 import { adamwBytes } from "../optimizer/adamw.ts";
@@ -275,15 +275,17 @@ function adviceHere(config: ResolvedConfig, bytes: number, { traits }: Backend, 
  * @param backend where the model lives; stays the caller's
  * @param world the ranks that train together. @default this one alone
  * @param microBatches most of one step on this rank. @default `data.micro_num`
+ * @param onNotice told how far it is, where that takes long
  * @throws {ConfigError} for an unknown model type
  * @throws {RangeError} when a tensor or the whole does not fit the device
  */
 export async function initializeModel(
   config: ResolvedConfig,
-  { backend, world = solo, microBatches = config.data.micro_num }: {
+  { backend, world = solo, microBatches = config.data.micro_num, onNotice }: {
     backend: Backend;
     world?: World;
     microBatches?: number;
+    onNotice?: (line: string) => void;
   },
 ): Promise<Model> {
   requireType(config, backend);
@@ -306,11 +308,18 @@ export async function initializeModel(
     const advice = adviceHere(config, 0.9 * planned.memory.total, backend, world);
     throw new RangeError(`${(error as Error).message}; where a tenth less is enough, ${advice}`, { cause: error });
   });
-  for (const { name, initialization } of plan.parameters) {
-    const shape = planned.shapes.get(name)!, length = elementCount(shape);
-    const values = initialTensor(initialization, { seed: config.runtime.seed, name, length });
-    program.writeParameter("parameter", name, cutPart(values, shape, planned.layouts.get(name)!, world));
-  }
+  const draws = plan.parameters.map(({ name, initialization }) => (
+    { name, initialization, length: elementCount(planned.shapes.get(name)!) }
+  ));
+  const progress = progressOf(draws.reduce((sum, { length }) => sum + length, 0), onNotice);
+  await drawTensors(draws, {
+    seed: config.runtime.seed,
+    take(index, values) {
+      const { name } = draws[index]!, shape = planned.shapes.get(name)!;
+      program.writeParameter("parameter", name, cutPart(values, shape, planned.layouts.get(name)!, world));
+      progress(values.length);
+    },
+  });
   return {
     ...planned,
     room,
@@ -319,5 +328,17 @@ export async function initializeModel(
     program,
     parameterCount: [...planned.shapes.values()].reduce((sum, shape) => sum + elementCount(shape), 0),
     [Symbol.dispose]: () => program[Symbol.dispose](),
+  };
+}
+
+/** Tells every two seconds how many of the initial values there are. */
+function progressOf(all: number, onNotice?: (line: string) => void): (count: number) => void {
+  const millions = (count: number) => Math.round(count / 1e6).toLocaleString("en");
+  let done = 0, told = performance.now();
+  return (count) => {
+    done += count;
+    if (done === all || performance.now() - told < 2000) return;
+    told = performance.now();
+    onNotice?.(`Drawing initial values: ${millions(done)} of ${millions(all)} million`);
   };
 }

@@ -114,6 +114,26 @@ async function secondsOf(
   return median(timings.map(({ seconds }) => seconds));
 }
 
+/** From now until it is asked: the seconds that calls of a method take. */
+function timed(backend: Backend, method: "prepare" | "upload"): () => number {
+  const call = backend[method] as (...given: unknown[]) => unknown;
+  let seconds = 0;
+  const timer = async (...given: unknown[]) => {
+    const started = performance.now(),
+      result = call(...given),
+      done = () => {
+        seconds += (performance.now() - started) / 1000;
+      };
+    if (method === "upload") return done();
+    return await Promise.resolve(result).finally(done);
+  };
+  Object.assign(backend, { [method]: timer });
+  return () => {
+    Object.assign(backend, { [method]: call });
+    return seconds;
+  };
+}
+
 interface StepOptions {
   readonly type: string;
   readonly model: string;
@@ -135,9 +155,13 @@ async function benchmarkStep(
     `data.total_steps=${steps + 10}`,
   ];
   const config = resolveConfig(await loadConfig("configs/demo.yaml", { set }), {});
-  const opened = performance.now();
-  using session = await Session.open(config, { backend });
-  const openSeconds = (performance.now() - opened) / 1000;
+  const opened = performance.now(), compiling = timed(backend, "prepare"), uploading = timed(backend, "upload");
+  using session = await Session.open(config, { backend, onNotice: (line) => console.error(line) });
+  const open = {
+    open_seconds: (performance.now() - opened) / 1000,
+    open_compile_seconds: compiling(),
+    open_upload_seconds: uploading(),
+  };
   const loader = createTrainLoader(config.data, { dataRank: 0, dataWorldSize: 1 });
   const seconds: number[] = [], submits: number[] = [];
   let loss = 0, trained = 0;
@@ -162,7 +186,7 @@ async function benchmarkStep(
     tokens_per_second: trained / each,
     tflops: work / each / 1e12,
     loss,
-    open_seconds: openSeconds,
+    ...open,
     submit_seconds: median(submits.slice(steps / 2)),
     allocated_bytes: backend.allocatedBytes,
   });

@@ -4,11 +4,11 @@
  * The names are InternEvo's, in TypeScript's spelling. A training loop of your own:
  *
  * ```ts ignore
- * import { initializeModel, initializeOptimizer, initializeTrainer, loadConfig, openBackend, resolveConfig } from "./mod.ts";
- * import { createTrainLoader } from "./mod.ts";
+ * import { createTrainLoader, deviceOptions, initializeModel, initializeOptimizer, initializeTrainer } from "./mod.ts";
+ * import { loadConfig, openBackend, resolveConfig } from "./mod.ts";
  *
  * const config = resolveConfig(await loadConfig("configs/demo.yaml"));
- * using backend = await openBackend(config.runtime.backend);
+ * using backend = await openBackend(config.runtime.backend, deviceOptions(config.runtime));
  * const model = await initializeModel(config, { backend });
  * using trainer = initializeTrainer({ model, optimizer: await initializeOptimizer(model) });
  * const loader = createTrainLoader(config.data, { dataRank: 0, dataWorldSize: 1 });
@@ -33,7 +33,7 @@ export { initializeOptimizer, initializeTrainer } from "./src/train/initialize.t
 export { type ScheduleResult, type StepResult, Trainer } from "./src/train/trainer.ts";
 export { evaluateSets } from "./src/train/evaluate.ts";
 export type { Backend } from "./src/backend/backend.ts";
-export { openBackend } from "./src/backend/open.ts";
+export { deviceOptions, openBackend } from "./src/backend/open.ts";
 export { createTrainLoader, createValidationLoaders, type MicroBatch } from "./src/data/mod.ts";
 
 // Models of your own

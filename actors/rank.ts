@@ -7,7 +7,7 @@
  */
 import { z } from "zod";
 import type { Backend } from "../src/backend/backend.ts";
-import type { BackendName } from "../src/backend/open.ts";
+import { type BackendName, deviceOptions, type OpenOptions } from "../src/backend/open.ts";
 import { defaultProvider } from "../src/backend/webgpu/provider.ts";
 import {
   type Checkpoint,
@@ -146,7 +146,7 @@ interface State {
 
 export interface RankOptions {
   /** Opens the device that a run record asks for. */
-  readonly backend: (name: BackendName, provider: "deno" | "dawn") => Promise<Backend>;
+  readonly backend: (name: BackendName, options?: OpenOptions) => Promise<Backend>;
   /** How the loader is started: in this thread, or in a worker. */
   readonly loader: (options: DataLoaderOptions) => ActorSpec<typeof dataLoaderProtocol>;
   /** How the other ranks are met; needed where there are any. */
@@ -247,11 +247,11 @@ async function initialise(
   await context.started(loaderRef);
   // Its refusal is the sentence that says what is wrong with the data.
   const { types, begin } = await context.ask(loaderRef, { kind: "describe" }, { timeoutMs: 60_000 });
-  const backend = await open(config.runtime.backend, config.runtime.webgpu).catch((error: Error) => {
+  const backend = await open(config.runtime.backend, deviceOptions(config.runtime)).catch((error: Error) => {
     // Whoever asks for Dawn wants to know why it does not come.
     if (!cpuFallback || config.runtime.webgpu === "dawn" || defaultProvider() === "dawn") throw error;
     notice(`${error.message}\nNo GPU: going on with the CPU backend, which is many times slower.`);
-    return open("cpu", "deno");
+    return open("cpu");
   });
   backend.choices?.take(config.runtime.tuning?.[backend.traits.adapter ?? ""] ?? {});
   if (config.model.matmul_precision === "split" && !backend.traits.features.matrixUnits) {

@@ -20,7 +20,7 @@ let shared: Promise<Backend> | undefined;
 
 /** The WebGPU backend of this test process, opened at the first call (files under `deno test` have one each). */
 export function testDevice(): Promise<Backend> {
-  return shared ??= openWebGpuBackend(defaultProvider());
+  return shared ??= openWebGpuBackend(defaultProvider(), { boundsChecks: false });
 }
 
 /** Closes the shared device, if open. The next `testDevice()` opens a new one. Needed only to bound memory. */

@@ -3,15 +3,20 @@ import type { Backend } from "./backend.ts";
 import { openCpuBackend } from "./cpu/backend.ts";
 import { openNullBackend } from "./null/backend.ts";
 import { openWebGpuBackend } from "./webgpu/backend.ts";
-import { defaultProvider, type Provider } from "./webgpu/provider.ts";
+import { defaultProvider, type DeviceOptions, type Provider } from "./webgpu/provider.ts";
 
 export const backendNames = ["webgpu", "cpu", "null"] as const;
 export type BackendName = typeof backendNames[number];
 
-export interface OpenOptions {
+export interface OpenOptions extends DeviceOptions {
   /** Who provides WebGPU, read by the webgpu backend: `deno` stands for the default, which `TROUPE_WEBGPU` may name. */
   readonly provider?: Provider;
 }
+
+/** What a run record asks of the device. */
+export const deviceOptions = (
+  { webgpu, bounds_checks }: { readonly webgpu: Provider; readonly bounds_checks: boolean },
+): OpenOptions => ({ provider: webgpu, boundsChecks: bounds_checks });
 
 /**
  * Opens the device. Dispose of it when done: `using backend = await openBackend("cpu")`.
@@ -29,10 +34,13 @@ export interface OpenOptions {
  * console.assert(new Float32Array(bytes.buffer)[0] === 3);
  * ```
  */
-export async function openBackend(name: BackendName, options: OpenOptions = {}): Promise<Backend> {
+export async function openBackend(
+  name: BackendName,
+  { provider, ...options }: OpenOptions = {},
+): Promise<Backend> {
   switch (name) {
     case "webgpu":
-      return await openWebGpuBackend(options.provider === "dawn" ? "dawn" : defaultProvider());
+      return await openWebGpuBackend(provider === "dawn" ? "dawn" : defaultProvider(), options);
     case "cpu":
       return openCpuBackend();
     case "null":

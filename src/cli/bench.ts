@@ -1,5 +1,5 @@
 /** `troupe bench`: what this machine reaches. It reports, and judges no time. */
-import { openBackend } from "../backend/open.ts";
+import { deviceOptions, openBackend } from "../backend/open.ts";
 import { benchComm, commChild } from "./bench_comm.ts";
 import { benchData } from "./bench_data.ts";
 import { benchDevice, deviceChild } from "./bench_device.ts";
@@ -134,7 +134,7 @@ export const bench: Verb = {
       else if (what === "sync") await syncChild();
       else if (what === "device") {
         const { runtime } = await recordFromArguments(recordArguments);
-        using backend = await openBackend(runtime.backend, { provider: runtime.webgpu });
+        using backend = await openBackend(runtime.backend, deviceOptions(runtime));
         await deviceChild(backend);
       } else await startupChild(recordArguments);
       return 0;
@@ -174,7 +174,7 @@ export const bench: Verb = {
     }
     if (what === "startup" || what === "comm" || what === "data" || what === "world") return 0;
 
-    using backend = await openBackend(config.runtime.backend, { provider: config.runtime.webgpu });
+    using backend = await openBackend(config.runtime.backend, deviceOptions(config.runtime));
     if (what === "device") {
       const memory = roomOf(config, backend)?.bytes;
       if (memory === undefined) {

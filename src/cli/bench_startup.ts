@@ -2,7 +2,7 @@
  * `troupe bench startup`: from the start of the process to the end of the first step. The program starts itself afresh,
  * and the child tells when it got where.
  */
-import { openBackend } from "../backend/open.ts";
+import { deviceOptions, openBackend } from "../backend/open.ts";
 import { createTrainLoader } from "../data/mod.ts";
 import { initializeOptimizer, initializeTrainer } from "../train/initialize.ts";
 import { initializeModel } from "../train/model.ts";
@@ -34,8 +34,7 @@ export async function startupChild(
   const times: Partial<Record<Stage, number>> = { deno_start: performance.timeOrigin, module_load: now() };
   const config = await recordFromArguments(args);
   times.record = now();
-  const { backend: name, webgpu } = config.runtime;
-  using backend = await openBackend(name, { provider: webgpu });
+  using backend = await openBackend(config.runtime.backend, deviceOptions(config.runtime));
   times.device = now();
   const loader = createTrainLoader({ ...config.data, use_shm: false }, { dataRank: 0, dataWorldSize: 1 });
   try {

@@ -9,7 +9,7 @@ import { createRuntime } from "../../actors/runtime/mod.ts";
 import { Progress } from "../../actors/progress.ts";
 import { encode } from "../../kernels/host.ts";
 import type { DeviceBuffer } from "../backend/backend.ts";
-import { type BackendName, openBackend } from "../backend/open.ts";
+import { type BackendName, deviceOptions, openBackend } from "../backend/open.ts";
 import { accumulate } from "../comm/collectives/elements.ts";
 import { listenControl } from "../comm/control.ts";
 import { openRendezvous } from "../comm/transport/rendezvous.ts";
@@ -131,7 +131,7 @@ export async function syncChild(): Promise<void> {
   const meeting = { hostname, port: meetingPort, world, fingerprint: version, encrypt: false, timeoutMs: 60_000 };
   const mesh = runMesh(config, { rank, world }), groups = createWorld(mesh, await meet(communicator, meeting));
   const everyone = groups.group("data");
-  using backend = await openBackend(name);
+  using backend = await openBackend(name, deviceOptions(config.runtime));
   const { plan, zero } = planModel(config, backend.traits, mesh), program = stubProgram(backend, plan);
   const synchronizers = zero.map(({ reduce, partition, ...parcels }) =>
     new Synchronizer({ program, data: groups.group(reduce), zero: groups.group(partition), ...parcels })

@@ -107,7 +107,7 @@ export const rank: Verb = {
       });
       return rankActor({
         // Nothing is begun that could keep this thread before the communicator can tell when the root is gone.
-        backend: async (name, provider) => (await Promise.all([openBackend(name, { provider }), joined]))[0],
+        backend: async (name, options) => (await Promise.all([openBackend(name, options), joined]))[0],
         loader: (options) => {
           const task: WorkerTask = { actor: "data_loader", options };
           return inWorker(dataLoaderProtocol, { url: entryUrl, data: task, startTimeoutMs: patienceMs });

@@ -21,7 +21,7 @@ import { keepProcessNote } from "./process_note.ts";
 import { rankVariables } from "./rank.ts";
 import { withTuning } from "./run_tuning.ts";
 import { tuneFor } from "./tune.ts";
-import { openBackend } from "../backend/open.ts";
+import { deviceOptions, openBackend } from "../backend/open.ts";
 import { sharedTablesFolder } from "../data/mod.ts";
 import { hostSockets, startRankProcess } from "./rank_process.ts";
 import { programVersion } from "./self.ts";
@@ -97,11 +97,11 @@ export const train: Verb = {
 /** Has the tuner look anew where the user asks for it, before any rank takes the device. */
 async function retune(parsed: DefaultArguments, config: ResolvedConfig, launch: Launch): Promise<boolean> {
   if (!parsed.retune) return false;
-  const { backend: name, webgpu, nproc } = config.runtime;
+  const { backend: name, nproc } = config.runtime;
   if (name !== "webgpu") {
     throw new ArgumentError(`--retune: the ${name} backend has one form of every kernel; leave it out`);
   }
-  using backend = await openBackend(name, { provider: webgpu });
+  using backend = await openBackend(name, deviceOptions(config.runtime));
   await tuneFor(config, { backend, world: launch.world ?? nproc, retune: true, seconds: retuneSeconds });
   return true;
 }

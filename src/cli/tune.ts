@@ -1,6 +1,6 @@
 /** `troupe tune`, and what `--retune` does before a run: finds the forms of kernels that are fastest on this device. */
 import type { Backend } from "../backend/backend.ts";
-import { openBackend } from "../backend/open.ts";
+import { deviceOptions, openBackend } from "../backend/open.ts";
 import type { ResolvedConfig } from "../config/mod.ts";
 import { runMesh } from "../parallel/run_mesh.ts";
 import { kernelsOf } from "../train/kernel_trial.ts";
@@ -86,8 +86,8 @@ export const tuneVerb: Verb = {
     }
     const limit = parsed.seconds as number;
     if (!(limit > 0)) throw new ArgumentError(`--seconds: ${limit} is not above 0`);
-    const config = await recordFromArguments(parsed), { backend: name, webgpu, nproc } = config.runtime;
-    using backend = await openBackend(name, { provider: webgpu });
+    const config = await recordFromArguments(parsed), { backend: name, nproc } = config.runtime;
+    using backend = await openBackend(name, deviceOptions(config.runtime));
     const { retune, json } = parsed;
     await tuneFor(config, { backend, world: nproc, retune, seconds: limit, json });
     return 0;

@@ -103,5 +103,6 @@ export const derivedValues: Readonly<Record<string, DerivedValue>> = {
     value: (c, given) => c.ckpt.save_ckpt_folder === null ? null : given ?? `${c.ckpt.save_ckpt_folder}/snapshot`,
   },
 
+  "runtime.bounds_checks": unless((c) => c.runtime.plugins.length > 0),
   "runtime.run_dir": unless((c) => `RUN/${c.JOB_NAME}`),
 };

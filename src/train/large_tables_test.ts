@@ -62,7 +62,7 @@ for (const [what, change] of Object.entries(changes)) {
     assertAlike(await threeSteps(config, cut), expected, 1e-5);
     // The normalised head, of its own width, has the other two's kernels and those of its rows, which a device compiles anew.
     if (what === "own head") return;
-    using device = await openWebGpuBackend(defaultProvider(), limits);
+    using device = await openWebGpuBackend(defaultProvider(), { limits });
     assertAlike(await threeSteps(config, device), expected, 2e-4);
     await device.finish();
   });

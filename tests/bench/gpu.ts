@@ -4,12 +4,12 @@
  *     deno run --allow-all tests/bench/gpu.ts [copy] [norm] [layer_norm] [cross_entropy] [gate] [rope] [embedding]
  *       [row_normalize] [reduce] [cast] [adamw] [matmul] [attention] [step]
  *       [--types=float32,split,packed,float16,bfloat16] [--shapes=4096x4096x4096nn] [--model=124M] [--batch=4]
- *       [--tokens=1024] [--steps=40] [--profile] [--forms]
+ *       [--tokens=1024] [--steps=40] [--profile] [--forms] [--bounds_checks]
  *
  * With `--forms` every form of a kernel that a tuner may choose is timed, the shipped one first, and named in its line.
- * `TROUPE_WEBGPU=dawn` measures through Dawn. Prints one JSON object a line; with `--profile` a table of kernels of one
- * training step goes to standard error. Times of kernels are the device's, medians of seven; a step is timed whole, its
- * loss read back.
+ * `TROUPE_WEBGPU=dawn` measures through Dawn, without its bounds checks unless `--bounds_checks` asks for them. Prints one
+ * JSON object a line; with `--profile` a table of kernels of one training step goes to standard error. Times of kernels are
+ * the device's, medians of seven; a step is timed whole, its loss read back.
  */
 import { adamw } from "../../kernels/adamw/mod.ts";
 import { crossEntropyBackward, crossEntropyForward } from "../../kernels/cross_entropy/mod.ts";
@@ -219,7 +219,8 @@ const stored = (type: string): FloatType => {
   return known[type];
 };
 const wanted = (word: string) => words.length === 0 || words.includes(word);
-const backend = await openWebGpuBackend(defaultProvider());
+const boundsChecks = Deno.args.includes("--bounds_checks");
+const backend = await openWebGpuBackend(defaultProvider(), { boundsChecks });
 if (!backend.profile) throw new Error(`${backend.traits.description} offers no timestamps: nothing can be timed`);
 const report = (fields: object) =>
   console.log(
@@ -227,6 +228,7 @@ const report = (fields: object) =>
       peer: "troupe",
       provider: backend.traits.provider,
       device: backend.traits.description,
+      ...(boundsChecks && { bounds_checks: true }),
       ...fields,
     }),
   );

@@ -72,7 +72,7 @@ async function child(): Promise<void> {
   const meeting = { hostname, port: meetingPort, world, fingerprint: version, encrypt: false, timeoutMs: 120_000 };
   const recorder = new FlightRecorder();
   const communicator = world > 1 ? await meet(await joinRoot(runtime, new Progress(), recorder), meeting) : undefined;
-  using backend = await openBackend(rehearse ? "cpu" : "webgpu", { provider: defaultProvider() });
+  using backend = await openBackend(rehearse ? "cpu" : "webgpu", { provider: defaultProvider(), boundsChecks: false });
   const ways = world === 1 ? ["plain"] : option("ways", "plain,overlapped,overlapped in turns").split(",");
   // A model is opened once for all sizes with as many rows to a micro-batch.
   const openings = Map.groupBy(

@@ -8,7 +8,7 @@ import { findDawn, loadDawn } from "./dawn.ts";
 export async function nullDawn(): Promise<GPUDevice | string> {
   if (findDawn() === undefined) return "Dawn is not here; ./troupe doctor --add-dawn adds it";
   if (Deno.permissions.querySync({ name: "ffi" }).state !== "granted") return "Dawn needs --allow-ffi";
-  const adapter = await (await loadDawn(["backend=null"])).requestAdapter();
+  const adapter = await (await loadDawn({ more: ["backend=null"] })).requestAdapter();
   const requiredFeatures = ["chromium-experimental-subgroup-matrix", "subgroups", "shader-f16"] as GPUFeatureName[];
   return await adapter!.requestDevice({ requiredFeatures });
 }

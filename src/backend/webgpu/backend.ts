@@ -11,7 +11,7 @@ import type { Backend, Command, CommandList, DeviceBuffer, Range, ReadTicket } f
 import { Ledger, operandBytes } from "../ledger.ts";
 import { createImages, type Image } from "./images.ts";
 import { createPipelineCache } from "./pipelines.ts";
-import { openDevice, type Provider } from "./provider.ts";
+import { type DeviceOptions, openDevice, type Provider } from "./provider.ts";
 import { openReadback } from "./readback.ts";
 import { createTimer, type Timer } from "./timer.ts";
 
@@ -44,15 +44,19 @@ interface ReadyList extends CommandList {
   readonly ready: readonly ReadyCommand[];
 }
 
+export interface WebGpuOptions extends DeviceOptions {
+  /** Lower ones than the device's, which plans and dispatches then keep to. */
+  readonly limits?: Partial<DeviceTraits["limits"]>;
+}
+
 /**
- * @param limits lower ones than the device's, which plans and dispatches then keep to
  * @throws {Error} when there is no adapter, or the device refuses to open.
  */
 export async function openWebGpuBackend(
   provider: Provider,
-  limits: Partial<DeviceTraits["limits"]> = {},
+  { limits = {}, ...options }: WebGpuOptions = {},
 ): Promise<Backend> {
-  const { device, traits: whole } = await openDevice(provider);
+  const { device, traits: whole } = await openDevice(provider, options);
   const choices = new ChoiceTable();
   const traits: DeviceTraits = { ...whole, choices, limits: { ...whole.limits, ...limits } };
   const ledger = new Ledger<GpuBuffer>("webgpu", traits);

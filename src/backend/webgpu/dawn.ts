@@ -38,17 +38,28 @@ export function findDawn(): string | undefined {
 }
 
 interface DawnModule {
-  create(options: string[]): GPU;
+  create(flags: string[]): GPU;
   readonly globals: Record<string, unknown>;
+}
+
+export interface DawnOptions {
+  /** Every index of a kernel is held within its array, by the device. @default {true} */
+  readonly boundsChecks?: boolean;
+  /** Beside Troupe's own, e.g. `backend=null`: no device, yet every text is compiled. */
+  readonly more?: readonly string[];
 }
 
 /**
  * What Dawn is told: `allow_unsafe_apis` shows the experimental matrix units, `vulkan_enable_f16_on_nvidia` the `f16` that
- * it hides there by default; unquantised timestamps are for profiles.
+ * it hides there by default; `disable_robustness` leaves out the checks of indices that it adds to every text; unquantised
+ * timestamps are for profiles.
  */
-const dawnOptions = [
-  "enable-dawn-features=allow_unsafe_apis,vulkan_enable_f16_on_nvidia",
+const dawnFlags = ({ boundsChecks = true, more = [] }: DawnOptions): string[] => [
+  `enable-dawn-features=${
+    ["allow_unsafe_apis", "vulkan_enable_f16_on_nvidia", ...(boundsChecks ? [] : ["disable_robustness"])].join()
+  }`,
   "disable-dawn-features=timestamp_quantization",
+  ...more,
 ];
 
 /**
@@ -60,21 +71,20 @@ const held = new Map<string, Promise<GPU>>();
 /**
  * Dawn's entry point, loaded at the first call.
  *
- * @param more options beside Troupe's own, e.g. `backend=null`: no device, yet every text is compiled
  * @throws {Error} when the package is not there or may not be loaded, saying what to type
  */
-export function loadDawn(more: readonly string[] = []): Promise<GPU> {
-  const key = more.join(" ");
+export function loadDawn(options: DawnOptions = {}): Promise<GPU> {
+  const flags = dawnFlags(options), key = flags.join(" ");
   let gpu = held.get(key);
   if (gpu === undefined) {
-    gpu = load([...dawnOptions, ...more]);
+    gpu = load(flags);
     held.set(key, gpu);
     gpu.catch(() => held.delete(key));
   }
   return gpu;
 }
 
-async function load(options: string[]): Promise<GPU> {
+async function load(flags: string[]): Promise<GPU> {
   const folder = findDawn();
   if (folder === undefined) {
     const named = Deno.env.get(folderVariable);
@@ -92,7 +102,7 @@ async function load(options: string[]): Promise<GPU> {
   const { create, globals } = await import(pathToFileURL(join(folder, "index.js")).href) as DawnModule;
   // Deno has the flags, and classes of its own; what it lacks is added.
   for (const [name, value] of Object.entries(globals)) if (!(name in globalThis)) Reflect.set(globalThis, name, value);
-  return create(options);
+  return create(flags);
 }
 
 let wrapped = false;

@@ -22,7 +22,7 @@ Deno.test({
   name: "loadDawn() without the permission says which task has it",
   permissions: { read: "inherit", env: "inherit", ffi: false },
   fn: async () => {
-    const error = await assertRejects(() => loadDawn(["nothing loaded under this key"]), Error);
+    const error = await assertRejects(() => loadDawn({ more: ["nothing loaded under this key"] }), Error);
     assertStringIncludes(error.message, findDawn() === undefined ? "--add-dawn" : "./troupe dawn train");
   },
 });

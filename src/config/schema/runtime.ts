@@ -12,6 +12,13 @@ export const runtimeSchema = z.strictObject({
     "Which WebGPU: Deno's own, or Dawn, which reaches a GPU's matrix units. `./troupe doctor --add-dawn` adds Dawn; runs " +
       "with it start as `./troupe dawn train`, where it is the default.",
   ),
+  bounds_checks: works(
+    bool(),
+    "The device holds every index of a kernel within its array. Troupe's own kernels need none of that, as tests show, and " +
+      "Dawn computes products some 5 % faster without; Deno's own WebGPU always checks. Modules in plugins may bring kernels " +
+      "that are not shown to be safe: say false where they bring none.",
+    { derived: "true with plugins, else false" },
+  ),
   device_memory: works(
     nullableBytes().default(null),
     "Memory of each device, such as 80GiB: a run that plans more is refused before it begins, with what would make it fit. " +

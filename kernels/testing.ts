@@ -13,6 +13,7 @@ import { assert, AssertionError } from "@std/assert";
 import type { Backend, DeviceBuffer, Range } from "../src/backend/backend.ts";
 import { openWebGpuBackend } from "../src/backend/webgpu/backend.ts";
 import { defaultProvider } from "../src/backend/webgpu/provider.ts";
+import { audited, logWords } from "./audit.ts";
 import { decode, encode, isHalf, rounded } from "./host.ts";
 import type { DeviceTraits, ElementType, HostArray, Kernel } from "./kernel.ts";
 
@@ -55,7 +56,16 @@ export interface CheckOptions {
   readonly tolerance?: number | Readonly<Record<string, number>>;
   /** Traits to pretend, to reach the form for another device, e.g. `{ subgroupSize: 0, software: false }`. */
   readonly traits?: Partial<DeviceTraits>;
+  /**
+   * Whether every index of the WGSL is held against its array's length, see `audit.ts`.
+   * @default {whether the environment has TROUPE_AUDIT}
+   */
+  readonly audit?: boolean;
 }
+
+/** `deno task audit` runs the tests of kernels so. */
+const auditing = Deno.permissions.querySync({ name: "env", variable: "TROUPE_AUDIT" }).state === "granted" &&
+  Boolean(Deno.env.get("TROUPE_AUDIT"));
 
 export interface Checked {
   /** What the device wrote, by operand name. */
@@ -76,7 +86,7 @@ export interface Checked {
 export async function checkKernel(
   kernel: Kernel,
   inputs: Readonly<Record<string, ArrayLike<number>>>,
-  { tolerance = 1e-5, traits }: CheckOptions = {},
+  { tolerance = 1e-5, traits, audit = auditing }: CheckOptions = {},
 ): Promise<Checked> {
   const backend = await testDevice();
   if (!backend.traits.features.shaderF16 && kernel.operands.some(({ type }) => type === "f16")) {
@@ -90,7 +100,9 @@ export async function checkKernel(
 
   const written = kernel.operands.flatMap(({ access }, i) => access === "write" || access === "update" ? [i] : []);
   assert(written.length > 0, `${kernel.name} writes no operand`);
-  const arrays = await runOnDevice(backend, rendered, device, written);
+  const arrays = audit
+    ? await runAudited(backend, rendered, device, written)
+    : await runOnDevice(backend, rendered, device, written);
 
   const outputs: Record<string, HostArray> = {};
   const expected: Record<string, HostArray> = {};
@@ -129,6 +141,20 @@ function viewWith(type: ElementType, values: ArrayLike<number>): HostArray {
   const view = viewOf(type, new ArrayBuffer(values.length * 4));
   view.set(values);
   return view;
+}
+
+/** As `runOnDevice`, and throws where an index left its array. */
+async function runAudited(
+  backend: Backend,
+  kernel: Kernel,
+  views: readonly HostArray[],
+  wanted: readonly number[],
+): Promise<HostArray[]> {
+  const watched = audited(kernel), log = kernel.operands.length;
+  const arrays = await runOnDevice(backend, watched, [...views, new Uint32Array(logWords)], [...wanted, log]);
+  const fault = watched.fault(arrays.pop()!);
+  if (fault !== undefined) throw new AssertionError(`An index is outside its array: ${fault}`);
+  return arrays;
 }
 
 /** Runs one kernel on the device from host views, and returns the operands asked for. */

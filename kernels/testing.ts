@@ -64,7 +64,7 @@ export interface CheckOptions {
 }
 
 /** `deno task audit` runs the tests of kernels so. */
-const auditing = Deno.permissions.querySync({ name: "env", variable: "TROUPE_AUDIT" }).state === "granted" &&
+export const auditing = Deno.permissions.querySync({ name: "env", variable: "TROUPE_AUDIT" }).state === "granted" &&
   Boolean(Deno.env.get("TROUPE_AUDIT"));
 
 export interface Checked {

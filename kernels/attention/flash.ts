@@ -176,7 +176,7 @@ ${text.open(kvHeads, "kvHead")}
   ${rows((i) => `let row${i} = ${form.row(i)};`)}
   ${gradients.map((name) => sums((i, j) => `var ${name}${i}_${j} = vec4f();`)).join("\n  ")}
   for (var head = kvHead * ${group}u; head < (kvHead + 1u) * ${group}u; head++) {
-  let finish = rowData[lastRow * ${heads}u + head].w;
+  let finish = min(rowData[lastRow * ${heads}u + head].w, ${tokens}u);
   for (var firstColumn = firstRow; firstColumn < finish; firstColumn += ${form.columns}u) {
     ${form.product("s", text.load("k", "kvHead"), text.load("q", "head"))}
     let columns = ${form.heldColumns};

@@ -267,7 +267,7 @@ ${text.open(kvHeads, "kvHead")}
   ${[...text.sums("dK"), ...text.sums("dV")].map((sum) => unit.sum(sum)).join(" ")}
   ${text.declareNext}
   for (var head = kvHead * ${group}u; head < (kvHead + 1u) * ${group}u; head++) {
-  let finish = rowData[lastRow * ${heads}u + head].w;
+  let finish = min(rowData[lastRow * ${heads}u + head].w, ${tokens}u);
   { ${bring("firstRow")} ${text.stage("q")} ${text.stage("dO")} }
   ${text.early(bring(`firstRow + ${columns}u`))}
   var data = ${dataOf("firstRow")};

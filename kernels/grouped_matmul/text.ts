@@ -40,7 +40,7 @@ function placed({ rows, groups, n, k }: GroupedSizes, form: GroupedForm, height:
   for (; g <= ${groups}u; g++) {
     row0 = min(offset[g], ${rows}u);
     rowEnd = ${rows}u;
-    if (g < ${groups}u) { rowEnd = min(offset[g + 1u], ${rows}u); }
+    if (g < ${groups}u) { rowEnd = clamp(offset[g + 1u], row0, ${rows}u); }
     let count = (rowEnd - row0 + ${height - 1}u) / ${height}u;
     if (tile < count) { break; }
     tile -= count;

@@ -1,5 +1,6 @@
 import { assert, assertEquals } from "@std/assert";
 import { nullDawn } from "../../src/backend/webgpu/_testing.ts";
+import { audited } from "../audit.ts";
 import type { FloatType } from "../host.ts";
 import { hostTraits } from "../../src/backend/cpu/backend.ts";
 import type { DeviceTraits, Kernel } from "../kernel.ts";
@@ -128,7 +129,8 @@ Deno.test("matmul() for Dawn's matrix units is a text that Dawn compiles", async
         { m: 8192, n: 8192, k: 64 }, // the tallest tile
       ]
     ) {
-      for (const { code } of matmul({ ...sizes, ...ofType(type) }).passes(traits)) {
+      const kernel = matmul({ ...sizes, ...ofType(type) });
+      for (const { code } of [...kernel.passes(traits), ...audited(kernel).passes(traits)]) {
         const { messages } = await device.createShaderModule({ code }).getCompilationInfo();
         assertEquals(messages.map(({ message, lineNum }) => `${lineNum}: ${message}`), []);
       }

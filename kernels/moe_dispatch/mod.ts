@@ -100,7 +100,7 @@ fn main() {
 const block = 128;
 
 /**
- * Operands: choice u32 `[T, k]` (`0xffffffff` for none), [priority `[T, E]`] → slot u32 `[T, k]` (row of each choice,
+ * Operands: choice u32 `[T, k]` (`0xffffffff`, or any that is no expert, for none), [priority `[T, E]`] → slot u32 `[T, k]` (row of each choice,
  * `0xffffffff` where it was dropped), row u32 `[R]` (the choice `t k + j` in each row, `0xffffffff` where it is empty),
  * count u32 `[E]` (choices of each expert before dropping), offset u32 `[E + 1]` (first row of each expert); then scratch.
  *
@@ -176,7 +176,7 @@ ${text}
   let mine = entry(i);
   let e = choice[mine];
   var better = 0u;
-  if (e != none) {
+  if (e < ${experts}u) {
     let own = priority[mine / ${choices}u * ${experts}u + e];
     for (var p = 0u; p < ${entries}u; p++) {
       let at = entry(p);

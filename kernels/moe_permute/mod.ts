@@ -2,7 +2,8 @@
  * Moves tokens to the rows of their experts and back. Both ways every output is gathered by whoever writes it, so there
  * is nothing to add by atomics.
  *
- * Shapes: T tokens, k choices a token, R rows of the experts, H columns. `row` and `slot` are those of `moe_dispatch`.
+ * Shapes: T tokens, k choices a token, R rows of the experts, H columns. `row` and `slot` are those of `moe_dispatch`; a
+ * number past the last choice or row stands for none, as `0xffffffff` does.
  */
 import { type Kernel, leastBytes, type Operand } from "../kernel.ts";
 import { itemText, layOutRows, reduction, requireSizes, rowText, vectorPrelude } from "../norm/rows.ts";
@@ -59,7 +60,7 @@ ${bindings}
 ${open}
   let at = row[i / ${vectors}u];
   var found = V();
-  if (at != 0xffffffffu) {
+  if (at < ${tokens * choices}u) {
     let from_ = at / ${choices}u * ${vectors}u + i % ${vectors}u;
     found = ${load("x", "from_")}${weighted ? " * weight[at]" : ""};
   }
@@ -105,7 +106,7 @@ ${open}
   var sum = V();
   for (var at = first; at < first + ${choices}u; at++) {
     let found = slot[at];
-    if (found == 0xffffffffu) { continue; }
+    if (found >= ${rows}u) { continue; }
     let from_ = found * ${vectors}u + i % ${vectors}u;
     sum += ${load("x", "from_")}${weighted ? " * weight[at]" : ""};
   }
@@ -151,7 +152,7 @@ ${bindings}
 const vectors = ${layout.vectors}u;
 ${reduction(layout, { name: "rowSum" })}
 ${open}
-  let dropped = slot[row] == 0xffffffffu;
+  let dropped = slot[row] >= ${rows}u;
   let found = select(slot[row], 0u, dropped); // any row: its product is not used
   var products = V();
   ${first("products += v * d;")}

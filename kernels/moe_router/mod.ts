@@ -4,7 +4,7 @@
  * differences.
  *
  * Shapes: T tokens, E experts, k choices a token. A token's choices stand side by side: choice j of token t is at
- * `t k + j`.
+ * `t k + j`. A choice that is no expert's number, such as `0xffffffff`, is none.
  */
 import { type Kernel, leastBytes, type Operand } from "../kernel.ts";
 import { bindings, float, itemText, requireSizes } from "../norm/rows.ts";
@@ -218,13 +218,13 @@ export function weighForward(sizes: RouterSizes & { readonly normalize: Normaliz
   var sum = 0f;
   for (var at = i * ${choices}u; at < (i + 1u) * ${choices}u; at++) {
     let e = choice[at];
-    if (e != none && ${countsText(normalize)}) { sum += probability[i * ${experts}u + e]; }
+    if (e < ${experts}u && ${countsText(normalize)}) { sum += probability[i * ${experts}u + e]; }
   }
   let divisor = ${normalize === "none" ? "1f" : `max(sum, ${float(reference.leastSum)})`};
   for (var at = i * ${choices}u; at < (i + 1u) * ${choices}u; at++) {
     let e = choice[at];
     var share = 0f;
-    if (e != none && slot[at] != none) { share = probability[i * ${experts}u + e] / divisor; }
+    if (e < ${experts}u && slot[at] != none) { share = probability[i * ${experts}u + e] / divisor; }
     weight[at] = share;
   }`,
       ),
@@ -261,7 +261,7 @@ export function weighBackward(sizes: RouterSizes & { readonly normalize: Normali
   var flowing = 0f;
   for (var at = i * ${choices}u; at < (i + 1u) * ${choices}u; at++) {
     let e = choice[at];
-    if (e == none) { continue; }
+    if (e >= ${experts}u) { continue; }
     let p = probability[i * ${experts}u + e];
     if (${countsText(normalize)}) { sum += p; }
     if (slot[at] != none) { flowing += dWeight[at] * p; }
@@ -271,7 +271,7 @@ export function weighBackward(sizes: RouterSizes & { readonly normalize: Normali
   for (var e = 0u; e < ${experts}u; e++) { dProbability[i * ${experts}u + e] = 0f; }
   for (var at = i * ${choices}u; at < (i + 1u) * ${choices}u; at++) {
     let e = choice[at];
-    if (e == none) { continue; }
+    if (e >= ${experts}u) { continue; }
     var value = 0f;
     if (slot[at] != none) { value = dWeight[at] / divisor; }
     if (${countsText(normalize)}) { value -= shared_; }

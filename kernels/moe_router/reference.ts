@@ -64,7 +64,7 @@ export function weighForward(
   for (let t = 0; t < tokens; t++) {
     const of = (j: number) => {
       const e = choice[t * choices + j];
-      return e === none ? 0 : probability[t * experts + e];
+      return e >= experts ? 0 : probability[t * experts + e];
     };
     let sum = 0;
     for (let j = 0; j < choices; j++) if (counts(normalize, slot[t * choices + j])) sum += of(j);
@@ -86,7 +86,7 @@ export function weighBackward(
     let sum = 0, flowing = 0;
     for (let j = 0; j < choices; j++) {
       const at = t * choices + j, e = choice[at];
-      if (e === none) continue;
+      if (e >= experts) continue;
       const p = probability[t * experts + e];
       if (counts(normalize, slot[at])) sum += p;
       if (slot[at] !== none) flowing += dWeight[at] * p;
@@ -95,7 +95,7 @@ export function weighBackward(
     const shared = normalize === "none" || sum < leastSum ? 0 : flowing / divisor / divisor;
     for (let j = 0; j < choices; j++) {
       const at = t * choices + j, e = choice[at];
-      if (e === none) continue;
+      if (e >= experts) continue;
       dProbability[t * experts + e] = (slot[at] === none ? 0 : dWeight[at] / divisor) -
         (counts(normalize, slot[at]) ? shared : 0);
     }
@@ -112,7 +112,7 @@ export function balanceForward(
   for (let t = 0; t < tokens; t++) {
     for (let j = 0; j < counted; j++) {
       const e = choice[t * choices + j];
-      if (e !== none) load[e]++;
+      if (e < experts) load[e]++;
     }
   }
   let sum = 0;

@@ -2,6 +2,7 @@
  * The program with Dawn for its WebGPU, where nothing says otherwise: `./troupe dawn train …`. An entry of its own, since
  * it takes a permission that nothing else needs: to load native code.
  */
+import { endWithoutTeardown } from "../backend/webgpu/dawn.ts";
 import { main } from "./main.ts";
 import { enterUserFolder } from "./self.ts";
 
@@ -9,5 +10,6 @@ if (import.meta.main) {
   Deno.env.set("TROUPE_WEBGPU", "dawn"); // for the processes that it starts, too
   if (!Deno.env.has("XDG_RUNTIME_DIR")) Deno.env.set("XDG_RUNTIME_DIR", "/tmp");
   enterUserFolder();
+  endWithoutTeardown();
   Deno.exitCode = await main(Deno.args);
 }

@@ -262,6 +262,10 @@ export function formatReport(report: DoctorReport): string[] {
   if (adapter.found) {
     facts.push(["adapter", `${adapter.description} (${adapter.software ? "software" : "GPU"})`]);
     facts.push(["webgpu", adapter.provider === "dawn" ? "Dawn" : "Deno's own"]);
+    const checks = adapter.provider === "dawn"
+      ? "left out, unless runtime.bounds_checks or plugins ask for them"
+      : "always";
+    facts.push(["checks", `of indices by the device: ${checks}`]);
     facts.push(["driver", driver.api ?? "unknown"]);
     facts.push(["subgroups", adapter.subgroupSize > 0 ? `${adapter.subgroupSize} lanes` : "none"]);
     facts.push(["features", adapter.features.join(", ") || "none"]);

@@ -35,6 +35,7 @@ import { rowNormalizeBackward, rowNormalizeForward } from "../../kernels/row_nor
 import { randomUniform } from "../../kernels/testing.ts";
 import type { Backend, Range } from "../../src/backend/backend.ts";
 import { openWebGpuBackend } from "../../src/backend/webgpu/backend.ts";
+import { endWithoutTeardown } from "../../src/backend/webgpu/dawn.ts";
 import { defaultProvider } from "../../src/backend/webgpu/provider.ts";
 import { loadConfig, resolveConfig } from "../../src/config/mod.ts";
 import { createTrainLoader } from "../../src/data/mod.ts";
@@ -219,6 +220,7 @@ const stored = (type: string): FloatType => {
   return known[type];
 };
 const wanted = (word: string) => words.length === 0 || words.includes(word);
+if (defaultProvider() === "dawn") endWithoutTeardown();
 const boundsChecks = Deno.args.includes("--bounds_checks");
 const backend = await openWebGpuBackend(defaultProvider(), { boundsChecks });
 if (!backend.profile) throw new Error(`${backend.traits.description} offers no timestamps: nothing can be timed`);

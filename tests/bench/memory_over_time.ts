@@ -9,6 +9,7 @@
  * that what is left is held by someone. The growth is told from a third of the time on: before, caches fill.
  */
 import { openWebGpuBackend } from "../../src/backend/webgpu/backend.ts";
+import { endWithoutTeardown } from "../../src/backend/webgpu/dawn.ts";
 import { defaultProvider } from "../../src/backend/webgpu/provider.ts";
 import { type BenchType, modelSettings, typeSettings } from "../../src/cli/bench_models.ts";
 import { loadConfig, resolveConfig } from "../../src/config/mod.ts";
@@ -21,6 +22,7 @@ const seconds = Number(option("seconds", "200")), pace = Number(option("pace", "
 const boundsChecks = Deno.args.includes("--bounds_checks");
 const every = Math.min(10, seconds / 6);
 
+if (defaultProvider() === "dawn") endWithoutTeardown();
 const backend = await openWebGpuBackend(defaultProvider(), { boundsChecks });
 const half = type === "float16" && !backend.traits.features.shaderF16;
 if (half) console.error(`${backend.traits.description} has no f16: float32 instead`);

@@ -105,6 +105,15 @@ async function load(flags: string[]): Promise<GPU> {
   return create(flags);
 }
 
+/**
+ * Has a process that may use Dawn end as soon as nothing is left to do, without the runtime's taking down of what native
+ * code made: buffers, devices, and last Dawn's own entry point, with which the system unloads the GPU's driver while threads
+ * that have called it are still there. What a process holds of a GPU is given back by the kernel's driver anyway.
+ */
+export function endWithoutTeardown(): void {
+  globalThis.addEventListener("unload", () => Deno.exit());
+}
+
 let wrapped = false;
 /**
  * Of read-backs: when the one under way began, how long one is thought to take, in milliseconds, and how many polls it has

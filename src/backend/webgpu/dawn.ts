@@ -116,10 +116,10 @@ export function endWithoutTeardown(): void {
 
 let wrapped = false;
 /**
- * Of read-backs: when the one under way began, how long one is thought to take, in milliseconds, and how many polls it has
- * had at once and by timer.
+ * Of read-backs: when the one under way began, how long one is thought to take and how long the last one took, in
+ * milliseconds, and how many polls it has had at once and by timer.
  */
-const wait = { begun: -Infinity, expected: 0, polls: 0, timed: 0 };
+const wait = { begun: -Infinity, expected: 0, last: 0, polls: 0, timed: 0 };
 
 /** Told by read-backs, so that polls come when an answer may. */
 export function beginWait(): void {
@@ -127,15 +127,18 @@ export function beginWait(): void {
   wait.polls = wait.timed = 0;
 }
 export function endWait(): void {
-  wait.expected = expectedNext(performance.now() - wait.begun, wait.timed);
+  const took = performance.now() - wait.begun;
+  wait.expected = expectedNext(took, wait.timed, wait.last);
+  wait.last = took;
 }
 
 /**
- * How long the next read-back is thought to take: as long as the last one, unless its first poll by timer found the answer
- * there already. Then it may have been there long before, and a poll that waited for it as long again would find it late
- * for ever.
+ * How long the next read-back is thought to take: as long as the quicker of the last two, so that one that was slow, behind a
+ * compilation or on a busy machine, delays none after it. Where the first poll by timer found the answer there already, it
+ * may have been there long before, and a poll that waited for it as long again would find it late for ever.
  */
-export const expectedNext = (took: number, timedPolls: number): number => timedPolls === 1 ? took / 2 : took;
+export const expectedNext = (took: number, timedPolls: number, before: number): number =>
+  Math.min(timedPolls === 1 ? took / 2 : took, before);
 
 /**
  * Dawn polls by `setImmediate` while an answer is due, and each poll leaks some 70 bytes in Deno: 4 MB a minute at one a

@@ -29,16 +29,18 @@ Deno.test({
 
 Deno.test("expectedNext() comes down again after answers that came late", () => {
   // A machine whose timers are 30 ms late, and a device that has its answer after 0.1 ms.
-  let expected = 5000;
+  let expected = 5000, before = Infinity;
   const waits: number[] = [];
   while (expected >= 2) {
     const took = Math.max(1, 0.8 * expected) + 30;
     waits.push(took);
-    expected = expectedNext(took, 1);
+    expected = expectedNext(took, 1, before);
+    before = took;
     if (waits.length === 12) break;
   }
   assert(waits.at(-1)! < 60, `${waits}`);
-  assertEquals(expectedNext(40, 3), 40); // polled before it was there: as long as it took
+  assertEquals(expectedNext(40, 3, 41), 40); // polled before it was there: as long as it took
+  assertEquals(expectedNext(20_000, 900, 40), 40); // one that was slow says nothing of the next
 });
 
 /** The rasteriser in software that Dawn accepts; Debian has it with Chromium. */

@@ -11,11 +11,11 @@
  *   along a line, which all steps of the depth share, instead of one index a step;
  * - the lanes of a subgroup form a block of 8 x 4, which reads the fewest different words.
  *
- * Where the options ask for packed products of `f16`, tiles and the sums of 32 terms are `f16`, of which vector units do two
- * at once; these sums then join those in `f32`.
+ * Where the options ask for packed products of `f16`, tiles hold pairs, and a tile's sums are pairs too (`packed_pairs.ts`).
  */
 import { type DeviceTraits, type Operand, type Pass, spread } from "../kernel.ts";
 import { storage } from "../storage.ts";
+import { multiplyPairs, pairTile, stagePairs } from "./packed_pairs.ts";
 import { epilogueNames, type MatmulShape, placesOf } from "./shape.ts";
 import { elementTypes, finisher, loader, type Panel, panelsOf, reader, upTo } from "./text.ts";
 
@@ -38,8 +38,6 @@ export interface Tiling {
 
 /** Workgroups below which a large device idles, and those that share its processors evenly. */
 const leastGroups = 256, evenGroups = 768;
-/** Terms that are summed in `f16` where products are packed. */
-const packedTerms = 32;
 /** Shortest depth that is worth a part of its own. */
 const leastPart = 256;
 
@@ -79,7 +77,9 @@ const large = { rows: 128, columns: 128, blockRows: 8, blockColumns: 8, depth: 1
 /** Registers of an invocation hold no more sums than these 128. */
 const broad = { ...large, blockColumns: 16 } as const;
 const wide = { rows: 64, columns: 128, blockRows: 8, blockColumns: 8, depth: 16, together: 16 } as const;
-const packedWide = { ...wide, depth: packedTerms } as const;
+/** Terms of a tile where products are packed: sums of half as many are `f16`. */
+const packedTerms = 32;
+const packedTile = { rows: 64, columns: 64, blockRows: 8, blockColumns: 4, depth: packedTerms, together: 16 } as const;
 
 /** All of them, for tuners. */
 export const tilingShapes = [...shapes, large, wide, broad] as const;
@@ -91,13 +91,22 @@ export const tilingShapes = [...shapes, large, wide, broad] as const;
  * 128 x 128 in blocks of 8 x 8 49.1. Packed, 64 x 128 with 16 and with 32 terms 46.2, 51.5.
  */
 export function tilingFor(shape: MatmulShape, { limits }: DeviceTraits): Tiling {
+  if (isPacked(shape)) return packedTiling(shape);
   const tiling = tilingOf(shape), { m, n, k, batch, transposeA } = shape;
   const groups = Math.ceil(m / 128) * Math.ceil(n / 128) * batch;
   if (tiling.splits > 1 || groups < manyGroups || n <= 64 || limits.maxComputeWorkgroupStorageSize < 17 << 10) {
     return tiling;
   }
-  const chosen = isPacked(shape) ? packedWide : transposeA ? large : groups < manyBroadGroups ? wide : broad;
+  const chosen = transposeA ? large : groups < manyBroadGroups ? wide : broad;
   return { ...chosen, splits: 1, partDepth: Math.ceil(k / chosen.depth) * chosen.depth };
+}
+
+/** An H200 does 8192 x 8192 x 8192 at 70 TFLOP/s with this tile, 63 with 64 x 128 in blocks of 8 x 8. */
+function packedTiling(shape: MatmulShape): Tiling {
+  const tiling = tilingOf(shape), large = tiling.rows >= packedTile.rows && tiling.columns >= packedTile.columns;
+  const partDepth = Math.ceil(shape.k / tiling.splits / packedTerms) * packedTerms;
+  const tile = large ? packedTile : { ...tiling, depth: packedTerms };
+  return { ...tile, splits: Math.ceil(shape.k / partDepth), partDepth };
 }
 
 const isPacked = ({ packed, types }: MatmulShape) => packed && types.a === "f16" && types.b === "f16";
@@ -123,29 +132,12 @@ export function workgroupTilePasses(
   const adds = shape.accumulate && !split;
 
   const packed = isPacked(shape);
-  const vector = packed ? "vec4<f16>" : "vec4f";
-  const stageA = stage("A", a, rows, tiling, threads, "firstRow", vector);
-  const stageB = stage("B", b, columns, tiling, threads, "firstColumn", vector);
-  const rowQuads = upTo(blockRows / 4), columnQuads = upTo(blockColumns / 4);
-  const step = (p: number) => `
-    { ${rowQuads.map((r) => `let a${r} = tileA[${p}][ty + ${r * down}u];`).join(" ")} ${
-    columnQuads.map((q) => `let b${q} = tileB[${p}][tx + ${q * across}u];`).join(" ")
-  }
-${
-    upTo(blockRows).flatMap((i) =>
-      columnQuads.map((q) => {
-        const sum = `${packed ? "h" : "s"}${i}_${q}`;
-        return `      ${sum} = fma(${vector}(a${i >> 2}[${i & 3}]), b${q}, ${sum});`;
-      })
-    ).join("\n")
-  } }`;
-  const sums = upTo(blockRows).flatMap((i) => columnQuads.map((q) => `${i}_${q}`));
-  const steps = packed
-    ? upTo(Math.ceil(depth / packedTerms)).map((part) => `
-    { ${sums.map((sum) => `var h${sum} = ${vector}();`).join(" ")}
-    ${upTo(Math.min(packedTerms, depth)).map((p) => step(part * packedTerms + p)).join("")}
-    ${sums.map((sum) => `s${sum} += vec4f(h${sum});`).join(" ")} }`).join("")
-    : upTo(depth).map(step).join("");
+  const sides = [["A", a, rows, "firstRow"], ["B", b, columns, "firstColumn"]] as const;
+  const [stageA, stageB] = sides.map(([side, panel, outer, first]) =>
+    (packed ? stagePairs : stage)(side, panel, outer, tiling, threads, first)
+  );
+  const columnQuads = upTo(blockColumns / 4);
+  const steps = packed ? multiplyPairs(tiling) : multiply(tiling);
 
   // Lanes of a subgroup of 32 as 8 x 4 wherever the grid has such blocks.
   const blocked = across % 8 === 0 && down % 4 === 0;
@@ -154,7 +146,7 @@ ${
   let ty = local / ${4 * across}u * 4u + local / 8u % 4u;`
     : `let tx = local % ${across}u;
   let ty = local / ${across}u;`;
-  const tile = (outer: number) => `array<array<${vector}, ${lineOf(outer)}>, ${depth}>`;
+  const tile = (outer: number) => packed ? pairTile(outer, depth) : `array<array<vec4f, ${lineOf(outer)}>, ${depth}>`;
   const end = split
     ? `min(begin + ${partDepth}u, ${Math.ceil(k / depth) * depth}u)`
     : `${Math.ceil(k / depth) * depth}u`;
@@ -224,6 +216,22 @@ ${loop}
 /** `vec4f`s of a line of a tile: one more than it holds, or the stores of neighbours along the depth meet in one bank. */
 const lineOf = (outer: number) => outer / 4 + 1;
 
+/** Text that multiplies a tile: adds to the sums `s0_0` and so on by row and four columns. */
+function multiply({ rows, columns, blockRows, blockColumns, depth }: Tiling): string {
+  const down = rows / blockRows, across = columns / blockColumns;
+  const rowQuads = upTo(blockRows / 4), columnQuads = upTo(blockColumns / 4);
+  const step = (p: number) => `
+    { ${rowQuads.map((r) => `let a${r} = tileA[${p}][ty + ${r * down}u];`).join(" ")} ${
+    columnQuads.map((q) => `let b${q} = tileB[${p}][tx + ${q * across}u];`).join(" ")
+  }
+${
+    upTo(blockRows).flatMap((i) =>
+      columnQuads.map((q) => `      s${i}_${q} = fma(vec4f(a${i >> 2}[${i & 3}]), b${q}, s${i}_${q});`)
+    ).join("\n")
+  } }`;
+  return upTo(depth).map(step).join("");
+}
+
 /** Text that brings one tile into workgroup memory, by way of registers. */
 function stage(
   side: "A" | "B",
@@ -232,7 +240,6 @@ function stage(
   { depth }: Tiling,
   threads: number,
   first: string,
-  vector: string,
 ) {
   const quads = outer * depth / 4, rounds = Math.ceil(quads / threads);
   const alongDepth = panel.contiguous === "depth";
@@ -245,7 +252,7 @@ function stage(
     ? `quad / ${perLine}u`
     : `((quad / ${perLine}u) ^ (quad % ${perLine}u / 2u * ${apart}u))`;
   return {
-    declare: upTo(rounds).map((round) => `var next${side}${round} = ${vector}();`).join(" "),
+    declare: upTo(rounds).map((round) => `var next${side}${round} = vec4f();`).join(" "),
     load: (k0: string) =>
       upTo(rounds).map((round) =>
         guard(

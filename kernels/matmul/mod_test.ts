@@ -143,7 +143,7 @@ for (const type of halfTypes) {
   });
 }
 
-Deno.test("matmul() of packed f16 is off by less than 8e-4 at any depth, by root mean square", async () => {
+Deno.test("matmul() of packed f16 is off by less than a thousandth at any depth, by root mean square", async () => {
   const types = { a: "f16", b: "f16", c: "f32" } as const;
   const sizes = [[40, 72, 512], [37, 45, 19], [130, 66, 48], [33, 36, 70]];
   for (const [at, transpose] of transposes.entries()) {
@@ -153,9 +153,9 @@ Deno.test("matmul() of packed f16 is off by less than 8e-4 at any depth, by root
     const { outputs, expected } = await checkKernel(kernel, inputsOf(kernel), { tolerance: 6e-3, traits: gpu });
     const squares = (values: Iterable<number>) => [...values].reduce((sum, value) => sum + value ** 2, 0);
     const error = squares(expected.c.map((value, i) => outputs.c[i] - value)) / squares(expected.c);
-    assertLess(Math.sqrt(error), 8e-4);
+    assertLess(Math.sqrt(error), 1e-3);
   }
-  // Each sum of 16 terms is exact in f16; their sum is not.
+  // Each sum of 32 terms is exact in f16; their sum is not.
   const ones = matmul({ m: 4, n: 4, k: 4096, types, packed: true });
   const { outputs } = await checkKernel(ones, { a: Array(4 * 4096).fill(1), b: Array(4 * 4096).fill(1) }, {
     traits: gpu,
@@ -169,7 +169,7 @@ Deno.test("matmul() of packed f16 uses its larger tile as a GPU would", async ()
     const options of [
       vectors,
       { ...vectors, transposeB: true, accumulate: true },
-      { m: 130, n: 131, k: 33, transposeA: true, residual: true },
+      { m: 130, n: 131, k: 97, transposeA: true, residual: true },
     ]
   ) {
     const kernel = matmul({ batch: 43, ...options, types, packed: true });

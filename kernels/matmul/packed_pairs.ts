@@ -2,7 +2,7 @@
  * Packed products of `f16`, two at once: a pair is two neighbouring terms of one line. Each sum of a tile is a pair too, one
  * of its even and one of its odd terms, so that a step multiplies pairs by pairs and no number has to be spread over both
  * halves of a register. That matters: an H200 has two units that do such a product, and only one of them takes a half of an
- * operand for both (`HFMA2` does, `HFMA2.MMA` does not). Both halves join the `f32` sums once a tile.
+ * operand for both (`HFMA2` does, `HFMA2.MMA` does not). Both halves join the `f32` sums after a run of tiles.
  */
 import { type Panel, upTo } from "./text.ts";
 
@@ -68,8 +68,8 @@ export function stagePairs(
   };
 }
 
-/** Text that multiplies a tile and adds its sums to those in `f32`, `s0_0` and so on by row and four columns. */
-export function multiplyPairs({ rows, columns, blockRows, blockColumns, depth }: PairTiling): string {
+/** Texts that begin the sums of a run of tiles, multiply one, and add them to those in `f32`: `s0_0` and so on by row and four columns. */
+export function multiplyPairs({ rows, columns, blockRows, blockColumns, depth }: PairTiling) {
   const down = rows / blockRows, across = columns / blockColumns;
   const rowQuads = upTo(blockRows / 4), columnQuads = upTo(blockColumns / 4);
   const read = (name: string, quad: number, place: string) =>
@@ -82,11 +82,11 @@ export function multiplyPairs({ rows, columns, blockRows, blockColumns, depth }:
 ${sums.map(({ i, j, name }) => `      ${name} = fma(${pair("a", i)}, ${pair("b", j)}, ${name});`).join("\n")} }`;
   const four = (i: number, q: number, term: "x" | "y") =>
     `vec4f(${upTo(4).map((j) => `f32(h${i}_${4 * q + j}.${term})`).join(", ")})`;
-  return `
-    { ${sums.map(({ name }) => `var ${name} = vec2<f16>();`).join(" ")}
-    ${upTo(depth / 2).map(step).join("")}
-    ${
-    upTo(blockRows).flatMap((i) => columnQuads.map((q) => `s${i}_${q} += ${four(i, q, "x")} + ${four(i, q, "y")};`))
-      .join(" ")
-  } }`;
+  return {
+    begin: sums.map(({ name }) => `var ${name} = vec2<f16>();`).join(" "),
+    tile: upTo(depth / 2).map(step).join(""),
+    end: upTo(blockRows).flatMap((i) =>
+      columnQuads.map((q) => `s${i}_${q} += ${four(i, q, "x")} + ${four(i, q, "y")};`)
+    ).join(" "),
+  };
 }

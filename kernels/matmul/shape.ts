@@ -32,9 +32,9 @@ export interface MatmulOptions {
    */
   readonly split?: boolean;
   /**
-   * Where a device has no matrix units for them, multiply `f16` operands as `f16`, two at once, and add up 16 terms so
-   * before they join the `f32` sum. At any depth that is off by 7e-4 of C, by root mean square: two and a half
-   * times what storing C in `f16` is. 16 terms must not pass 65,504.
+   * Where a device has no matrix units for them, multiply `f16` operands as `f16`, two at once, and add up 32 terms so
+   * before they join the `f32` sum. At any depth that is off by 9e-4 of C, by root mean square: three times what storing C
+   * in `f16` is. 32 terms must not pass 65,504.
    * @default {false}
    */
   readonly packed?: boolean;

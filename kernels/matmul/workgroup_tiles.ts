@@ -30,10 +30,12 @@ export interface Tiling {
   readonly depth: number;
   /** Parts of the depth. */
   readonly splits: number;
-  /** Terms a part sums, a multiple of `depth`. */
+  /** Terms a part sums, a multiple of what the tiles of a run hold. */
   readonly partDepth: number;
   /** Rows of tiles that are worked on together. @default {one, or all where they are fewer than the columns of tiles} */
   readonly together?: number;
+  /** Tiles of a run, whose sums are `f16` where products are packed. @default {1} */
+  readonly run?: number;
 }
 
 /** Workgroups below which a large device idles, and those that share its processors evenly. */
@@ -77,9 +79,8 @@ const large = { rows: 128, columns: 128, blockRows: 8, blockColumns: 8, depth: 1
 /** Registers of an invocation hold no more sums than these 128. */
 const broad = { ...large, blockColumns: 16 } as const;
 const wide = { rows: 64, columns: 128, blockRows: 8, blockColumns: 8, depth: 16, together: 16 } as const;
-/** Terms of a tile where products are packed: sums of half as many are `f16`. */
-const packedTerms = 32;
-const packedTile = { rows: 64, columns: 64, blockRows: 8, blockColumns: 4, depth: packedTerms, together: 16 } as const;
+/** Where products are packed, with runs of 64 terms: sums of half as many are `f16`. */
+const packedTile = { rows: 64, columns: 64, blockRows: 8, blockColumns: 4, depth: 32, together: 16, run: 2 } as const;
 
 /** All of them, for tuners. */
 export const tilingShapes = [...shapes, large, wide, broad] as const;
@@ -103,9 +104,9 @@ export function tilingFor(shape: MatmulShape, { limits }: DeviceTraits): Tiling 
 
 /** An H200 does 8192 x 8192 x 8192 at 70 TFLOP/s with this tile, 63 with 64 x 128 in blocks of 8 x 8. */
 function packedTiling(shape: MatmulShape): Tiling {
-  const tiling = tilingOf(shape), large = tiling.rows >= packedTile.rows && tiling.columns >= packedTile.columns;
-  const partDepth = Math.ceil(shape.k / tiling.splits / packedTerms) * packedTerms;
-  const tile = large ? packedTile : { ...tiling, depth: packedTerms };
+  const tiling = tilingOf(shape), { rows, columns, depth, run } = packedTile, terms = depth * run;
+  const partDepth = Math.ceil(shape.k / tiling.splits / terms) * terms;
+  const tile = tiling.rows >= rows && tiling.columns >= columns ? packedTile : { ...tiling, depth, run };
   return { ...tile, splits: Math.ceil(shape.k / partDepth), partDepth };
 }
 
@@ -117,7 +118,8 @@ export function workgroupTilePasses(
   traits: DeviceTraits,
   tiling: Tiling = tilingFor(shape, traits),
 ): Pass[] {
-  const { rows, columns, blockRows, blockColumns, depth, splits, partDepth, together } = tiling;
+  const { rows, columns, blockRows, blockColumns, depth, splits, partDepth, together, run = 1 } = tiling;
+  const terms = depth * run;
   const { m, n, k, batch } = shape;
   const split = splits > 1;
   const across = columns / blockColumns, down = rows / blockRows, threads = across * down;
@@ -125,7 +127,7 @@ export function workgroupTilePasses(
   const total = rowTiles * columnTiles * batch * splits;
   const workgroups = spread(total);
   const { a, b } = panelsOf(shape);
-  const guarded = k % depth !== 0;
+  const guarded = k % terms !== 0;
   const places = placesOf(operands, ["a", "b", ...(split ? ["partial"] : epilogueNames(shape))]);
   // A partial product is a plain one whose batch has the parts as its leading dimension.
   const stored = { ...shape, accumulate: false, ...(split && { bias: false, residual: false }) };
@@ -137,29 +139,35 @@ export function workgroupTilePasses(
     (packed ? stagePairs : stage)(side, panel, outer, tiling, threads, first)
   );
   const columnQuads = upTo(blockColumns / 4);
-  const steps = packed ? multiplyPairs(tiling) : multiply(tiling);
+  const products = packed ? multiplyPairs(tiling) : multiply(tiling);
 
-  // Lanes of a subgroup of 32 as 8 x 4 wherever the grid has such blocks.
+  // Lanes of a subgroup of 32 as 8 x 4 wherever the grid has such blocks; for pairs so that of neighbours by one or by two
+  // lanes the former read the same rows and the latter the same columns, 1% faster.
   const blocked = across % 8 === 0 && down % 4 === 0;
   const lanes = blocked
-    ? `let tx = local / 32u % ${across / 8}u * 8u + local % 8u;
-  let ty = local / ${4 * across}u * 4u + local / 8u % 4u;`
+    ? `let tx = local / 32u % ${across / 8}u * 8u + ${packed ? "(local & 1u) + (local >> 2u & 6u)" : "local % 8u"};
+  let ty = local / ${4 * across}u * 4u + ${packed ? "(local >> 1u & 3u)" : "local / 8u % 4u"};`
     : `let tx = local % ${across}u;
   let ty = local / ${across}u;`;
   const tile = (outer: number) => packed ? pairTile(outer, depth) : `array<array<vec4f, ${lineOf(outer)}>, ${depth}>`;
   const end = split
-    ? `min(begin + ${partDepth}u, ${Math.ceil(k / depth) * depth}u)`
-    : `${Math.ceil(k / depth) * depth}u`;
+    ? `min(begin + ${partDepth}u, ${Math.ceil(k / terms) * terms}u)`
+    : `${Math.ceil(k / terms) * terms}u`;
   const loop = `
   ${stageA.declare} ${stageB.declare}
   ${stageA.load("begin")} ${stageB.load("begin")}
-  for (var k0 = begin; k0 < end; k0 += ${depth}u) {
+  for (var k0 = begin; k0 < end; k0 += ${terms}u) {
+    ${products.begin}
+    ${
+    upTo(run).map((tile) => `
     ${stageA.store} ${stageB.store}
     workgroupBarrier();
-    let next = min(k0 + ${depth}u, end - ${depth}u); // the last one is brought twice
-    ${stageA.load("next")} ${stageB.load("next")}
-    ${steps}
-    workgroupBarrier();
+    let next${tile} = min(k0 + ${(tile + 1) * depth}u, end - ${depth}u); // the last one is brought twice
+    ${stageA.load(`next${tile}`)} ${stageB.load(`next${tile}`)}
+    ${products.tile}
+    workgroupBarrier();`).join("")
+  }
+    ${products.end}
   }`;
 
   // Four rows of a block at a time, so that what C held before needs few registers.
@@ -217,7 +225,7 @@ ${loop}
 const lineOf = (outer: number) => outer / 4 + 1;
 
 /** Text that multiplies a tile: adds to the sums `s0_0` and so on by row and four columns. */
-function multiply({ rows, columns, blockRows, blockColumns, depth }: Tiling): string {
+function multiply({ rows, columns, blockRows, blockColumns, depth }: Tiling) {
   const down = rows / blockRows, across = columns / blockColumns;
   const rowQuads = upTo(blockRows / 4), columnQuads = upTo(blockColumns / 4);
   const step = (p: number) => `
@@ -229,7 +237,7 @@ ${
       columnQuads.map((q) => `      s${i}_${q} = fma(vec4f(a${i >> 2}[${i & 3}]), b${q}, s${i}_${q});`)
     ).join("\n")
   } }`;
-  return upTo(depth).map(step).join("");
+  return { begin: "", tile: upTo(depth).map(step).join(""), end: "" };
 }
 
 /** Text that brings one tile into workgroup memory, by way of registers. */

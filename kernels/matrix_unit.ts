@@ -7,6 +7,7 @@
  * `subgroupMatrix` is Dawn's extension `chromium_experimental_subgroup_matrix`. `emulatedMatrix` is plain WGSL: each lane
  * holds half a row of a sum and reads what it multiplies from the tile as it goes. It is slow, and serves tests alone: it
  * shows that a kernel's tiling, staging, edges and epilogue are right, not that a device's matrix units are.
+ * llvmpipe leaves the loops of an invocation after 65,535 turns in all, without a word, which bounds the depth of such tests.
  */
 
 /** Rows, columns and terms of a matrix. */

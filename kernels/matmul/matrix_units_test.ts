@@ -5,9 +5,9 @@ import type { FloatType } from "../host.ts";
 import { hostTraits } from "../../src/backend/cpu/backend.ts";
 import type { DeviceTraits, Kernel } from "../kernel.ts";
 import { emulatedMatrix } from "../matrix_unit.ts";
-import { checkKernel, randomNormal, testDevice } from "../testing.ts";
+import { auditing, checkKernel, randomNormal, testDevice } from "../testing.ts";
 import { matmul, type MatmulOptions } from "./mod.ts";
-import { type MatrixTiling, matrixUnitPasses } from "./matrix_units.ts";
+import { matrixTiles, type MatrixTiling, matrixTiling, matrixUnitPasses } from "./matrix_units.ts";
 import { shapeOf } from "./shape.ts";
 
 const ofType = (type: FloatType): Partial<MatmulOptions> =>
@@ -93,6 +93,26 @@ Deno.test("matrixUnitPasses() hands on what is not finite", async () => {
     assert([...outputs.c].slice(0, 4).every((sum) => !Number.isFinite(sum)), String(value));
   }
 });
+
+for (const tile of matrixTiles) {
+  const { rows, columns, subgroupRows } = tile;
+  Deno.test(`matrixUnitPasses() stays in its arrays with tiles of ${rows} x ${columns}, as they ship`, async () => {
+    if (!auditing) return console.log("skipped: its texts compile for long; deno task audit has it");
+    const cases: [FloatType, Partial<MatmulOptions>][] = [["f16", {}], ["f16", { transposeB: true }], ["f16", {
+      transposeA: true,
+      accumulate: true,
+    }]];
+    // Other types have one tile.
+    if (rows === 128 && columns === 128 && subgroupRows === 64) cases.push(["bf16", {}], ["f32", { transposeA: true }]);
+    for (const [type, transposes] of cases) {
+      for (const sizes of [{ m: rows + 5, n: columns + 12, k: 40 }, { m: rows, n: columns, k: 64 }]) {
+        const options = { ...sizes, ...transposes, ...ofType(type) }, parts = options.split ? 2 : 1;
+        const kernel = emulated(options, matrixTiling(shapeOf(options), tile, parts, 1));
+        await checkKernel(kernel, inputsOf(kernel), { tolerance: toleranceOf(type) });
+      }
+    }
+  });
+}
 
 Deno.test("matmul() on matrix units matches its reference, where the device has them", async () => {
   const { features, description } = (await testDevice()).traits;

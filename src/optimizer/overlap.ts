@@ -61,8 +61,8 @@ export class OverlappedReduction {
   /** At cut number `index`: the piece before it is submitted. */
   *at(index: number): Generator<Wait, void> {
     const { group, bucket } = this.plan.buckets[index]!, synchronizer = this.synchronizers[group]!;
-    yield* this.#send(); // the device has work meanwhile: the piece that was submitted after the cut before
     const reading = synchronizer.read(bucket);
+    yield* this.#send(); // the device has work meanwhile: the piece that was submitted after the cut before, and this reading
     yield reading;
     this.#read = { synchronizer, reading };
     if (this.inThread) yield* this.#send();

@@ -121,12 +121,14 @@ export class Synchronizer {
   /** Sums all gradients, in place. @param most buckets under way at a time */
   *reduce(most = mostTravelling): Generator<Wait, void> {
     if (!this.reduces) return;
+    let before: Reading | undefined;
     for (const bucket of this.buckets) {
-      const reading = this.read(bucket);
-      yield reading;
-      yield* this.start(reading);
-      if (this.#reducing.length >= most) yield* this.#finishReduction();
+      const reading = this.read(bucket); // comes while the one before it is taken
+      if (before) yield* this.start(before);
+      yield before = reading;
+      if (this.#reducing.length >= most - 1) yield* this.#finishReduction();
     }
+    if (before) yield* this.start(before);
     yield* this.finish();
   }
 

@@ -80,8 +80,18 @@ function parcel(parts: readonly OwnedPart[], ranks: number): Parcel {
 /** More than this in one collective gains nothing, and would only take memory on the host. */
 const mostElements = 16 << 20;
 
+/** Parts of a parameter that is too large for one parcel, for several: each gets a piece of every owner's part. */
+function cutParts(parts: readonly OwnedPart[], pieces: number): OwnedPart[][] {
+  return Array.from({ length: pieces }, (_, piece) =>
+    parts.flatMap((part) => {
+      const each = partElements * Math.ceil((part.end - part.begin) / (pieces * partElements));
+      const begin = part.begin + piece * each, end = Math.min(part.end, begin + each);
+      return end > begin ? [{ ...part, begin, end }] : [];
+    })).filter((parts) => parts.length > 0);
+}
+
 /**
- * Buckets of gradients, in the order in which they are done.
+ * Buckets of gradients, in the order in which they are done. A parameter larger than a bucket takes several.
  *
  * @param order parameters in the order in which the backward pass is done with their gradients
  * @param bucketElements `reduce_bucket_size`
@@ -92,14 +102,16 @@ export function planBuckets(
 ): Parcel[] {
   const byName = Map.groupBy(division, ({ name }) => name);
   const counts = order.map((name) => byName.get(name)!.reduce((sum, { begin, end }) => sum + end - begin, 0));
-  return planReductions([counts], Math.min(bucketElements, mostElements)).map(({ parameters }) =>
-    parcel(parameters.flatMap((index) => byName.get(order[index]!)!), ranks)
-  );
+  const most = Math.min(bucketElements, mostElements);
+  return planReductions([counts], most).flatMap(({ parameters, elements }) => {
+    const parts = parameters.flatMap((index) => byName.get(order[index]!)!);
+    return cutParts(parts, Math.ceil(elements / most)).map((each) => parcel(each, ranks));
+  });
 }
 
 /**
  * Gathers of updated parameters, in the order of the blocks, which is that of the forward pass: parameters are added until
- * a gather has `bytes` or more.
+ * a gather has `bytes` or more; one that has more by itself takes several.
  *
  * @param half parameters that the passes read as copies in a half type
  */
@@ -119,9 +131,12 @@ export function planGathers(
     };
     for (const [name, each] of Map.groupBy(division, ({ name }) => name)) {
       if (half.has(name) !== isHalf) continue;
-      parts.push(...each);
-      held += each.reduce((sum, part) => sum + partBytes(part, isHalf), 0);
-      if (held >= most) close();
+      const bytes = each.reduce((sum, part) => sum + partBytes(part, isHalf), 0);
+      for (const piece of cutParts(each, Math.ceil(bytes / most))) {
+        parts.push(...piece);
+        held += piece.reduce((sum, part) => sum + partBytes(part, isHalf), 0);
+        if (held >= most) close();
+      }
     }
     close();
     return gathers;

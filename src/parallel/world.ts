@@ -35,9 +35,12 @@ export const createWorld = (
 });
 
 function deviceGroup(mesh: Mesh, { group, sharing = [] }: Parameters<typeof createWorld>[1]): Group | undefined {
-  const apart = mesh.size("data") === mesh.world && !meetsInPasses(mesh);
-  return sharing.length > 1 && apart ? group("device", sharing) : undefined;
+  return sharing.length > 1 && computesApart(mesh) ? group("device", sharing) : undefined;
 }
+
+/** Whether a rank needs nothing of others from its first micro-batch to its last. */
+export const computesApart = (mesh: Pick<Mesh, "size" | "world">): boolean =>
+  mesh.size("data") === mesh.world && !meetsInPasses(mesh);
 
 /** Whether ranks with other data meet inside a pass, for weights or for experts. */
 export const meetsInPasses = (mesh: Pick<Mesh, "size">): boolean =>

@@ -4,6 +4,7 @@ import type { ResolvedConfig } from "../config/mod.ts";
 import type { CollectiveInstruction, Instruction, Segment } from "../graph/plan.ts";
 import { beginnings, isWeightGather, type Prefetches } from "../graph/weight_gathers.ts";
 import type { Mesh, Mode } from "../parallel/mesh.ts";
+import { computesApart } from "../parallel/world.ts";
 import { connectionBandwidth, type DeviceModel, type LinkModel, loopbackLatency } from "./hardware.ts";
 import { RankClock } from "./rank_clock.ts";
 
@@ -40,6 +41,8 @@ export interface Charges {
   kernel(kernel: Kernel, load?: number): number;
   /** How many times longer device work takes beside the ranks that share the device. */
   readonly turns: number;
+  /** The same of a step's first and last passes, beside which something travels: one rank's alone, where they take turns. */
+  readonly turnsAtEnds: number;
   /** A read-back of so many bytes, and an upload. */
   read(bytes: number): number;
   upload(bytes: number): number;
@@ -86,7 +89,9 @@ export function chargesOf(
 ): Charges {
   const { device: { dispatch, bandwidth, ...device } } = machines, { host } = device, { data, model, runtime } = config;
   const rates = model.dtype !== "float32" && runtime.webgpu === "dawn" ? device.units[model.dtype] : device;
-  const matmulRate = rates.matmul, turns = sharing * ((machines.perDevice ?? 1) > 1 ? 1 + device.switching : 1);
+  const matmulRate = rates.matmul, shared = (machines.perDevice ?? 1) > 1;
+  const oneByOne = shared && runtime.gpu_turns && computesApart(mesh);
+  const turns = sharing * (shared && !oneByOne ? 1 + device.switching : 1);
   /** Attention states its work for one segment as long as the micro-batch. */
   const segmentShare = Math.min(1, data.seq_len / data.packed_length);
 
@@ -144,6 +149,7 @@ export function chargesOf(
   return {
     matmulRate,
     turns,
+    turnsAtEnds: oneByOne ? 1 : turns,
     kernel,
     read,
     upload,

@@ -45,7 +45,7 @@ class CutPass {
   run(end = this.segment.instructions.length): void {
     if (end <= this.#from) return;
     const instructions = this.segment.instructions.slice(this.#from, end);
-    const seconds = this.charges.turns * this.charges.segment({ ...this.segment, instructions }).device;
+    const seconds = this.charges.turnsAtEnds * this.charges.segment({ ...this.segment, instructions }).device;
     this.clock.queue(seconds);
     this.alone += seconds;
     this.#from = end;

@@ -28,6 +28,7 @@ const zero: ZeroPlan[] = [
 /** An element takes 1 to read back, 2 between ranks, 1/2 to upload; an instruction takes 5. */
 const charges = {
   turns: 1,
+  turnsAtEnds: 1,
   read: (bytes: number) => bytes / 4,
   upload: (bytes: number) => bytes / 8,
   collective: (_operator: unknown, _mode: unknown, bytes: number) => bytes / 2,

@@ -38,7 +38,9 @@ async function together<T>(
       const communicator = { ...createCommunicator(transport), sharing: sharing.includes(rank) ? sharing : [] };
       const world = createWorld(runMesh(config, { rank, world: ranks }), communicator);
       try {
-        using backend = await openBackend("cpu");
+        using cpu = await openBackend("cpu");
+        // As a GPU, which several ranks may share.
+        const backend = { ...cpu, traits: { ...cpu.traits, software: false } };
         const model = await initializeModel(config, { backend, world });
         using trainer = initializeTrainer({ model, optimizer: await initializeOptimizer(model) });
         return await work(trainer, world);
@@ -171,11 +173,11 @@ Deno.test("ranks that share a GPU compute one after the other, to the same bits"
   // Of the first and the last, one rank has a GPU of its own; two of eight have no rows.
   for (const [ranks, count, options] of [[3, 2, {}], [3, 3, overlap], [4, 4, small], [8, 7, small]] as const) {
     const config = record({ reduce_bucket_size: 150, ...options }, -1, ranks);
-    const inTurns = { ...config, runtime: { ...config.runtime, gpu_turns: true } };
+    const atOnce = { ...config, runtime: { ...config.runtime, gpu_turns: false } };
     const sharing = Array.from({ length: count }, (_, rank) => rank), passes: [step: number, rank: number][] = [];
-    const apart = await together(config, ranks, twoSteps, sharing),
+    const apart = await together(atOnce, ranks, twoSteps, sharing),
       shared = await together(
-        inTurns,
+        config,
         ranks,
         (trainer, world) => {
           const { rank } = world.mesh;

@@ -1,7 +1,8 @@
 /**
- * Ranks that share a GPU may take turns (`runtime.gpu_turns`): one computes the gradients of all its micro-batches, then the next. A GPU that works for
- * several processes at once goes from one to the other in slices and loses time at each change; and the gradients of those
- * who are through come back, and are summed, while the next one computes. It changes no bit.
+ * Ranks that share a GPU take turns (unless `runtime.gpu_turns` is false): one computes the gradients of all its
+ * micro-batches, then the next. A GPU that works for several processes at once goes from one to the other in slices and
+ * loses time at each change; and the gradients of those who are through come back, and are summed, while the next one
+ * computes. It changes no bit. Where processors compute, in software, each rank may have its own: all compute at once.
  *
  * What is handed on is a message, so that a rank that fails in its turn ends the others' waiting as any failure does.
  */
@@ -11,8 +12,8 @@ import { messagesLeave, type Wait } from "../graph/program.ts";
 import type { Model } from "./model.ts";
 
 /** The ranks that compute one after the other, this one among them; nothing where it computes when it likes. */
-export const turnsOf = ({ config, world }: Pick<Model, "config" | "world">): Group | undefined =>
-  config.runtime.gpu_turns ? world.device : undefined;
+export const turnsOf = ({ config, world, program }: Pick<Model, "config" | "world" | "program">): Group | undefined =>
+  config.runtime.gpu_turns && !program.backend.traits.software ? world.device : undefined;
 
 /** One rank's turn in one step. */
 export class Turn {

@@ -1,5 +1,7 @@
-import { assertEquals } from "@std/assert";
-import type { Group } from "../comm/collectives/communicator.ts";
+import { assertEquals, assertRejects } from "@std/assert";
+import { createCommunicator, type Group } from "../comm/collectives/communicator.ts";
+import { CommunicationError } from "../comm/transport/link.ts";
+import { simulatedWorld } from "../comm/transport/simulated.ts";
 import { drive } from "../graph/program.ts";
 import { solo } from "../parallel/world.ts";
 import { Turn } from "./turn.ts";
@@ -27,4 +29,16 @@ Deno.test("the next rank hears that it is its turn before this one blocks its th
     yield* turn.end();
   }());
   assertEquals(done, ["the device is through", "the message left", "the thread blocks"]);
+});
+
+Deno.test("ranks that wait for their turn hear of a rank that fails in its own", async () => {
+  const world = simulatedWorld(3);
+  const turns = world.map((transport) => new Turn(createCommunicator(transport).group("device", [0, 1, 2])));
+  const waiting = turns.slice(1).map((turn) =>
+    assertRejects(() => drive(turn.begin()), CommunicationError, "out of memory")
+  );
+  await drive(turns[0]!.begin()); // the first one need not wait
+  world[0]!.abort("rank 0 failed: out of memory");
+  await Promise.all(waiting);
+  await Promise.all(world.map((transport) => transport.close()));
 });

@@ -72,7 +72,8 @@ async function child(): Promise<void> {
   const meeting = { hostname, port: meetingPort, world, fingerprint: version, encrypt: false, timeoutMs: 120_000 };
   const recorder = new FlightRecorder();
   const communicator = world > 1 ? await meet(await joinRoot(runtime, new Progress(), recorder), meeting) : undefined;
-  using backend = await openBackend(rehearse ? "cpu" : "webgpu", { provider: defaultProvider(), boundsChecks: false });
+  using opened = await openBackend(rehearse ? "cpu" : "webgpu", { provider: defaultProvider(), boundsChecks: false });
+  const backend = rehearse ? { ...opened, traits: { ...opened.traits, software: false } } : opened;
   const ways = world === 1 ? ["plain"] : option("ways", "plain,overlapped,overlapped in turns").split(",");
   // A model is opened once for all sizes with as many rows to a micro-batch.
   const openings = Map.groupBy(
@@ -175,8 +176,26 @@ async function child(): Promise<void> {
   Deno.exit(0);
 }
 
+/** Hands on line by line, as they come. */
+function lines(each: (line: string) => void): UnderlyingSink<Uint8Array> {
+  const decoder = new TextDecoder();
+  let rest = "";
+  return {
+    write(chunk) {
+      const whole = (rest + decoder.decode(chunk, { stream: true })).split("\n");
+      rest = whole.pop()!;
+      whole.forEach(each);
+    },
+  };
+}
+
 async function parent(): Promise<void> {
   const alone = new Map<number, number>();
+  const tell = (world: number, figures: { readonly tokens: number; readonly tokens_per_second: number }) => {
+    if (world === 1) alone.set(figures.tokens, figures.tokens_per_second);
+    const one = alone.get(figures.tokens);
+    console.log(JSON.stringify({ ...figures, ...(one ? { of_one: figures.tokens_per_second / one } : {}) }));
+  };
   for (const world of option("ranks", "1,2,4").split(",").map(Number)) {
     const token = crypto.randomUUID(), sockets = hostSockets(world);
     await using control = listenControl({ hostname, port: 0, token, onValue: () => {} });
@@ -201,17 +220,15 @@ async function parent(): Promise<void> {
         }).spawn();
         const task: Task = { rank, world, meetingPort: meeting.port };
         await new Blob([JSON.stringify(task)]).stream().pipeTo(process.stdin);
-        return await process.output();
+        const [{ success }, , stderr] = await Promise.all([
+          process.status,
+          process.stdout.pipeTo(new WritableStream(lines((line) => tell(world, JSON.parse(line))))),
+          new Response(process.stderr).text(),
+        ]);
+        return { success, stderr };
       });
-      const done = await Promise.all(outputs), text = (bytes: Uint8Array) => new TextDecoder().decode(bytes).trim();
-      const failed = done.find(({ success }) => !success);
-      if (failed) throw new Error(`A rank of ${world} failed:\n${text(failed.stderr)}`);
-      for (const line of text(done[0]!.stdout).split("\n")) {
-        const figures = JSON.parse(line);
-        if (world === 1) alone.set(figures.tokens, figures.tokens_per_second);
-        const one = alone.get(figures.tokens);
-        console.log(JSON.stringify({ ...figures, ...(one ? { of_one: figures.tokens_per_second / one } : {}) }));
-      }
+      const failed = (await Promise.all(outputs)).find(({ success }) => !success);
+      if (failed) throw new Error(`A rank of ${world} failed:\n${failed.stderr.trim()}`);
     } finally {
       if (world > 1) await meeting.complete.catch(() => {});
       await meeting.close();

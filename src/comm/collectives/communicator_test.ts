@@ -3,7 +3,7 @@ import { FakeTime } from "@std/testing";
 import { onAllRanks, simulatedWorld, tcpWorld } from "../_testing.ts";
 import { CommunicationError } from "../transport/link.ts";
 import { evenBounds } from "./algorithms.ts";
-import { type Communicator, createCommunicator } from "./communicator.ts";
+import { type Communicator, createCommunicator, type Group } from "./communicator.ts";
 import { createTransport } from "../transport/transport.ts";
 import { type Elements, narrow, widen } from "./elements.ts";
 
@@ -263,32 +263,36 @@ Deno.test("a rank that does not come is not waited for beyond the limit, though 
   }, { patienceMs: 20, timeoutMs: 60 });
 });
 
-Deno.test("a rank that says nothing is gone after 4.5 s, by the clock of the one who waits", async () => {
-  const silent = {
-    write: () => Promise.resolve(),
-    read: () => new Promise<null>(() => {}),
-    readBody: () => Promise.resolve(),
-    close: () => {},
-  };
-  // As long as nothing is awaited that needs a timer, the clock may be held.
-  using time = new FakeTime();
-  const transport = createTransport({ rank: 0, world: 2, streams: new Map([[1, silent]]) });
-  let end = "";
-  createCommunicator(transport).group("data", [0, 1]).allReduce(new Float32Array(4)).catch(({ message }) =>
-    end = message
-  );
-  const pass = async (milliseconds: number) => {
-    for (let passed = 0; passed < milliseconds; passed += 50) {
+const waits: [string, (group: Group) => Promise<unknown>][] = [
+  ["in a collective", (group) => group.allReduce(new Float32Array(4))],
+  ["for a word of that rank", (group) => group.receive(1, new Float32Array(1))],
+];
+for (const [where, wait] of waits) {
+  Deno.test(`a rank that says nothing is gone after 4.5 s, by the clock of the one who waits ${where}`, async () => {
+    const silent = {
+      write: () => Promise.resolve(),
+      read: () => new Promise<null>(() => {}),
+      readBody: () => Promise.resolve(),
+      close: () => {},
+    };
+    // As long as nothing is awaited that needs a timer, the clock may be held.
+    using time = new FakeTime();
+    const transport = createTransport({ rank: 0, world: 2, streams: new Map([[1, silent]]) });
+    let end = "";
+    wait(createCommunicator(transport).group("data", [0, 1])).catch(({ message }) => end = message);
+    const pass = async (milliseconds: number) => {
+      for (let passed = 0; passed < milliseconds; passed += 50) {
+        for (let turn = 0; turn < 20; turn++) await Promise.resolve();
+        time.tick(50);
+      }
       for (let turn = 0; turn < 20; turn++) await Promise.resolve();
-      time.tick(50);
-    }
-    for (let turn = 0; turn < 20; turn++) await Promise.resolve();
-  };
-  await pass(4450);
-  assertEquals(end, "");
-  await pass(50);
-  assertStringIncludes(end, "rank 1 does not answer, its last was nothing yet");
-});
+    };
+    await pass(4450);
+    assertEquals(end, "");
+    await pass(50);
+    assertStringIncludes(end, "rank 1 does not answer, its last was nothing yet");
+  });
+}
 
 Deno.test("an abort reaches every rank at once, whatever it waits for", async () => {
   await onAllRanks(await tcpWorld(4), async (communicator, rank) => {

@@ -7,6 +7,22 @@
  * `float32`. The others, one in some million, are left to JavaScript, whose results therefore decide.
  */
 
+import {
+  advance,
+  againWhileBelow,
+  get,
+  i32,
+  loop,
+  section,
+  set as setLocal,
+  signed,
+  simd,
+  text,
+  unsigned,
+  v128,
+  vector,
+} from "../std/web_assembly.ts";
+
 /** xoshiro128**, its state: four words. */
 export type RandomState = Uint32Array<ArrayBuffer>;
 
@@ -87,7 +103,9 @@ function fill(values: Float32Array, state: RandomState, draw: (drawing: Drawing,
   return whole;
 }
 
-type Code = readonly number[];
+type Code = number[];
+/** A number of 64 bits, as a type. */
+const f64 = 0x7c;
 
 /**
  * The module, in WebAssembly's binary format (https://webassembly.github.io/spec/core/binary/). Each function draws four
@@ -95,31 +113,18 @@ type Code = readonly number[];
  * without their special cases: arguments are in (0, 1), and angles in turns, of which the nearest quarter is taken off first.
  */
 export function randomModule(): Uint8Array<ArrayBuffer> {
-  /** LEB128. */
-  const unsigned = (n: number): number[] => n < 128 ? [n] : [(n & 127) | 128, ...unsigned(n >>> 7)];
-  const signed = (n: number): number[] => n >= -64 && n < 64 ? [n & 127] : [(n & 127) | 128, ...signed(n >> 7)];
-  const vector = (items: readonly Code[]) => [...unsigned(items.length), ...items.flat()];
-  const text = (name: string) => [...unsigned(name.length), ...new TextEncoder().encode(name)];
-  const section = (id: number, items: readonly Code[]) => {
-    const body = vector(items);
-    return [id, ...unsigned(body.length), ...body];
-  };
-  const types = { i32: 0x7f, f64: 0x7c, v128: 0x7b } as const;
-  const get = (local: number) => [0x20, ...unsigned(local)];
-  const set = (local: number, value: Code) => [...value, 0x21, ...unsigned(local)];
-  const i32 = (value: number) => [0x41, ...signed(value)];
-  const simd = (operation: number, ...rest: number[]) => [0xfd, ...unsigned(operation), ...rest];
+  const set = (local: number, value: Code) => [...value, ...setLocal(local)];
+  const constant32 = (value: number) => [0x41, ...signed(value)];
   type Two = (a: Code, b: Code) => Code;
   const binary = (operation: number): Two => (a, b) => [...a, ...b, operation];
   const add = binary(0x6a), mul = binary(0x6c), xor = binary(0x73), shl = binary(0x74), rotl = binary(0x77);
-  const below = binary(0x49);
   const two = (operation: number): Two => (a, b) => [...a, ...b, ...simd(operation)];
   const one = (operation: number) => (a: Code) => [...a, ...simd(operation)];
   const plus = two(0xf0), minus = two(0xf1), times = two(0xf2), over = two(0xf3);
   const root = one(0xef), nearest = one(0x94), demote = one(0x5e), toDouble = one(0xff), ofInteger = one(0xfe);
   const both = two(0x4e), either = two(0x51), plusWhole = two(0xce), minusWhole = two(0xd1), differ = two(0x38);
   const choose = (a: Code, b: Code, mask: Code) => [...a, ...b, ...mask, ...simd(0x52)];
-  const shifted = (operation: number) => (a: Code, by: number) => [...a, ...i32(by), ...simd(operation)];
+  const shifted = (operation: number) => (a: Code, by: number) => [...a, ...constant32(by), ...simd(operation)];
   const left = shifted(0xcb), right = shifted(0xcc);
   const splat = (value: Code) => [...value, ...simd(0x14)];
   const bytesOf = (values: Float64Array | BigUint64Array) => [...new Uint8Array(values.buffer)];
@@ -130,7 +135,7 @@ export function randomModule(): Uint8Array<ArrayBuffer> {
     const bytes = bytesOf(values), key = bytes.join();
     let known = constants.get(key);
     if (!known) {
-      const local = nextLocal(types.v128);
+      const local = nextLocal(v128);
       constants.set(key, known = { local, set: set(local, simd(0x0c, ...bytes)) });
     }
     return get(known.local);
@@ -148,8 +153,8 @@ export function randomModule(): Uint8Array<ArrayBuffer> {
       (sum, coefficient) => plus(number(coefficient), times(x, sum)),
       number(coefficients.at(-1)!),
     );
-  const load = (at: number) => [...i32(at), 0x28, 2, 0];
-  const store = (at: number, value: Code) => [...i32(at), ...value, 0x36, 2, 0];
+  const load = (at: number) => [...constant32(at), 0x28, 2, 0];
+  const store = (at: number, value: Code) => [...constant32(at), ...value, 0x36, 2, 0];
 
   /** A function of `parameters` with a loop in it, whose body is made from places for locals. */
   function loopOver(
@@ -161,32 +166,27 @@ export function randomModule(): Uint8Array<ArrayBuffer> {
     const local = (type: number) => parameters.length + locals.push(type) - 1;
     constants = new Map();
     nextLocal = local;
-    const s0 = local(types.i32), s1 = local(types.i32), s2 = local(types.i32), s3 = local(types.i32);
-    const state = [s0, s1, s2, s3], shiftedWord = local(types.i32), words = local(types.v128);
+    const s0 = local(i32), s1 = local(i32), s2 = local(i32), s3 = local(i32);
+    const state = [s0, s1, s2, s3], shiftedWord = local(i32), words = local(v128);
     const word = (lane: number) => [
       ...get(words),
-      ...mul(rotl(mul(get(s1), i32(5)), i32(7)), i32(9)),
+      ...mul(rotl(mul(get(s1), constant32(5)), constant32(7)), constant32(9)),
       ...simd(0x1c, lane),
       ...set(words, []),
-      ...set(shiftedWord, shl(get(s1), i32(9))),
+      ...set(shiftedWord, shl(get(s1), constant32(9))),
       ...set(s2, xor(get(s2), get(s0))),
       ...set(s3, xor(get(s3), get(s1))),
       ...set(s1, xor(get(s1), get(s2))),
       ...set(s0, xor(get(s0), get(s3))),
       ...set(s2, xor(get(s2), get(shiftedWord))),
-      ...set(s3, rotl(get(s3), i32(11))),
+      ...set(s3, rotl(get(s3), constant32(11))),
     ];
     const { before = [], turn, after = [] } = body(local, get(words), get(0));
     const code = [
       ...state.flatMap((each, i) => set(each, load(stateAt + 4 * i))),
       ...before,
       ...[...constants.values()].flatMap((each) => each.set),
-      ...[0x03, 0x40],
-      ...[0, 1, 2, 3].flatMap(word),
-      ...turn,
-      ...set(0, add(get(0), i32(16))),
-      ...[...below(get(0), get(1)), 0x0d, 0], // br_if
-      0x0b,
+      ...loop(...[0, 1, 2, 3].map(word), turn, advance(0, 16), againWhileBelow(0, 1)),
       ...state.flatMap((each, i) => store(stateAt + 4 * i, get(each))),
       ...after,
       0x0b,
@@ -201,8 +201,8 @@ export function randomModule(): Uint8Array<ArrayBuffer> {
   const unitOf = (words: Code, first: 0 | 1) =>
     times(plus(toDouble(pick(words, words, [first, first + 2, 0, 0])), number(0.5)), number(2 ** -32));
 
-  const normal = loopOver([types.i32, types.i32, types.f64, types.f64], [types.i32], (local, words, at) => {
-    const keep = () => local(types.v128), end = local(types.i32);
+  const normal = loopOver([i32, i32, f64, f64], [i32], (local, words, at) => {
+    const keep = () => local(v128), end = local(i32);
     const x = keep(), k = keep(), f = keep(), s = keep(), z = keep(), radius = keep(), turns = keep(), quarter = keep();
     const sine = keep(), cosine = keep(), swap = keep(), first = keep(), second = keep(), far = keep(), above = keep();
     const halfSquare = times(number(0.5), times(get(f), get(f)));
@@ -305,12 +305,12 @@ export function randomModule(): Uint8Array<ArrayBuffer> {
       ...[...differ(values(minus), get(above)), ...simd(0x53), 0x04, 0x40], // if any
       ...[...get(end), ...words, ...simd(0x0b, 2, 0)],
       ...[...get(end), ...at, 0x36, 2, 16],
-      ...set(end, add(get(end), i32(doubtBytes))),
+      ...set(end, add(get(end), constant32(doubtBytes))),
       0x0b,
     ];
-    return { before: set(end, i32(doubtAt)), turn, after: get(end) };
+    return { before: set(end, constant32(doubtAt)), turn, after: get(end) };
   });
-  const uniform = loopOver([types.i32, types.i32, types.f64], [], (_local, words, at) => {
+  const uniform = loopOver([i32, i32, f64], [], (_local, words, at) => {
     const part = (first: 0 | 1) =>
       demote(times(minus(times(number(2), unitOf(words, first)), number(1)), splat(get(2))));
     return { turn: [...at, ...pick(part(0), part(1), [0, 4, 1, 5]), ...simd(0x0b, 2, 0)] };

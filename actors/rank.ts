@@ -276,6 +276,7 @@ async function initialise(
       backend,
       world,
       microBatches,
+      draw: !saved, // a checkpoint has every parameter
       datasetTypes: types,
       onNotice: notice,
       ...(record ? { onInstruction: record } : {}),

@@ -275,16 +275,18 @@ function adviceHere(config: ResolvedConfig, bytes: number, { traits }: Backend, 
  * @param backend where the model lives; stays the caller's
  * @param world the ranks that train together. @default this one alone
  * @param microBatches most of one step on this rank. @default `data.micro_num`
+ * @param draw whether parameters get their initial values; without, all are zero until they are loaded. @default {true}
  * @param onNotice told how far it is, where that takes long
  * @throws {ConfigError} for an unknown model type
  * @throws {RangeError} when a tensor or the whole does not fit the device
  */
 export async function initializeModel(
   config: ResolvedConfig,
-  { backend, world = solo, microBatches = config.data.micro_num, onNotice }: {
+  { backend, world = solo, microBatches = config.data.micro_num, draw = true, onNotice }: {
     backend: Backend;
     world?: World;
     microBatches?: number;
+    draw?: boolean;
     onNotice?: (line: string) => void;
   },
 ): Promise<Model> {
@@ -308,7 +310,7 @@ export async function initializeModel(
     const advice = adviceHere(config, 0.9 * planned.memory.total, backend, world);
     throw new RangeError(`${(error as Error).message}; where a tenth less is enough, ${advice}`, { cause: error });
   });
-  const draws = plan.parameters.map(({ name, initialization }) => (
+  const draws = (draw ? plan.parameters : []).map(({ name, initialization }) => (
     { name, initialization, length: elementCount(planned.shapes.get(name)!) }
   ));
   const progress = progressOf(draws.reduce((sum, { length }) => sum + length, 0), onNotice);

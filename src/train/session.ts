@@ -42,6 +42,8 @@ export interface SessionOptions {
   readonly world?: World;
   /** Most micro-batches of this rank in a step. @default {config.data.micro_num} */
   readonly microBatches?: number;
+  /** Whether parameters get their initial values: not needed where all are loaded next. @default {true} */
+  readonly draw?: boolean;
   /** Names of the kinds of data, for metrics by kind. */
   readonly datasetTypes?: readonly string[];
   readonly onNotice?: (line: string) => void;

@@ -84,5 +84,5 @@ function threadsFor(draws: readonly Draw[]): number {
     (sum, { initialization: { kind }, length }) => sum + (kind === "constant" ? 0 : length),
     0,
   );
-  return Math.min(mostThreads, navigator.hardwareConcurrency - 1, Math.floor(drawn / perThread));
+  return Math.min(mostThreads, navigator.hardwareConcurrency, Math.floor(drawn / perThread));
 }

@@ -16,7 +16,7 @@ type Part = Exclude<keyof MemoryEstimate, "total">;
 /** First words of buffers' labels, by the part of the plan that they are. */
 const parts: Readonly<Record<string, Part>> = {
   parameter: "parameters",
-  model: "model",
+  master: "masters",
   gradient: "gradients",
   moment1: "optimizer",
   moment2: "optimizer",

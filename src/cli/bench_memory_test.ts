@@ -17,7 +17,7 @@ Deno.test("bench memory tells what is held, part by part, and that it is what wa
       await benchMemory(config, { backend, steps: 2, report });
       const held = lines.filter(({ figure }) => !figure.startsWith("host"));
       const parts = ["parameters", "gradients", "optimizer", "frames", "workspace", "constants", "outputs"];
-      if (dtype !== "float32") parts.splice(1, 0, "model");
+      if (dtype !== "float32") parts.splice(1, 0, "masters");
       assertEquals(held.map(({ figure }) => figure), [...parts, "peak"]);
       for (const { figure, value, planned } of held) assertEquals([figure, value], [figure, planned]);
       const sum = held.slice(0, -1).reduce((sum, { value }) => sum + (value as number), 0);

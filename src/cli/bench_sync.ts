@@ -7,8 +7,9 @@
 import process from "node:process";
 import { createRuntime } from "../../actors/runtime/mod.ts";
 import { Progress } from "../../actors/progress.ts";
-import { encode } from "../../kernels/host.ts";
-import type { DeviceBuffer } from "../backend/backend.ts";
+import { encode, type FloatType, isHalf } from "../../kernels/host.ts";
+import { elementBytes } from "../../kernels/kernel.ts";
+import type { Range } from "../backend/backend.ts";
 import { type BackendName, deviceOptions, openBackend } from "../backend/open.ts";
 import { accumulate } from "../comm/collectives/elements.ts";
 import { listenControl } from "../comm/control.ts";
@@ -90,35 +91,32 @@ function floors(): { copy: number; sum: number } {
   return best;
 }
 
-/** Memory on the device for parameters and gradients alone, in place of a whole program. */
+/** Memory on the device for what ranks exchange, parameters as the passes read them and gradients, in place of a whole program. */
 function stubProgram(
   backend: Awaited<ReturnType<typeof openBackend>>,
-  { arenas, parameters, modelType }: Pick<Program["plan"], "arenas" | "parameters" | "modelType">,
+  { arenas, parameterArenas, parameters }: Pick<Program["plan"], "arenas" | "parameterArenas" | "parameters">,
 ) {
-  const kinds = { parameter: 1, gradient: 1, ...(modelType ? { model: 1 / 2 } : {}) };
-  const buffers = new Map<string, DeviceBuffer[]>(
-    Object.entries(kinds).map(([kind, size]) => [kind, arenas.map((bytes) => backend.allocate(bytes * size, kind))]),
-  );
+  const gradients = arenas.map((bytes) => backend.allocate(bytes, "gradient"));
+  const stored = parameterArenas.map((bytes) => backend.allocate(bytes, "parameter"));
   const places = new Map(parameters.map((place) => [place.name, place]));
-  const partRange: Program["partRange"] = (kind, { name, begin, end }) => {
-    const { arena, offset } = places.get(name)!;
-    return { buffer: buffers.get(kind)![arena]!, offset: offset + 4 * begin, bytes: 4 * (end - begin) };
-  };
-  const copyRange: Program["copyRange"] = ({ name, begin, end }) => {
-    const { arena, offset } = places.get(name)!;
+  const storedRange: Program["storedRange"] = (part) => {
+    const { arena, offset, type } = places.get(part.name)!.read;
     return {
-      buffer: buffers.get("model")![arena]!,
-      offset: offset / 2 + 2 * begin,
-      bytes: partBytes({ name, begin, end }, true),
+      buffer: stored[arena]!,
+      offset: offset + elementBytes[type] * part.begin,
+      bytes: partBytes(part, isHalf(type)),
     };
   };
   return {
     backend,
-    partRange,
-    copyRange,
-    writePart: (kind, part, data) => backend.upload(partRange(kind, part), data),
-    writeCopy: (part, stored) => backend.upload(copyRange(part), stored),
-  } satisfies Pick<Program, "backend" | "partRange" | "writePart" | "copyRange" | "writeCopy">;
+    typeOf: (name: string) => places.get(name)!.read.type,
+    partRange: (_kind, { name, begin, end }) => {
+      const { arena, offset } = places.get(name)!;
+      return { buffer: gradients[arena]!, offset: offset + 4 * begin, bytes: 4 * (end - begin) };
+    },
+    storedRange,
+    writeStored: (part, bytes) => backend.upload(storedRange(part), bytes),
+  } satisfies Pick<Program, "backend" | "partRange" | "storedRange" | "writeStored"> & Record<string, unknown>;
 }
 
 /** One rank, in a process of its own. Its task comes on standard input; rank 0 prints the lines. */
@@ -139,28 +137,18 @@ export async function syncChild(): Promise<void> {
   const own = zero.flatMap(({ division, partition }) =>
     division.filter(({ owner }) => owner === mesh.index(partition) || mesh.size(partition) === 1)
   );
-  const all = zero.flatMap(({ division }) => division), { modelType } = plan;
-  const first = (kind: "gradient" | "parameter", part: typeof own[number]) => {
-    const { buffer, offset } = program.partRange(kind, part), place = new Float32Array(1);
+  const all = zero.flatMap(({ division }) => division);
+  /** A word full of a number. */
+  const wordOf = (type: FloatType, value: number) =>
+    new Uint32Array(isHalf(type) ? encode(type, [value, value]).buffer : Float32Array.of(value).buffer)[0]!;
+  const starts = ({ buffer, offset }: Range, word: number) => {
+    const place = new Uint32Array(1);
     backend.readInto([{ buffer, offset, bytes: 4 }], [new Uint8Array(place.buffer)]).take();
-    return place[0]!;
+    return place[0] === word;
   };
-  for (const part of all) program.writePart("gradient", part, new Float32Array(part.end - part.begin).fill(rank + 1));
-  for (const part of own) program.writePart("parameter", part, new Float32Array(part.end - part.begin).fill(rank + 1));
-
-  // In a half type its copies go round.
-  const copyOf = (value: number) => new Uint8Array(encode(modelType!, new Float32Array(2).fill(value)).buffer);
-  const copyHas = (part: typeof own[number], value: number) => {
-    const { buffer, offset } = program.copyRange(part), place = new Uint8Array(4);
-    backend.readInto([{ buffer, offset, bytes: 4 }], [place]).take();
-    return place.every((byte, i) => byte === copyOf(value)[i]);
-  };
-  if (modelType) {
-    for (const part of own) {
-      const bytes = copyOf(rank + 1), words = new Uint32Array(partBytes(part, true) / 4);
-      program.writeCopy(part, new Uint8Array(words.fill(new Uint32Array(bytes.buffer)[0]!).buffer));
-    }
-  }
+  const fill = (range: Range, word: number) => backend.upload(range, new Uint32Array(range.bytes / 4).fill(word));
+  for (const part of all) fill(program.partRange("gradient", part), wordOf("f32", rank + 1));
+  for (const part of own) fill(program.storedRange(part), wordOf(program.typeOf(part.name), rank + 1));
 
   const print = (line: BenchLine) => {
     if (rank === 0) console.log(JSON.stringify(line));
@@ -194,11 +182,16 @@ export async function syncChild(): Promise<void> {
       }
     }
     if (turn > 0) continue;
-    const has = modelType ? copyHas : (part: typeof own[number], value: number) => first("parameter", part) === value;
     const owners = new Map(all.map(({ name, begin, owner }) => [`${name} ${begin}`, owner]));
-    const sums = own.every((part) => first("gradient", part) === world * (world + 1) / 2);
+    const sums = own.every((part) =>
+      starts(program.partRange("gradient", part), wordOf("f32", world * (world + 1) / 2))
+    );
     const gathered = all.every((part) =>
-      mesh.size("zero") === 1 || has(part, owners.get(`${part.name} ${part.begin}`)! + 1)
+      mesh.size("zero") === 1 ||
+      starts(
+        program.storedRange(part),
+        wordOf(program.typeOf(part.name), owners.get(`${part.name} ${part.begin}`)! + 1),
+      )
     );
     if (!sums || !gathered) {
       throw new Error("Cannot measure: gradients were not summed, or parameters not handed round");

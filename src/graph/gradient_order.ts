@@ -1,4 +1,5 @@
 /** When the backward pass is done with each gradient: what can be reduced while the rest is computed. */
+import { elementBytes } from "../../kernels/kernel.ts";
 import type { Instruction, ParameterPlace, Place, Plan, SegmentName } from "./plan.ts";
 
 const placesOf = (instruction: Instruction): readonly Place[] =>
@@ -36,30 +37,17 @@ export function firstReads(
 ): Map<string, number> {
   const first = new Map<string, number>();
   segments[segment].instructions.forEach((instruction, index) => {
-    for (const { space, slot, offset, bytes } of placesOf(instruction)) {
-      if (space !== "parameter" && space !== "model") continue;
-      const scale = space === "model" ? 2 : 1, begin = offset * scale, end = (offset + bytes) * scale;
-      for (const { name, arena, offset, bytes } of parameters) {
-        if (arena === slot && offset < end && begin < offset + bytes && !first.has(name)) first.set(name, index);
+    for (const { space, slot, offset: begin, bytes: length } of placesOf(instruction)) {
+      if (space !== "parameter") continue;
+      for (const { name, bytes: exact, read: { arena, offset, type } } of parameters) {
+        const bytes = exact / 4 * elementBytes[type];
+        if (arena === slot && offset < begin + length && begin < offset + bytes && !first.has(name)) {
+          first.set(name, index);
+        }
       }
     }
   });
   return first;
-}
-
-/** Parameters of which segments read the copy in the model's half type alone, and never the `float32` one. */
-export function readAsHalf({ segments, parameters, modelType }: Pick<Plan, "segments" | "parameters" | "modelType">) {
-  const half = new Set(modelType ? parameters.map(({ name }) => name) : []);
-  for (const { instructions } of half.size > 0 ? Object.values(segments) : []) {
-    for (const { space, slot, offset, bytes } of instructions.flatMap(placesOf)) {
-      if (space !== "parameter") continue;
-      for (const place of parameters) {
-        const { name, arena } = place;
-        if (arena === slot && place.offset < offset + bytes && offset < place.offset + place.bytes) half.delete(name);
-      }
-    }
-  }
-  return half;
 }
 
 /** Parameters in the order in which the backward pass touches their gradients for the last time. */

@@ -1,7 +1,9 @@
 /**
- * Where the optimizer's state lies: the moments of the parameters, or of those parts of them, that this rank updates.
- * Beside the parameters' arenas, moments have arenas of their own, no larger than what is kept here.
+ * Where the optimizer's state lies: the moments of the parameters, or of those parts of them, that this rank updates, and
+ * where the passes read parameters in a half type, their `float32` masters. Each of these has arenas of its own, no larger
+ * than what is kept here, all laid out alike.
  */
+import { Arenas } from "./arenas.ts";
 import type { ParameterPlace } from "./plan.ts";
 
 /** Ranges that a kernel binds begin at multiples of this. */
@@ -28,9 +30,9 @@ export interface StatePlace extends ParameterPart {
   readonly bytes: number;
 }
 
-/** Parts that lie one after another both as parameters and as state, no more than a binding: updated by one dispatch. In bytes. */
+/** Parts that lie one after another both as gradients and as state, no more than a binding: updated by one dispatch. In bytes. */
 export interface StateRun {
-  readonly parameter: { readonly arena: number; readonly offset: number };
+  readonly gradient: { readonly arena: number; readonly offset: number };
   readonly state: { readonly arena: number; readonly offset: number };
   readonly bytes: number;
   /** Whether this rank counts these gradients in the norm over all ranks. */
@@ -39,7 +41,7 @@ export interface StateRun {
 
 export interface StateLayout {
   readonly places: readonly StatePlace[];
-  /** Bytes of each arena of moments. */
+  /** Bytes of each arena of one kind of state. */
   readonly arenas: readonly number[];
   readonly runs: readonly StateRun[];
 }
@@ -58,7 +60,7 @@ export function placeState(
     largest: number;
     /** Of an arena that holds one part. @default `largest` */
     largestBuffer?: number;
-    /** That of the parameters in their arenas, so that what is neighbours there is so here. */
+    /** That of the gradients in their arenas, so that what is neighbours there is so here. */
     alignment?: number;
     parts?: readonly ParameterPart[];
     counted?: (name: string) => boolean;
@@ -72,7 +74,7 @@ export function placeState(
   };
   const sorted = [...parts].filter(({ begin, end }) => end > begin)
     .sort((a, b) => of(a).index - of(b).index || a.begin - b.begin);
-  const places: StatePlace[] = [], arenas: number[] = [], runs: StateRun[] = [];
+  const places: StatePlace[] = [], arenas = new Arenas(largest), runs: StateRun[] = [];
   for (const part of sorted) {
     const { place } = of(part), bytes = 4 * (part.end - part.begin), size = Math.ceil(bytes / alignment) * alignment;
     if (part.begin % partElements !== 0 || (part.end % partElements !== 0 && 4 * part.end !== place.bytes)) {
@@ -85,27 +87,24 @@ export function placeState(
         `Cannot place the state of ${part.name}: it takes ${size} bytes, one buffer holds at most ${largestBuffer}`,
       );
     }
-    let arena = arenas.length - 1;
-    if (arena < 0 || arenas[arena]! + size > largest) arena = arenas.push(0) - 1;
-    const offset = arenas[arena]!;
+    const { arena, offset } = arenas.place(size);
     places.push({ ...part, arena, offset, bytes });
-    arenas[arena]! += size;
     const most = Math.floor(largest / alignment) * alignment;
     for (let done = 0; done < size; done += most) {
       const run: StateRun = {
-        parameter: { arena: place.arena, offset: place.offset + 4 * part.begin + done },
+        gradient: { arena: place.arena, offset: place.offset + 4 * part.begin + done },
         state: { arena, offset: offset + done },
         bytes: Math.min(size - done, most),
         counted: counted(part.name),
       };
       const last = runs.at(-1);
       const goesOn = last && last.counted === run.counted && last.bytes + run.bytes <= largest &&
-        (["parameter", "state"] as const).every((kind) =>
+        (["gradient", "state"] as const).every((kind) =>
           last[kind].arena === run[kind].arena && last[kind].offset + last.bytes === run[kind].offset
         );
       if (goesOn) runs[runs.length - 1] = { ...last, bytes: last.bytes + run.bytes };
       else runs.push(run);
     }
   }
-  return { places, arenas, runs };
+  return { places, arenas: arenas.bytes, runs };
 }

@@ -6,24 +6,28 @@
  *
  * Places are named by *space*:
  *
- * - `parameter`, `gradient`: arenas, all parameters in one order, so that the optimizer's kernels bind a whole arena.
- *   Moments have arenas of their own (`optimizer_state.ts`). No tensor straddles two, and an arena is no larger than one
- *   binding, except that of a single parameter that is larger itself: kernels bind rows of it (`large_tables.ts`), and the
- *   optimizer one part after another.
+ * - `gradient`: arenas, all parameters in one order, so that the optimizer's kernels bind a whole arena. No tensor straddles
+ *   two, and an arena is no larger than one binding, except that of a single parameter that is larger itself: kernels bind
+ *   rows of it (`large_tables.ts`), and the optimizer one part after another.
+ * - `parameter`: what the passes read. In a `float32` model its arenas mirror the gradients'. In one of a half type they
+ *   do too, each offset half as large, and the optimizer, which updates `float32` masters, writes them in the same pass; the
+ *   few parameters that the passes read as `float32` even so have arenas behind those.
  * - `frame`: what one micro-batch in flight keeps from its forward to its backward pass: inputs and the saved set. Each
  *   chunk has frames of its own.
  * - `workspace`: what lives within one pass; shared by all.
- * - `model`: where the passes read parameters in a half type, a copy of them in it. It mirrors the parameter arenas, each
- *   offset half as large; the optimizer writes it together with the parameters, which then are masters.
  * - `constant`: tables known when tracing.
+ *
+ * The optimizer's state, moments and masters, has arenas of its own (`optimizer_state.ts`).
  *
  * Frames and the workspace consist of *slots*, one device buffer each. Tensors whose lives do not overlap share a slot;
  * tensors alive together never do, so no dispatch finds one buffer bound for reading and for writing. A frame's slots
  * are free again for the backward pass once what they held has been read for the last time.
  */
-import { type HalfType, isHalf } from "../../kernels/host.ts";
+import { type FloatType, type HalfType, isHalf } from "../../kernels/host.ts";
 import type { DeviceTraits, ElementType, Kernel } from "../../kernels/kernel.ts";
 import { elementBytes } from "../../kernels/kernel.ts";
+import { Arenas } from "./arenas.ts";
+import { storedAs } from "./bind.ts";
 import type { Differentiated } from "./differentiate.ts";
 import { splitBackward } from "./split_backward.ts";
 import {
@@ -43,7 +47,7 @@ const ALIGNMENT = 256;
 export const parameterAlignment = 2 * ALIGNMENT;
 const align = (bytes: number, to = ALIGNMENT) => Math.ceil(bytes / to) * to;
 
-export type Space = "parameter" | "model" | "gradient" | "constant" | "frame" | "workspace";
+export type Space = "parameter" | "gradient" | "constant" | "frame" | "workspace";
 
 /** `slot`: arena, constant or slot number within its space. Offsets and sizes in bytes. */
 export interface Place {
@@ -76,7 +80,7 @@ export interface CollectiveInstruction extends Collective {
   readonly layer: number | undefined;
 }
 
-/** Where a parameter lies as `f32`, its gradient too. */
+/** Where a parameter's gradient lies, which is `f32`, and what the passes read of it. */
 export interface ParameterPlace {
   readonly name: string;
   readonly shape: readonly number[];
@@ -84,6 +88,14 @@ export interface ParameterPlace {
   readonly arena: number;
   readonly offset: number;
   readonly bytes: number;
+  readonly read: StoredPlace;
+}
+
+/** Where the passes read a parameter, and as what. In bytes, without what fills the last word. */
+export interface StoredPlace {
+  readonly arena: number;
+  readonly offset: number;
+  readonly type: FloatType;
 }
 
 export interface Segment {
@@ -106,13 +118,15 @@ export type SegmentName = `${
 
 export interface Plan {
   readonly parameters: readonly ParameterPlace[];
-  /** Bytes of each parameter arena; gradients mirror them. */
+  /** Bytes of each arena of gradients. */
   readonly arenas: readonly number[];
-  /** What the passes read parameters as, where that is a half type: then there is a copy of all of them. */
+  /** Bytes of each arena of what the passes read. */
+  readonly parameterArenas: readonly number[];
+  /** What the passes read parameters as, where that is a half type: the optimizer then updates masters. */
   readonly modelType: HalfType | undefined;
-  /** Parameters begin at multiples of this in their arenas, in bytes: so that copies of half the width are aligned too. */
+  /** Gradients begin at multiples of this in their arenas, in bytes: so that parameters of half the width are aligned too. */
   readonly alignment: number;
-  /** Where the moments lie: of all parameters, unless ranks divide them. */
+  /** Where the moments, and the masters if there are any, lie: of all parameters, unless ranks divide them. */
   readonly state: StateLayout;
   readonly constants: readonly Float32Array<ArrayBuffer>[];
   /** Bytes of each slot of one frame, by chunk. */
@@ -181,19 +195,24 @@ export function plan({ chunks, limits }: PlanOptions): Plan {
   const largest = largestBinding(limits);
   const graphs = chunks.map(({ training }) => training.graph), modelType = halfTypeOf(graphs);
   const alignment = modelType ? parameterAlignment : ALIGNMENT;
-  const { parameters, arenas } = placeParameters(graphs, { largest, alignment, largestBuffer: limits.maxBufferSize });
+  const { parameters, arenas, parameterArenas } = placeParameters(graphs, {
+    largest,
+    alignment,
+    largestBuffer: limits.maxBufferSize,
+    modelType,
+  });
   const byName = new Map(parameters.map((place) => [place.name, place]));
   const constants: Float32Array<ArrayBuffer>[] = [], constantSlots = new Map<string, number>();
   const workspace = new SlotPool("workspace");
 
   const fixedPlace = (tensor: Tensor): Place | undefined => {
     if (tensor.kind === "parameter" || tensor.kind === "gradient") {
-      const { arena, offset } = byName.get(tensor.name)!, bytes = tensorBytes(tensor);
+      const place = byName.get(tensor.name)!, bytes = tensorBytes(tensor);
       requireSideBySide(tensor, byName);
       if (bytes > largest) throw unbindable(tensor, bytes, largest);
-      const { firstRow = 0, shape: [, ...inner] } = tensor, before = firstRow * elementCount(inner);
-      if (isHalf(tensor.type)) return { space: "model", slot: arena, offset: offset / 2 + 2 * before, bytes };
-      return { space: tensor.kind, slot: arena, offset: offset + 4 * before, bytes };
+      const { firstRow = 0, shape: [, ...inner], kind, type } = tensor, before = firstRow * elementCount(inner);
+      const { arena, offset } = kind === "parameter" ? place.read : place;
+      return { space: kind, slot: arena, offset: offset + elementBytes[type] * before, bytes };
     }
     if (tensor.kind !== "constant") return undefined;
     let slot = constantSlots.get(tensor.name);
@@ -424,6 +443,7 @@ export function plan({ chunks, limits }: PlanOptions): Plan {
   return {
     parameters,
     arenas,
+    parameterArenas,
     modelType,
     alignment,
     state: placeState(parameters, { largest, largestBuffer: limits.maxBufferSize, alignment }),
@@ -454,13 +474,14 @@ function throughIdentities(nodes: readonly Node[]) {
 
 /** @throws {TypeError} where parameters that a node reads as one lie apart, which is a fault of whoever joined them */
 function requireSideBySide({ names = [] }: Tensor, places: ReadonlyMap<string, ParameterPlace>): void {
-  let end: { arena: number; offset: number } | undefined;
+  let end: { arena: number; offset: number }[] | undefined;
   for (const name of names) {
-    const { arena, offset, bytes } = places.get(name)!;
-    if (end !== undefined && (end.arena !== arena || end.offset !== offset)) {
+    const { bytes, read, ...own } = places.get(name)!, both = [own, read];
+    if (end?.some(({ arena, offset }, index) => both[index]!.arena !== arena || both[index]!.offset !== offset)) {
       throw new TypeError(`Cannot plan: parameters ${names.join(", ")} are read as one, and ${name} lies apart`);
     }
-    end = { arena, offset: offset + bytes };
+    const width = elementBytes[read.type] / 4;
+    end = both.map(({ arena, offset }, index) => ({ arena, offset: offset + bytes * (index === 0 ? 1 : width) }));
   }
 }
 
@@ -480,19 +501,17 @@ const unbindable = ({ name, shape }: Pick<Tensor, "name" | "shape">, bytes: numb
       `${Math.ceil(bytes / largest)} ranks or more (parallel.tensor)`,
   );
 
-/**
- * Parameters in order of declaration, packed into as few arenas as one binding's size allows; one that is larger has an
- * arena of its own.
- */
+/** Gradients, and parameters as the passes read them, in order of declaration. */
 function placeParameters(
   graphs: readonly Graph[],
-  { largest, largestBuffer, alignment }: {
+  { largest, largestBuffer, alignment, modelType }: {
     readonly largest: number;
     readonly largestBuffer: number;
     readonly alignment: number;
+    readonly modelType: HalfType | undefined;
   },
 ) {
-  const parameters: ParameterPlace[] = [], arenas: number[] = [];
+  const gradients = new Arenas(largest), exact = new Arenas(largest);
   // One that several chunks share exists once.
   const all = new Map(graphs.flatMap((graph) => [...graph.parameters]));
   const sizeOf = ({ tensor: { shape } }: { tensor: Tensor }) => align(4 * elementCount(shape), alignment);
@@ -502,8 +521,8 @@ function placeParameters(
       names,
     ) => [names[0]!, sum(names.map((each) => sizeOf(all.get(each)!)))]),
   );
-  for (const [name, { tensor, initialization }] of all) {
-    const bytes = 4 * elementCount(tensor.shape), size = align(bytes, alignment);
+  const placed = [...all].map(([name, { tensor, initialization }]) => {
+    const bytes = 4 * elementCount(tensor.shape), size = align(bytes, alignment), whole = together.get(name);
     if (size > largestBuffer) {
       throw new RangeError(
         `Cannot place parameter ${name} [${tensor.shape}]: it takes ${bytes} bytes, one buffer of this device ` +
@@ -511,21 +530,26 @@ function placeParameters(
           `of it on ${Math.ceil(bytes / largestBuffer)} ranks or more (parallel.tensor)`,
       );
     }
-    let arena = arenas.length - 1;
-    if (arena < 0 || arenas[arena]! + (together.get(name) ?? size) > largest) arena = arenas.push(0) - 1;
-    parameters.push({ name, shape: tensor.shape, initialization, arena, offset: arenas[arena]!, bytes });
-    arenas[arena]! += size;
-  }
-  return { parameters, arenas };
+    const type = storedAs(tensor), place = gradients.place(size, whole);
+    const read = !modelType ? place : isHalf(type) ? { ...place, offset: place.offset / 2 } : exact.place(size, whole);
+    return { name, shape: tensor.shape, initialization, ...place, bytes, read: { ...read, type } };
+  });
+  const { bytes: arenas } = gradients, mirrors = arenas.map((bytes) => modelType ? bytes / 2 : bytes);
+  const parameters = placed.map(({ read, ...place }): ParameterPlace => {
+    const behind = modelType && !isHalf(read.type) ? mirrors.length : 0;
+    return { ...place, read: { ...read, arena: behind + read.arena } };
+  });
+  return { parameters, arenas, parameterArenas: [...mirrors, ...exact.bytes] };
 }
 
 /** Bytes by purpose, for `frames` micro-batches in flight; what the run will hold on the device. */
 export interface MemoryEstimate {
-  /** As `f32`, which is what the optimizer updates. */
+  /** As the passes read them. */
   readonly parameters: number;
-  /** Their copy in the model's half type, where it has one. */
-  readonly model: number;
+  /** `f32` parameters that this rank updates, where the passes read them in a half type. */
+  readonly masters: number;
   readonly gradients: number;
+  /** Moments, and what an update needs besides. */
   readonly optimizer: number;
   readonly frames: number;
   readonly workspace: number;
@@ -550,17 +574,17 @@ export function estimateMemory(
     optimizerBytes?: number;
   },
 ): MemoryEstimate {
-  const parameters = sum(plan.arenas);
+  const state = sum(plan.state.arenas);
   const perMicroBatch = sum(
     plan.frames.flatMap((_, chunk) =>
       [...plan.segments[`forward ${chunk}`].outputs.values()].map(({ bytes }) => align(bytes))
     ),
   );
   const parts = {
-    parameters,
-    model: plan.modelType ? parameters / 2 : 0,
-    gradients: parameters,
-    optimizer: 2 * sum(plan.state.arenas) + optimizerBytes,
+    parameters: sum(plan.parameterArenas),
+    masters: plan.modelType ? state : 0,
+    gradients: sum(plan.arenas),
+    optimizer: 2 * state + optimizerBytes,
     frames: sum(plan.frames.map((sizes, chunk) => framesOf(frames, chunk) * sum(sizes))),
     workspace: sum(plan.workspace),
     constants: sum(plan.constants.map((data) => data.byteLength)),

@@ -6,7 +6,8 @@
  * between is done by the host (`collect.ts`). So a segment runs as a generator that yields at every wait: a whole world
  * of ranks can run in one thread.
  */
-import { encode } from "../../kernels/host.ts";
+import { encode, isHalf } from "../../kernels/host.ts";
+import { elementBytes } from "../../kernels/kernel.ts";
 import type { Backend, Command, CommandList, DeviceBuffer, Range, ReadTicket } from "../backend/backend.ts";
 import { type CollectiveRanges, Collector, type GroupOf, type Traffic } from "./collect.ts";
 import type { ParameterPart, StatePlace } from "./optimizer_state.ts";
@@ -22,8 +23,10 @@ import {
   type SegmentName,
 } from "./plan.ts";
 
-/** Kinds of arenas: gradients mirror the parameters, moments are there for what this rank updates. */
-export type ArenaKind = "parameter" | "gradient" | "moment1" | "moment2";
+/** `float32` tensors, one a parameter: the parameter itself, and what mirrors it. */
+export type TensorKind = "parameter" | "gradient" | "moment1" | "moment2";
+/** `parameter`: as the passes read them. `master`, where that is in a half type, and moments: of what this rank updates. */
+type ArenaKind = TensorKind | "master";
 
 /** Something a generator of steps waits for. */
 export interface Wait {
@@ -53,8 +56,7 @@ export interface ProgramOptions {
 type Piece = CommandList | { readonly cut: number } | CollectiveRanges;
 
 export class Program implements Disposable {
-  /** `model`: the copy of the parameters in a half type, where the plan has one. */
-  readonly arenas: Readonly<Record<ArenaKind | "model", readonly DeviceBuffer[]>>;
+  readonly arenas: Readonly<Record<ArenaKind, readonly DeviceBuffer[]>>;
   readonly #parameters: ReadonlyMap<string, ParameterPlace>;
   /** By name and first element. */
   readonly #state: ReadonlyMap<string, StatePlace>;
@@ -88,8 +90,8 @@ export class Program implements Disposable {
       sizes.map((bytes, slot) => allocate(bytes, `${label} ${slot}`));
     try {
       this.arenas = {
-        parameter: slots(plan.arenas, "parameter"),
-        model: plan.modelType ? slots(plan.arenas.map((bytes) => bytes / 2), "model") : [],
+        parameter: slots(plan.parameterArenas, "parameter"),
+        master: plan.modelType ? slots(plan.state.arenas, "master") : [],
         gradient: slots(plan.arenas, "gradient"),
         moment1: slots(plan.state.arenas, "moment1"),
         moment2: slots(plan.state.arenas, "moment2"),
@@ -305,60 +307,73 @@ export class Program implements Disposable {
     return this.#range(place, chunkOf(name), frame);
   }
 
-  /** Range of one parameter, all of it, in an arena of the given kind. @throws {RangeError} where it is not here whole */
-  parameterRange(kind: ArenaKind, name: string): Range {
+  #place(name: string): ParameterPlace {
     const place = this.#parameters.get(name);
     if (!place) throw new RangeError(`Cannot find parameter ${name}: the model has no such parameter`);
-    return this.partRange(kind, { name, begin: 0, end: place.bytes / 4 });
+    return place;
   }
 
-  /** Range of a part of a parameter. @throws {RangeError} for moments of what this rank does not update */
-  partRange(kind: ArenaKind, { name, begin, end }: ParameterPart): Range {
-    const moments = kind === "moment1" || kind === "moment2", bytes = 4 * (end - begin);
-    if (!moments) {
-      const { arena, offset } = this.#parameters.get(name)!;
-      return { buffer: this.arenas[kind][arena]!, offset: offset + 4 * begin, bytes };
+  /** Range of a tensor of the given kind, all of it. @throws {RangeError} where this rank has not all of it */
+  parameterRange(kind: TensorKind, name: string): Range {
+    return this.partRange(kind, { name, begin: 0, end: this.#place(name).bytes / 4 });
+  }
+
+  /**
+   * Range of a part of a tensor of the given kind, `f32`: of a parameter in a half type, of its master.
+   *
+   * @throws {RangeError} for masters and moments of what this rank does not update
+   */
+  partRange(kind: TensorKind, part: ParameterPart): Range {
+    const { name, begin, end } = part, { arena, offset } = this.#place(name);
+    if (kind === "gradient") {
+      return { buffer: this.arenas[kind][arena]!, offset: offset + 4 * begin, bytes: 4 * (end - begin) };
     }
+    if (kind === "parameter" && !this.plan.modelType) return this.storedRange(part);
     const place = this.#state.get(`${name} ${begin}`);
     if (place?.end !== end) {
       throw new RangeError(`Cannot find ${kind} of ${name}[${begin}:${end}]: this rank does not update it`);
     }
-    return { buffer: this.arenas[kind][place.arena]!, offset: place.offset, bytes };
+    const { [kind === "parameter" ? "master" : kind]: arenas } = this.arenas;
+    return { buffer: arenas[place.arena]!, offset: place.offset, bytes: place.bytes };
   }
 
-  writeParameter(kind: ArenaKind, name: string, data: Float32Array): void {
-    const range = this.parameterRange(kind, name);
-    if (data.byteLength !== range.bytes) {
-      throw new RangeError(`Cannot write ${kind} ${name}: it holds ${range.bytes / 4} numbers, got ${data.length}`);
-    }
-    this.writePart(kind, { name, begin: 0, end: data.length }, data);
+  /** Where the passes read a part of a parameter, in whole words. */
+  storedRange({ name, begin, end }: ParameterPart): Range {
+    const { arena, offset, type } = this.#place(name).read, width = elementBytes[type];
+    const bytes = 4 * Math.ceil(width * (end - begin) / 4);
+    return { buffer: this.arenas.parameter[arena]!, offset: offset + width * begin, bytes };
   }
 
-  /** Writes a part of a parameter's tensor of the given kind; of a parameter, what the passes read of it too. */
-  writePart(kind: ArenaKind, part: ParameterPart, data: Float32Array): void {
-    this.backend.upload(this.partRange(kind, part), data);
-    if (kind === "parameter") this.parametersChanged();
-    const { modelType } = this.plan;
-    if (kind !== "parameter" || !modelType) return;
-    this.backend.upload(this.copyRange(part), wholeWords(encode(modelType, data)));
-  }
-
-  /** Where the copy of a part in the model's half type lies, in whole words. @throws {TypeError} where there are no copies */
-  copyRange({ name, begin, end }: ParameterPart): Range {
-    if (!this.plan.modelType) throw new TypeError(`Cannot find a copy of ${name}: the model is float32`);
-    const { arena, offset } = this.#parameters.get(name)!, bytes = 4 * Math.ceil((end - begin) / 2);
-    return { buffer: this.arenas.model[arena]!, offset: offset / 2 + 2 * begin, bytes };
-  }
-
-  /** Writes a part of what the passes read, in the model's half type; the `float32` parameter stays. */
-  writeCopy(part: ParameterPart, stored: Uint8Array): void {
-    this.backend.upload(this.copyRange(part), stored);
+  /** Writes a part of a parameter as the passes read it, in whole words; a master stays as it is. */
+  writeStored(part: ParameterPart, stored: Uint8Array): void {
+    this.backend.upload(this.storedRange(part), stored);
     this.parametersChanged();
   }
 
-  /** Reads one parameter's tensor of the given kind, flat. */
-  async readParameter(kind: ArenaKind, name: string): Promise<Float32Array<ArrayBuffer>> {
-    const [bytes] = await settle(this.backend.read([this.parameterRange(kind, name)]));
+  /** Writes all of a tensor: of a parameter what the passes read, and of its master what is here. */
+  writeParameter(kind: TensorKind, name: string, data: Float32Array): void {
+    const { bytes, read: { type } } = this.#place(name);
+    if (data.byteLength !== bytes) {
+      throw new RangeError(`Cannot write ${kind} ${name}: it holds ${bytes / 4} numbers, got ${data.length}`);
+    }
+    if (kind !== "parameter") return this.backend.upload(this.parameterRange(kind, name), data);
+    const stored = isHalf(type) ? wholeWords(encode(type, data)) : data, { buffer, byteOffset, byteLength } = stored;
+    this.writeStored({ name, begin: 0, end: data.length }, new Uint8Array(buffer, byteOffset, byteLength));
+    if (!this.plan.modelType) return;
+    for (const part of this.plan.state.places) {
+      if (part.name !== name) continue;
+      this.backend.upload(this.partRange(kind, part), data.subarray(part.begin, part.end));
+    }
+  }
+
+  /** Reads all of a tensor, flat. @throws {RangeError} where this rank has not all of it */
+  readParameter(kind: TensorKind, name: string): Promise<Float32Array<ArrayBuffer>> {
+    return this.readPart(kind, { name, begin: 0, end: this.#place(name).bytes / 4 });
+  }
+
+  /** Reads a part of a tensor, flat. @throws {RangeError} as `partRange` */
+  async readPart(kind: TensorKind, part: ParameterPart): Promise<Float32Array<ArrayBuffer>> {
+    const [bytes] = await settle(this.backend.read([this.partRange(kind, part)]));
     return new Float32Array(bytes!.buffer, bytes!.byteOffset, bytes!.byteLength / 4);
   }
 

@@ -25,7 +25,7 @@ interface Flight {
 
 export const isWeightGather = (
   { instruction: { operator, source } }: Pick<CollectiveRanges, "instruction">,
-): boolean => operator === "all-gather" && (source.space === "parameter" || source.space === "model");
+): boolean => operator === "all-gather" && source.space === "parameter";
 
 export class WeightGathers {
   readonly #mirror = new Map<string, { readonly source: Range; readonly bytes: Uint8Array }>();

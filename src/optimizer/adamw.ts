@@ -4,6 +4,7 @@
  */
 import { adamw, adamwScalars } from "../../kernels/adamw/mod.ts";
 import { squaredNorm } from "../../kernels/reduce/mod.ts";
+import { isHalf } from "../../kernels/host.ts";
 import { elementBytes } from "../../kernels/kernel.ts";
 import type { Command, CommandList, DeviceBuffer, Range } from "../backend/backend.ts";
 import type { StateLayout } from "../graph/optimizer_state.ts";
@@ -62,12 +63,12 @@ export class AdamW implements Disposable {
     const program = this.#program;
     const { backend, arenas } = program;
     const norms: Command[] = [], updates: Command[] = [];
-    const { modelType } = program.plan;
-    program.plan.state.runs.forEach(({ parameter, state, bytes }, run) => {
+    const { modelType, parameters, state: { runs, places } } = program.plan;
+    runs.forEach(({ gradient, state, bytes }, run) => {
       const range = (buffers: readonly DeviceBuffer[], { arena, offset }: typeof state): Range => (
         { buffer: buffers[arena]!, offset, bytes }
       );
-      const gradients = range(arenas.gradient, parameter);
+      const gradients = range(arenas.gradient, gradient);
       const length = bytes / 4;
       const norm = squaredNorm({ length });
       const scratch = scratchBytes(bytes).map((size) => backend.allocate(size, "squared norm workspace"));
@@ -82,17 +83,22 @@ export class AdamW implements Disposable {
         kind: "dispatch",
         kernel: adamw({ length, ...(modelType && { modelType }) }),
         ranges: [
-          range(arenas.parameter, parameter),
+          modelType ? range(arenas.master, state) : range(arenas.parameter, gradient),
           gradients,
           range(arenas.moment1, state),
           range(arenas.moment2, state),
           { buffer: this.#scalars, offset: 0, bytes: 32 },
           ...(modelType
-            ? [{ buffer: arenas.model[parameter.arena]!, offset: parameter.offset / 2, bytes: bytes / 2 }]
+            ? [{ buffer: arenas.parameter[gradient.arena]!, offset: gradient.offset / 2, bytes: bytes / 2 }]
             : []),
         ],
       });
     });
+    const exact = new Set(parameters.filter(({ read: { type } }) => !isHalf(type)).map(({ name }) => name));
+    for (const part of modelType ? places : []) {
+      if (!exact.has(part.name)) continue;
+      updates.push({ kind: "copy", source: program.partRange("parameter", part), target: program.storedRange(part) });
+    }
     this.#normList = await backend.prepare(norms);
     this.#updateList = await backend.prepare(updates);
   }

@@ -119,9 +119,7 @@ export function planGatherOverlap(
     return { segment, instructions, begin, end: length };
   });
   const gathersWeights = passes.some(({ instructions }) =>
-    instructions.some((each) =>
-      each.kind === "collective" && (each.source.space === "parameter" || each.source.space === "model")
-    )
+    instructions.some((each) => each.kind === "collective" && each.source.space === "parameter")
   );
   if (gathersWeights) return undefined;
   // Instructions of all passes are counted through. A tied head is read by the first pass that does.

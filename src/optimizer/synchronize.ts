@@ -12,8 +12,8 @@ import type { SpanSink } from "../observe/trace.ts";
 import { type Gather, type OwnedPart, type Parcel, partBytes } from "./zero.ts";
 
 export interface SynchronizeOptions {
-  readonly program: Pick<Program, "partRange" | "writePart" | "copyRange" | "writeCopy"> & {
-    readonly backend: Pick<Backend, "readInto">;
+  readonly program: Pick<Program, "partRange" | "storedRange" | "writeStored"> & {
+    readonly backend: Pick<Backend, "readInto" | "upload">;
   };
   /** Ranks with the same parameters and other data. */
   readonly data: Group;
@@ -101,8 +101,6 @@ export class Synchronizer {
   readonly #leaving = new Set<Promise<unknown>>();
   /** The first gather that was not begun since the last update. */
   #unsent: number;
-  /** Whether others have updated `float32` parameters of which this rank has fetched half copies alone. */
-  #stale = false;
 
   constructor(options: SynchronizeOptions) {
     this.#options = options;
@@ -155,31 +153,22 @@ export class Synchronizer {
   }
 
   *#finishReduction(): Generator<Wait, void> {
-    const { zero, data, wire } = this.#options, travelling = this.#reducing.shift()!;
+    const { program, zero, data, wire } = this.#options, travelling = this.#reducing.shift()!;
     yield* this.#arrive("reduce", travelling);
     if (wire) {
       const { room, parcel: { counts, elements } } = travelling, whole = zero.ranks.length < data.ranks.length;
       const begin = whole ? 0 : counts.slice(0, zero.index).reduce((sum, count) => sum + count, 0);
       widenInPlace(room.subarray(0, elements), wire, begin, whole ? elements : begin + counts[zero.index]!);
     }
-    this.#put(travelling, (owner) => owner === zero.index, gradients);
+    this.#put(travelling, (owner) => owner === zero.index, (part, bytes) => {
+      program.backend.upload(program.partRange("gradient", part), bytes);
+    });
   }
 
   /** Parameters were updated: those of the other ranks are to be fetched before they are used. */
   updated(): void {
     if (this.#options.zero.ranks.length === 1) return;
     this.#unsent = 0;
-    this.#stale = this.#options.gathers.some(({ half }) => half);
-  }
-
-  /** After `gather`: the `float32` parameters behind the half copies too, which no pass reads. All ranks must ask. */
-  *gatherMasters(): Generator<Wait, void> {
-    if (!this.#stale) return;
-    for (const gather of this.#options.gathers.filter(({ half }) => half)) {
-      yield* this.#startGather({ ...gather, half: false });
-      yield* this.finishGather();
-    }
-    this.#stale = false;
   }
 
   /** Fetches what other ranks have updated, and hands round what this one has. */
@@ -225,7 +214,7 @@ export class Synchronizer {
       parcel.parts.reduce((sum, part) => part.owner === index ? sum + partBytes(part, half) : sum, 0)
     );
     const begin = counts.slice(0, zero.index).reduce((sum, count) => sum + count, 0);
-    const ranges = rangesOf(own, (part) => half ? program.copyRange(part) : program.partRange("parameter", part));
+    const ranges = rangesOf(own, (part) => program.storedRange(part));
     const reading = this.#read(parcel, begin, ranges), { room, ticket } = reading;
     yield reading;
     this.#timed("take", counts[zero.index]!, () => ticket.take());
@@ -252,10 +241,10 @@ export class Synchronizer {
 
   /** Waits for the first of the gathers under way, if there is one, and puts what came in its places. */
   *finishGather(): Generator<Wait, void> {
-    const { zero } = this.#options, travelling = this.#gathering.shift();
+    const { zero, program } = this.#options, travelling = this.#gathering.shift();
     if (!travelling) return;
     yield* this.#arrive("gather", travelling);
-    this.#put(travelling, (owner) => owner !== zero.index, travelling.half ? copies : parameters);
+    this.#put(travelling, (owner) => owner !== zero.index, (part, bytes) => program.writeStored(part, bytes));
   }
 
   /** Starts reading ranges, one after the other, into a room for a parcel from byte `begin` of it on. */
@@ -278,13 +267,17 @@ export class Synchronizer {
   }
 
   /** Uploads the parts of those owners, and gives the room back. */
-  #put({ parcel, room, gone }: Travelling, wanted: (owner: number) => boolean, { half, write }: Kind): void {
-    const { program } = this.#options, parts = parcel.parts.filter(({ owner }) => wanted(owner));
+  #put(
+    { parcel, half, room, gone }: Travelling,
+    wanted: (owner: number) => boolean,
+    write: (part: OwnedPart, bytes: Uint8Array) => void,
+  ): void {
+    const parts = parcel.parts.filter(({ owner }) => wanted(owner));
     this.#timed("upload", parts.reduce((sum, part) => sum + partBytes(part, half), 0), () => {
       let at = 0;
       for (const part of parcel.parts) {
         const bytes = partBytes(part, half);
-        if (wanted(part.owner)) write(program, part, new Uint8Array(room.buffer, at, bytes));
+        if (wanted(part.owner)) write(part, new Uint8Array(room.buffer, at, bytes));
         at += bytes;
       }
     });
@@ -302,20 +295,3 @@ export class Synchronizer {
     this.onSpan?.(name, began, performance.now(), { args: { bytes } });
   }
 }
-
-/** What came, as bytes, and where it goes. */
-interface Kind {
-  readonly half: boolean;
-  write(program: SynchronizeOptions["program"], part: OwnedPart, bytes: Uint8Array): void;
-}
-const numbers = ({ buffer, byteOffset, byteLength }: Uint8Array) =>
-  new Float32Array(buffer, byteOffset, byteLength / 4);
-const gradients: Kind = {
-  half: false,
-  write: (program, part, bytes) => program.writePart("gradient", part, numbers(bytes)),
-};
-const parameters: Kind = {
-  half: false,
-  write: (program, part, bytes) => program.writePart("parameter", part, numbers(bytes)),
-};
-const copies: Kind = { half: true, write: (program, part, bytes) => program.writeCopy(part, bytes) };

@@ -3,6 +3,7 @@
  * which gathers updated parameters are handed round. It follows from shapes and the record alone, so that every rank comes
  * to the same plan without a word.
  */
+import { isHalf } from "../../kernels/host.ts";
 import type { HalfElements } from "../comm/collectives/elements.ts";
 import type { ResolvedConfig } from "../config/mod.ts";
 import type { ParameterPart } from "../graph/optimizer_state.ts";
@@ -29,7 +30,7 @@ export interface DivisionOptions {
 /**
  * Who updates what, by place in the zero group. The parameters stand in the order of the model's blocks.
  *
- * Slices begin at multiples of 64 elements, where a kernel can bind them; a small parameter may be one rank's whole.
+ * Slices begin at multiples of `partElements`, where a kernel can bind them; a small parameter may be one rank's whole.
  */
 export function divideState(
   parameters: readonly ParameterPlace[],
@@ -59,7 +60,7 @@ export interface Parcel {
 
 /** Updated parameters that travel in one collective. */
 export interface Gather extends Parcel {
-  /** As the copies in the model's half type that the passes read; else as `float32`. */
+  /** In the model's half type, as the passes read them; else as `float32`. */
   readonly half: boolean;
 }
 
@@ -113,7 +114,7 @@ export function planBuckets(
  * Gathers of updated parameters, in the order of the blocks, which is that of the forward pass: parameters are added until
  * a gather has `bytes` or more; one that has more by itself takes several.
  *
- * @param half parameters that the passes read as copies in a half type
+ * @param half parameters that the passes read in a half type
  */
 export function planGathers(
   division: readonly OwnedPart[],
@@ -176,22 +177,21 @@ export function planTerms(
 
 /**
  * @param order parameters in the order in which the backward pass is done with their gradients
- * @param half parameters that the passes read as copies in a half type
  * @param expert whether a parameter belongs to an expert: its ranks are others
  * @param sharded whether a parameter is kept in parts by a weight group, which sums its gradient: under `fsdp` some are whole
  */
 export function planZero(
-  { parameters, order, config, mesh, half, expert = () => false, sharded = () => false }: {
+  { parameters, order, config, mesh, expert = () => false, sharded = () => false }: {
     parameters: readonly ParameterPlace[];
     order: readonly string[];
     config: Pick<ResolvedConfig, "hybrid_zero_optimizer" | "parallel" | "model" | "adam">;
     mesh: Pick<Mesh, "size">;
-    half?: ReadonlySet<string>;
     expert?: (name: string) => boolean;
     sharded?: (name: string) => boolean;
   },
 ): ZeroPlan[] {
   const { hybrid_zero_optimizer: zero } = config;
+  const half = new Set(parameters.filter(({ read: { type } }) => isHalf(type)).map(({ name }) => name));
   const groups = parameterGroups(parameters.map((place) => ({ name: place.name, place, expert: expert(place.name) })), {
     weightDecay: config.adam.weight_decay,
     tensorMode: config.parallel.tensor.mode,
@@ -220,7 +220,7 @@ export function planZero(
         ranks,
         bucketElements: zero.reduce_bucket_size,
       }),
-      gathers: planGathers(division, { ranks, bytes: zero.all_gather_size, ...(half && { half }) }),
+      gathers: planGathers(division, { ranks, bytes: zero.all_gather_size, half }),
     };
   });
 }

@@ -7,6 +7,7 @@ import type { World } from "../parallel/world.ts";
 import { initializeOptimizer, initializeTrainer } from "./initialize.ts";
 import { initializeModel } from "./model.ts";
 import type { Trainer } from "./trainer.ts";
+import { readHeld } from "./whole.ts";
 
 type Section = Record<string, unknown>;
 
@@ -83,12 +84,12 @@ export async function takeStep(trainer: Trainer, microBatches: readonly MicroBat
   return { ...schedule, ...(await trainer.step()) };
 }
 
-/** All tensors of a kind, by name. */
+/** All tensors of a kind, by name; all ranks that divide the optimizer's state must ask. */
 export async function tensorsOf(
-  { model: { program, boxes } }: Trainer,
+  { model }: Trainer,
   kind: "parameter" | "gradient" | "moment1" | "moment2" = "parameter",
 ): Promise<Map<string, Float32Array<ArrayBuffer>>> {
   const tensors = new Map<string, Float32Array<ArrayBuffer>>();
-  for (const name of boxes.keys()) tensors.set(name, await program.readParameter(kind, name));
+  for (const name of model.boxes.keys()) tensors.set(name, await readHeld(model, kind, name));
   return tensors;
 }

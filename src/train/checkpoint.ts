@@ -3,13 +3,12 @@ import type { Checkpoint, EntryKind, GlobalTensor, ShardEntry } from "../checkpo
 import { boxesOfFlatRange, entryKinds } from "../checkpoint/mod.ts";
 import { elementCount } from "../graph/graph.ts";
 import type { ParameterPart } from "../graph/optimizer_state.ts";
-import { type Program, settle } from "../graph/program.ts";
 import type { Box } from "../parallel/layout.ts";
 import { isFirstHolder } from "../parallel/modes.ts";
 import type { Model } from "./model.ts";
 
 /**
- * What this rank writes of master weights and moments: the parts that it updates, each written by the first of the ranks
+ * What this rank writes of `float32` parameters and moments: the parts that it updates, each written by the first of the ranks
  * that do. They are read from the device when the writer gets there.
  */
 export function shardEntries({ program, boxes, layouts, mode, zero, stage, world: { mesh } }: Model): ShardEntry[] {
@@ -29,7 +28,7 @@ export function shardEntries({ program, boxes, layouts, mode, zero, stage, world
             name: part.name,
             ...box,
             data: async function* () {
-              const values = await (read ??= readPart(program, kind, part));
+              const values = await (read ??= program.readPart(kind, part));
               if (end === values.length) read = undefined;
               yield values.subarray(begin, end);
             },
@@ -51,11 +50,6 @@ function partBoxes({ begin, end }: ParameterPart, whole: Box): { box: Box; begin
       end: at,
     };
   });
-}
-
-async function readPart(program: Program, kind: EntryKind, part: ParameterPart): Promise<Float32Array<ArrayBuffer>> {
-  const [bytes] = await settle(program.backend.read([program.partRange(kind, part)]));
-  return new Float32Array(bytes!.buffer, bytes!.byteOffset, bytes!.byteLength / 4);
 }
 
 /** Every global tensor that the shards of all ranks hold together. */

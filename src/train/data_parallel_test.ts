@@ -7,6 +7,7 @@ import {
   assertStringIncludes,
   assertThrows,
 } from "@std/assert";
+import { decode, encode } from "../../kernels/host.ts";
 import { openBackend } from "../backend/open.ts";
 import { firstReads } from "../graph/gradient_order.ts";
 import { openNullBackend } from "../backend/null/backend.ts";
@@ -14,6 +15,7 @@ import { abandonCheckpoint, beginCheckpoint, commitCheckpoint, openCheckpoint, w
 import { createCommunicator } from "../comm/collectives/communicator.ts";
 import { simulatedWorld } from "../comm/transport/simulated.ts";
 import { ConfigError, type ResolvedConfig } from "../config/mod.ts";
+import { adamwBytes } from "../optimizer/adamw.ts";
 import { runMesh } from "../parallel/run_mesh.ts";
 import { createWorld, type World } from "../parallel/world.ts";
 import { drawnMicroBatch, takeStep, tensorsOf, tinyRecord } from "./_testing.ts";
@@ -54,8 +56,9 @@ async function together<T>(
   }
 }
 
-const record = (zero: Record<string, unknown> = {}, size = -1, ranks = 1) =>
+const record = (zero: Record<string, unknown> = {}, size = -1, ranks = 1, dtype = "float32") =>
   tinyRecord({
+    model: { dtype },
     data: { micro_num: 6 },
     hybrid_zero_optimizer: { clip_grad_norm: 0.5, ...zero },
     parallel: { zero1: { size } },
@@ -138,33 +141,57 @@ Deno.test("gradients travel in a half type where that is asked for: the steps ar
   }
 });
 
-Deno.test("in a half type, what the passes read of updated parameters goes round, and the rest when it is asked for", async () => {
-  const config = tinyRecord({ model: { dtype: "bfloat16" }, data: { micro_num: 6 } }, { worldSize: 2 });
-  const elements = (trainer: Trainer) =>
-    trainer.model.program.plan.parameters.reduce((sum, { bytes }) => sum + bytes / 4, 0);
-  await together(config, 2, async (trainer, world) => {
-    const { mesh } = world, own = batch.filter((_, index) => index % 2 === mesh.index("data"));
-    const theirs = trainer.model.zero.flatMap(({ division }) =>
-      division.filter(({ owner }) => owner !== mesh.index("zero"))
-    );
-    const before = await tensorsOf(trainer);
-    for (const name of before.keys()) if (!theirs.some((part) => part.name === name)) before.delete(name);
-    let gathered = 0;
-    trainer.onSpan = (name, _begin, _end, { args } = {}) => {
-      if (name === "wait for gather") gathered += Number(args!.bytes);
-    };
-    trainer.zeroGrad();
-    await trainer.executeSchedule({ microBatches: own, globalRows: batch.length });
-    await trainer.step();
-    const parts = trainer.model.zero.reduce((sum, { division }) => sum + division.length, 0);
-    assert(gathered >= 2 * elements(trainer) && gathered <= 2 * elements(trainer) + 2 * parts, `${gathered} bytes`);
-    for (const [name, values] of await tensorsOf(trainer)) {
-      if (before.has(name)) assertEquals(values, before.get(name), `${name} is the other rank's`);
-    }
-    await trainer.gather();
-    const now = await tensorsOf(trainer);
-    for (const [name, values] of before) assert(values.some((value, i) => value !== now.get(name)![i]), `${name} came`);
-  });
+Deno.test("in a half type a rank keeps masters and moments of what it updates alone, and fetches what the passes read", async () => {
+  for (const [size, split] of [[1, false], [2, false], [-1, true]] as const) {
+    const config = tinyRecord({
+      model: { dtype: "bfloat16", hidden_size: 48, head_dim: 16 },
+      use_fp32_norm: true,
+      data: { micro_num: 6 },
+      hybrid_zero_optimizer: { use_split_tensor_optim: split },
+      parallel: { zero1: { size } },
+    }, { worldSize: 4 });
+    const masters = await together(config, 4, async (trainer, world) => {
+      const { program, zero, memory } = trainer.model, { backend, plan } = program, { mesh } = world;
+      const owned = zero.flatMap(({ division }) => division.filter(({ owner }) => owner === mesh.index("zero")));
+      const bytesOf = (parts: readonly { begin: number; end: number }[]) =>
+        parts.reduce((sum, { begin, end }) => sum + Math.ceil(4 * (end - begin) / plan.alignment) * plan.alignment, 0);
+      const all = bytesOf(plan.parameters.map(({ bytes }) => ({ begin: 0, end: bytes / 4 })));
+      const exact = plan.parameters.filter(({ name }) => name.includes("norm"));
+      const kept = bytesOf(exact.map(({ bytes }) => ({ begin: 0, end: bytes / 4 })));
+      assertEquals(
+        [memory.gradients, memory.parameters, memory.masters, memory.optimizer - adamwBytes(plan.state)],
+        [all, all / 2 + kept, bytesOf(owned), 2 * bytesOf(owned)],
+      );
+      assertEquals(backend.allocatedBytes, memory.total);
+
+      const own = batch.filter((_, index) => index % 4 === mesh.index("data"));
+      const elements = plan.parameters.reduce((sum, { bytes }) => sum + bytes / 4, 0);
+      const elementsKept = exact.reduce((sum, { bytes }) => sum + bytes / 4, 0);
+      let gathered = 0;
+      trainer.onSpan = (name, _begin, _end, { args } = {}) => {
+        if (name === "wait for gather") gathered += Number(args!.bytes);
+      };
+      trainer.zeroGrad();
+      await trainer.executeSchedule({ microBatches: own, globalRows: batch.length });
+      await trainer.step();
+      await trainer.gather();
+      const sent = size === 1 ? 0 : 2 * (elements + elementsKept);
+      const parts = zero.reduce((sum, { division }) => sum + division.length, 0); // a word each may be half full
+      assert(gathered >= sent && gathered <= sent + 2 * parts, `${gathered} bytes for ${elements} parameters`);
+      // What is read of a parameter is its master, rounded, wherever that is.
+      for (const [name, master] of await tensorsOf(trainer)) {
+        const part = { name, begin: 0, end: master.length };
+        const [{ buffer, byteOffset }] = backend.read([program.storedRange(part)]).take() as [Uint8Array<ArrayBuffer>];
+        const stored = name.includes("norm")
+          ? new Float32Array(buffer, byteOffset, master.length)
+          : decode("bf16", new Uint16Array(buffer, byteOffset, master.length));
+        assertEquals(stored, name.includes("norm") ? master : decode("bf16", encode("bf16", master)), name);
+      }
+      return memory.masters / all;
+    });
+    const sum = masters.reduce((sum, share) => sum + share, 0), copies = size === -1 ? 1 : 4 / size;
+    assertAlmostEquals(sum, copies, 1e-12, "together the ranks have each master so many times");
+  }
 });
 
 Deno.test("ranks that share a GPU compute one after the other, to the same bits", async () => {
@@ -350,57 +377,59 @@ Deno.test("a gradient that is not finite on one rank ends the step of all", asyn
   assertEquals(all, [{ success: false, same: true }, { success: false, same: true }]);
 });
 
-Deno.test("a checkpoint of ranks that divide the state loads on any number of them", async () => {
-  const folder = await Deno.makeTempDir();
-  try {
-    const directory = await beginCheckpoint(folder, 1);
-    const saved = record({ use_split_tensor_optim: true, reduce_bucket_size: 200 }, 2, 4);
-    const moments = new Map<string, Float32Array>();
-    const shards = await together(saved, 4, async (trainer, world) => {
-      await twoSteps(trainer, world);
-      const { program, boxes } = trainer.model;
-      for (const { name, begin, end } of program.plan.state.places) {
-        const [bytes] = program.backend.read([program.partRange("moment1", { name, begin, end })]).take();
-        const whole = moments.get(name) ?? new Float32Array(boxes.get(name)!.shape.reduce((a, b) => a * b, 1));
-        whole.set(new Float32Array(bytes!.buffer, bytes!.byteOffset, bytes!.byteLength / 4), begin);
-        moments.set(name, whole);
-      }
-      const shard = await writeShard({ directory, writer: world.mesh.rank, entries: shardEntries(trainer.model) });
-      return { shard, tensors: globalTensors(trainer.model), parameters: await tensorsOf(trainer) };
-    });
-    const { tensors, parameters } = shards[0]!;
-    await commitCheckpoint({
-      directory,
-      step: 1,
-      shards: shards.map(({ shard }) => shard),
-      tensors,
-      layout: {},
-      state: {},
-      config: "",
-    }).catch(async (error) => {
-      await abandonCheckpoint(directory);
-      throw error;
-    });
-    for (const [ranks, options] of [[1, {}], [3, {}], [2, { use_split_tensor_optim: true }]] as const) {
-      await together(record(options, -1, ranks), ranks, async (trainer) => {
-        using checkpoint = openCheckpoint(`${folder}/1`);
-        loadTensors(trainer.model, checkpoint);
-        assertEquals(await tensorsOf(trainer), parameters);
-        const { program } = trainer.model;
+for (const dtype of ["float32", "bfloat16"]) {
+  Deno.test(`a checkpoint of ranks that divide the state, in ${dtype}, loads on any number of them`, async () => {
+    const folder = await Deno.makeTempDir();
+    try {
+      const directory = await beginCheckpoint(folder, 1);
+      const saved = record({ use_split_tensor_optim: true, reduce_bucket_size: 200 }, 2, 4, dtype);
+      const moments = new Map<string, Float32Array>();
+      const shards = await together(saved, 4, async (trainer, world) => {
+        await twoSteps(trainer, world);
+        const { program, boxes } = trainer.model;
         for (const { name, begin, end } of program.plan.state.places) {
           const [bytes] = program.backend.read([program.partRange("moment1", { name, begin, end })]).take();
-          assertEquals(
-            new Float32Array(bytes!.buffer, bytes!.byteOffset, bytes!.byteLength / 4),
-            moments.get(name)!.subarray(begin, end),
-            `${name} on ${ranks} ranks`,
-          );
+          const whole = moments.get(name) ?? new Float32Array(boxes.get(name)!.shape.reduce((a, b) => a * b, 1));
+          whole.set(new Float32Array(bytes!.buffer, bytes!.byteOffset, bytes!.byteLength / 4), begin);
+          moments.set(name, whole);
         }
+        const shard = await writeShard({ directory, writer: world.mesh.rank, entries: shardEntries(trainer.model) });
+        return { shard, tensors: globalTensors(trainer.model), parameters: await tensorsOf(trainer) };
       });
+      const { tensors, parameters } = shards[0]!;
+      await commitCheckpoint({
+        directory,
+        step: 1,
+        shards: shards.map(({ shard }) => shard),
+        tensors,
+        layout: {},
+        state: {},
+        config: "",
+      }).catch(async (error) => {
+        await abandonCheckpoint(directory);
+        throw error;
+      });
+      for (const [ranks, options] of [[1, {}], [3, {}], [2, { use_split_tensor_optim: true }]] as const) {
+        await together(record(options, -1, ranks, dtype), ranks, async (trainer) => {
+          using checkpoint = openCheckpoint(`${folder}/1`);
+          loadTensors(trainer.model, checkpoint);
+          assertEquals(await tensorsOf(trainer), parameters);
+          const { program } = trainer.model;
+          for (const { name, begin, end } of program.plan.state.places) {
+            const [bytes] = program.backend.read([program.partRange("moment1", { name, begin, end })]).take();
+            assertEquals(
+              new Float32Array(bytes!.buffer, bytes!.byteOffset, bytes!.byteLength / 4),
+              moments.get(name)!.subarray(begin, end),
+              `${name} on ${ranks} ranks`,
+            );
+          }
+        });
+      }
+    } finally {
+      await Deno.remove(folder, { recursive: true });
     }
-  } finally {
-    await Deno.remove(folder, { recursive: true });
-  }
-});
+  });
+}
 
 Deno.test("a batch without micro-batches on any rank is refused", async () => {
   await together(record(), 1, async (trainer) => {

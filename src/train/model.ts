@@ -20,7 +20,7 @@ import type { ModelFamily } from "../models/family.ts";
 import { getModule, hasModule, moduleNames } from "../models/registry.ts";
 import { declareInputs } from "../nn/inputs.ts";
 import { drawTensors } from "../nn/draw.ts";
-import { gradientOrder, readAsHalf } from "../graph/gradient_order.ts";
+import { gradientOrder } from "../graph/gradient_order.ts";
 import { placeState } from "../graph/optimizer_state.ts";
 import { adamwBytes } from "../optimizer/adamw.ts";
 import { type GatherOverlapPlan, type OverlapPlan, planGatherOverlap, planOverlap } from "../optimizer/overlap.ts";
@@ -149,7 +149,6 @@ export function planModel(
   const zero = planZero({
     parameters: whole.parameters,
     order: gradientOrder(whole),
-    half: readAsHalf(whole),
     config,
     mesh,
     expert,

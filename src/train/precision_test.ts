@@ -1,5 +1,5 @@
 import { assert, assertAlmostEquals, assertEquals, assertLess, assertNotEquals, assertRejects } from "@std/assert";
-import { decode, encode } from "../../kernels/host.ts";
+import { decode, encode, isHalf } from "../../kernels/host.ts";
 import type { Backend } from "../backend/backend.ts";
 import { openBackend } from "../backend/open.ts";
 import { openNullBackend } from "../backend/null/backend.ts";
@@ -15,31 +15,40 @@ const a = drawnMicroBatch("a", [9]), b = drawnMicroBatch("b", [4, 5], { ignored:
 const halfTypes = { float16: "f16", bfloat16: "bf16" } as const;
 const dtypes = ["float32", "float16", "bfloat16"] as const;
 
-/** Of parameters that lie in the model's copy: what the passes read. */
-async function modelCopies({ model: { program } }: Trainer): Promise<Map<string, Float32Array>> {
-  const { modelType, parameters } = program.plan, copies = new Map<string, Float32Array>();
-  for (const { name, arena, offset, bytes } of parameters) {
-    const words = Math.ceil(bytes / 8) * 4;
-    const [read] = await settle(
-      program.backend.read([{ buffer: program.arenas.model[arena]!, offset: offset / 2, bytes: words }]),
+/** Parameters as the passes read them. */
+async function storedParameters({ model: { program } }: Trainer): Promise<Map<string, Float32Array>> {
+  const stored = new Map<string, Float32Array>();
+  for (const { name, bytes, read: { type } } of program.plan.parameters) {
+    const count = bytes / 4;
+    const [read] = await settle(program.backend.read([program.storedRange({ name, begin: 0, end: count })]));
+    const { buffer, byteOffset } = read!;
+    stored.set(
+      name,
+      isHalf(type)
+        ? decode(type, new Uint16Array(buffer, byteOffset, count))
+        : new Float32Array(buffer, byteOffset, count),
     );
-    copies.set(name, decode(modelType!, new Uint16Array(read!.buffer, read!.byteOffset, bytes / 4)));
   }
-  return copies;
+  return stored;
 }
 
 for (const [dtype, type] of Object.entries(halfTypes)) {
   Deno.test(`${dtype} masters are float32, and what the passes read is their rounding, at first and after updates`, async () => {
     using backend = await openBackend("cpu");
-    // An odd vocabulary: words that end in padding.
-    using trainer = await openTrainer(tinyRecord({ model: { dtype, vocab_size: 17 } }), backend);
-    for (let step = 0; step < 3; step++) {
-      const copies = await modelCopies(trainer);
-      for (const [name, master] of await tensorsOf(trainer)) {
-        assertEquals(copies.get(name), decode(type, encode(type, master)), name);
-        if (step > 0) assert(master.some((value, i) => value !== copies.get(name)![i]), `${name} has no master`);
+    for (const exactNorms of [false, true]) {
+      // An odd vocabulary: words that end in padding.
+      const record = tinyRecord({ use_fp32_norm: exactNorms, model: { dtype, vocab_size: 17 } });
+      using trainer = await openTrainer(record, backend);
+      for (let step = 0; step < 3; step++) {
+        const stored = await storedParameters(trainer);
+        for (const [name, master] of await tensorsOf(trainer)) {
+          const exact = exactNorms && name.includes("norm");
+          assertEquals(stored.get(name), exact ? master : decode(type, encode(type, master)), name);
+          if (step === 0 || exact) continue;
+          assert(master.some((value, i) => value !== stored.get(name)![i]), `${name} has no master`);
+        }
+        assert((await takeStep(trainer, [a, b])).success);
       }
-      assert((await takeStep(trainer, [a, b])).success);
     }
     await backend.finish();
   });
@@ -88,7 +97,7 @@ for (const dtype of dtypes) {
         using trainer = await openTrainer(tinyRecord({ model: { dtype, num_layers: 4, checkpoint } }), backend);
         const { memory } = trainer.model;
         assertEquals(backend.allocatedBytes - before, memory.total);
-        assertEquals(memory.model, dtype === "float32" ? 0 : memory.parameters / 2);
+        assertEquals(memory.masters, dtype === "float32" ? 0 : 2 * memory.parameters);
         const losses = [];
         for (let step = 0; step < 2; step++) losses.push((await takeStep(trainer, [a, b])).loss);
         return { losses, parameters: await tensorsOf(trainer), frames: memory.frames };

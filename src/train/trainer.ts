@@ -285,7 +285,7 @@ export class Trainer implements Disposable {
    */
   async evaluate(microBatches: readonly MicroBatch[], { logits = false } = {}) {
     const { program, world, stage } = this.model, { segments } = program.plan;
-    await this.#fetch();
+    await this.gather();
     const results: (MicroBatchResult & { logits?: Float32Array })[] = [];
     const names = logits ? [...outputNames, "logits"] : outputNames, wholeResults = this.#wholeResults.bind(this);
     const rows = this.model.results.get("logits")!.shape[0]!;
@@ -354,7 +354,7 @@ export class Trainer implements Disposable {
     learningRate.step();
     beta2.step();
     for (const synchronizer of synchronizers) synchronizer.updated();
-    if (!overlap_sync_param) await this.#fetch();
+    if (!overlap_sync_param) await this.gather();
     else if (this.model.gatherOverlap) {
       // What the next pass needs at once; more would stand in the way of the small words between two steps.
       for (const group of this.model.gatherOverlap.before) await drive(synchronizers[group]!.startGathers(1));
@@ -363,18 +363,9 @@ export class Trainer implements Disposable {
     return { ...result, success: true };
   }
 
-  /** Fetches what the passes read of parameters that other ranks have updated, where that is still to be done. */
-  async #fetch(): Promise<void> {
-    for (const synchronizer of this.optimizer.synchronizers) await drive(synchronizer.gather());
-  }
-
-  /**
-   * Fetches the parameters that other ranks have updated, where that is still to be done: in a half type the `float32`
-   * ones too, which no pass reads. All ranks must ask.
-   */
+  /** Fetches what the passes read of parameters that other ranks have updated, where that is still to be done. All ranks must ask. */
   async gather(): Promise<void> {
-    await this.#fetch();
-    for (const synchronizer of this.optimizer.synchronizers) await drive(synchronizer.gatherMasters());
+    for (const synchronizer of this.optimizer.synchronizers) await drive(synchronizer.gather());
   }
 
   state(): TrainerState {

@@ -1,7 +1,7 @@
 /** Moves weights between a model and files in any of its family's formats. */
 import { writeHuggingFace } from "../checkpoint/mod.ts";
 import { elementCount } from "../graph/graph.ts";
-import type { ArenaKind } from "../graph/program.ts";
+import type { TensorKind } from "../graph/program.ts";
 import { assembleParameters, fromParameters } from "../models/convert.ts";
 import type { TensorMapping } from "../models/family.ts";
 import type { Model } from "./model.ts";
@@ -42,7 +42,7 @@ export function importWeights(model: Model, mappings: readonly TensorMapping[], 
 }
 
 /** A whole parameter, or what mirrors it. In a pipeline all stages must ask, and all get it. */
-async function wholeTensor(model: Model, kind: ArenaKind, name: string): Promise<Float32Array<ArrayBuffer>> {
+async function wholeTensor(model: Model, kind: TensorKind, name: string): Promise<Float32Array<ArrayBuffer>> {
   const { shapes, boxes, stage, world } = model;
   if (world.mesh.size("pipeline") === 1) return await readWhole(model, kind, name);
   const shared = stage.shared.find((each) => each.name === name);
@@ -59,7 +59,7 @@ async function wholeTensor(model: Model, kind: ArenaKind, name: string): Promise
 export async function exportTensor(
   model: Model,
   mapping: TensorMapping,
-  kind: ArenaKind = "parameter",
+  kind: TensorKind = "parameter",
 ): Promise<Float32Array<ArrayBuffer>> {
   const parameters = new Map<string, Float32Array<ArrayBuffer>>();
   for (const { parameter } of mapping.parts) {

@@ -1,6 +1,6 @@
 /** Tensors that ranks hold parts of, whole: cut on their way in, put together on their way out. */
 import { elementCount } from "../graph/graph.ts";
-import type { ArenaKind } from "../graph/program.ts";
+import type { TensorKind } from "../graph/program.ts";
 import { boxOf, divisions, type Layout, type Split } from "../parallel/layout.ts";
 import type { Axis } from "../parallel/mesh.ts";
 import type { World } from "../parallel/world.ts";
@@ -86,7 +86,7 @@ export function cutPart(values: Float32Array<ArrayBuffer>, shape: readonly numbe
 /** Writes this rank's part of a parameter, or of what mirrors it, from the whole of it. */
 export function writeWhole(
   { program, boxes, layouts, world }: Model,
-  kind: ArenaKind,
+  kind: TensorKind,
   name: string,
   values: Float32Array<ArrayBuffer>,
 ): void {
@@ -97,13 +97,41 @@ export function writeWhole(
   program.writeParameter(kind, name, cutPart(values, shape, layouts.get(name)!, world));
 }
 
-/** Reads the whole of a parameter, or of what mirrors it. All ranks of its axis must ask for the same. */
-export async function readWhole(
-  { program, boxes, layouts, world }: Model,
-  kind: ArenaKind,
+/**
+ * Reads all that this rank holds of a parameter, or of what mirrors it. Masters and moments are with the ranks that update
+ * them: all ranks that divide the state must ask for the same.
+ */
+export async function readHeld(
+  { program, zero, world }: Pick<Model, "program" | "zero" | "world">,
+  kind: TensorKind,
   name: string,
 ): Promise<Float32Array<ArrayBuffer>> {
-  const values = await program.readParameter(kind, name);
+  const { division = [], partition } = zero.find((group) => group.division.some((part) => part.name === name)) ?? {};
+  const divided = kind !== "gradient" && (kind !== "parameter" || program.plan.modelType !== undefined);
+  if (!divided || partition === undefined || world.mesh.size(partition) === 1) {
+    return await program.readParameter(kind, name);
+  }
+  const group = world.group(partition), parts = division.filter((part) => part.name === name);
+  const values = new Float32Array(Math.max(...parts.map(({ end }) => end)));
+  // Parts lie in the order of their owners, one an owner at most.
+  const counts = group.ranks.map((_, index) => {
+    const part = parts.find(({ owner }) => owner === index);
+    return part ? part.end - part.begin : 0;
+  });
+  for (const part of parts.filter(({ owner }) => owner === group.index)) {
+    values.set(await program.readPart(kind, part), part.begin);
+  }
+  await group.allGather(values, counts);
+  return values;
+}
+
+/** Reads the whole of a parameter, or of what mirrors it: as `readHeld`, and all ranks of its axes must ask too. */
+export async function readWhole(
+  model: Model,
+  kind: TensorKind,
+  name: string,
+): Promise<Float32Array<ArrayBuffer>> {
+  const { boxes, layouts, world } = model, values = await readHeld(model, kind, name);
   const bytes = new Uint8Array(values.buffer, values.byteOffset, values.byteLength);
   const [whole] = await putTogether(world, [{ shape: boxes.get(name)!.shape, layout: layouts.get(name)!, bytes }]);
   return new Float32Array(whole!.buffer, whole!.byteOffset, whole!.byteLength / 4);

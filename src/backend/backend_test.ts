@@ -30,7 +30,9 @@ for (const name of backendNames) {
     ]);
     backend.submit(list);
     backend.submit(list);
-    const [gotA, gotB, gotY] = backend.read([whole(a), whole(b), whole(y)]).take();
+    const ticket = backend.read([whole(a), whole(b), whole(y)]);
+    await ticket.ready();
+    const [gotA, gotB, gotY] = ticket.take();
     await backend.finish();
     if (name === "null") return;
     assertEquals(floats(gotA), [21, 42, 44]);
@@ -41,7 +43,9 @@ for (const name of backendNames) {
   Deno.test(`${name}: allocate() gives zeros, counts bytes and refuses what cannot be`, async () => {
     using backend = await openBackend(name);
     const buffer = backend.allocate(512, "zeros");
-    assertEquals(backend.read([whole(buffer)]).take()[0].every((byte) => byte === 0), true);
+    const ticket = backend.read([whole(buffer)]);
+    await ticket.ready();
+    assertEquals(ticket.take()[0].every((byte) => byte === 0), true);
     assertEquals(backend.allocatedBytes, 512);
     assertThrows(() => backend.allocate(6, "odd"), RangeError, "multiple of 4, got 6");
     assertThrows(() => backend.allocate(0, "none"), RangeError, "got 0");
@@ -141,7 +145,9 @@ for (const name of backendNames.filter((name) => name !== "null")) {
       for (const range of ranges) backend.upload(range, encode(type, [1, -2, 3.1416, 9]));
       const kernel = addInPlace({ length: 3, type });
       backend.submit(await backend.prepare([{ kind: "dispatch", kernel, ranges }]));
-      const [bytes] = backend.read([ranges[0]]).take();
+      const ticket = backend.read([ranges[0]]);
+      await ticket.ready();
+      const [bytes] = ticket.take();
       await backend.finish();
       assertEquals(new Uint16Array(bytes.buffer), encode(type, [2, -4, 2 * 3.1416, 9]));
     });

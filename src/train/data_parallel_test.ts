@@ -42,7 +42,7 @@ async function together<T>(
       try {
         using cpu = await openBackend("cpu");
         // As a GPU, which several ranks may share.
-        const backend = { ...cpu, traits: { ...cpu.traits, software: false } };
+        const backend: typeof cpu = Object.create(cpu, { traits: { value: { ...cpu.traits, software: false } } });
         const model = await initializeModel(config, { backend, world });
         using trainer = initializeTrainer({ model, optimizer: await initializeOptimizer(model) });
         return await work(trainer, world);

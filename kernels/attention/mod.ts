@@ -16,7 +16,7 @@ import * as reference from "./reference.ts";
 import type { AttentionOptions, AttentionShape } from "./shape.ts";
 import { isScaled, largestOperand, largestPass } from "./scales.ts";
 import { subgroupBlocks } from "./subgroup_blocks.ts";
-import { shuffledTilings, workgroupBlocks } from "./workgroup_blocks.ts";
+import { workgroupBlocks } from "./workgroup_blocks.ts";
 
 export type { AttentionOptions } from "./shape.ts";
 
@@ -150,12 +150,6 @@ function formFor(
   forms.set("tiles", () => workgroupBlocks(headDim, traits));
   if (limits.maxComputeWorkgroupStorageSize > 16 << 10) {
     forms.set("tiles, short slices", () => workgroupBlocks(headDim, short));
-  }
-  if (!software && subgroupSize >= 8 && limits.maxComputeWorkgroupStorageSize >= 40 << 10) {
-    for (const [name, tiling] of Object.entries(shuffledTilings)) {
-      const blocks = workgroupBlocks(headDim, traits, tiling);
-      if (blocks.localRows * blocks.quads <= mostSums) forms.set(name, () => blocks);
-    }
   }
   if (!software && fits) forms.set("subgroups", () => subgroups);
   const question = `attention.${pass} ${type} ${sizeClass(tokens)} x ${heads} x ${headDim}`;

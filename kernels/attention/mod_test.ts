@@ -112,24 +112,6 @@ Deno.test("attention kernels of half types match their references, as a GPU woul
   await check({ heads: 2, kvHeads: 1, headDim: 6, type: "bf16" }, [5, 1, 34, 65], await smallGpu());
 });
 
-Deno.test("attentionForward() merges rows by shuffles where a tuner chose that, in blocks of 128", async () => {
-  const { traits } = await testDevice();
-  if (traits.subgroupSize < 8) return console.log(`skipped: ${traits.description} has no subgroups of eight lanes`);
-  const limits = { ...traits.limits, maxComputeWorkgroupStorageSize: 48 << 10 };
-  const options = { tokens: 131, heads: 1, kvHeads: 1, headDim: 8 }, asked: string[] = [];
-  const choices = {
-    of: (_question: string, candidates: readonly string[]) => {
-      asked.push(...candidates);
-      return "tiles of 128 rows";
-    },
-  };
-  await checkKernel(attentionForward(options), inputsOf(options, [1, 130]), {
-    tolerance: 2e-5,
-    traits: { ...gpu, limits, choices },
-  });
-  assertEquals(asked.includes("tiles of 128 rows"), true);
-});
-
 Deno.test("attentionBackward() is the gradient of attentionForward(), by finite differences", () => {
   for (const [heads, kvHeads, scale] of [[1, 1, undefined], [4, 2, 0.3]] as const) {
     const options = { tokens: 6, heads, kvHeads, headDim: 2, ...(scale !== undefined && { scale }) };

@@ -5,37 +5,21 @@
  * weights stored at places that change with the row, which keeps neighbours in different banks.
  *
  * An H200 reaches 26 TFLOP/s forward and backward (4 segments of 2,048 tokens, 16 heads of 64). What limits it is waiting
- * at barriers: rows of 8 for each invocation read less and reach half, with fewer invocations to wait for.
+ * at barriers: rows of 8 for each invocation read less and reach half, with fewer invocations to wait for. Merging rows by
+ * shuffles, which spares two barriers, is slower: 4.5 ms forward for 1.3.
  */
 import type { DeviceTraits } from "../kernel.ts";
-import { subgroupPrelude } from "../matmul/dialect.ts";
 import { upTo } from "../matmul/text.ts";
 import type { BlockForm } from "./block_form.ts";
 
-const columns = 32;
+const rows = 64, localRows = 4, columns = 32;
 /** Invocations along the columns. */
 const across = 8;
 
-export interface WorkgroupTiling {
-  readonly rows: number;
-  readonly localRows: number;
+/** Blocks of 22 KiB where a device has them. */
+export function workgroupBlocks(headDim: number, { limits, software }: DeviceTraits): BlockForm {
   /** `vec4f` of the head dimension that are staged at once: more mean fewer barriers. */
-  readonly slice: number;
-  /** What rows merge is merged by shuffles, which need subgroups of eight lanes or more and spare two barriers each. */
-  readonly shuffled: boolean;
-}
-
-/** Divisions that were not measured, for a tuner to try where subgroups are of eight lanes or more; of 39 KiB at most. */
-export const shuffledTilings: Readonly<Record<string, WorkgroupTiling>> = {
-  "tiles, shuffles": { rows: 64, localRows: 4, slice: 8, shuffled: true },
-  "tiles of 128 rows": { rows: 128, localRows: 8, slice: 8, shuffled: true },
-};
-
-/** @param tiling the one that ships, of 22 KiB where a device has them, if left out */
-export function workgroupBlocks(headDim: number, traits: DeviceTraits, tiling?: WorkgroupTiling): BlockForm {
-  const { limits, software } = traits;
-  const slices = limits.maxComputeWorkgroupStorageSize >= 24 << 10 ? 8 : 4;
-  const { rows, localRows, slice, shuffled } = tiling ?? { rows: 64, localRows: 4, slice: slices, shuffled: false };
+  const slice = limits.maxComputeWorkgroupStorageSize >= 24 << 10 ? 8 : 4;
   const down = rows / localRows, threads = across * down;
   const line = slice + 1;
   const stageLength = (rows + columns) * line;
@@ -107,7 +91,7 @@ export function workgroupBlocks(headDim: number, traits: DeviceTraits, tiling?: 
     localRows,
     quads,
     paddedQuads: [productQuads, width],
-    prelude: shuffled ? subgroupPrelude(traits) : "",
+    prelude: "",
     // Not `dot`, which compilers end with an addition of its own.
     declarations: `
 fn along(r: vec4f, c: vec4f, sum: f32) -> f32 {
@@ -186,16 +170,6 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lo
         own.map((i) => `weights[(ty + ${i * down}u) * ${across}u + (tx ^ turn)] = ${name}${i};`).join(" "),
       ),
     merge(name, values, operation) {
-      if (shuffled) {
-        const merged = (a: string, b: string) => operation === "max" ? `max(${a}, ${b})` : `${a} + ${b}`;
-        return values.map((value, i) =>
-          `var ${name}${i} = ${value}; ${
-            [1, 2, 4].map((distance) =>
-              `${name}${i} = ${merged(`${name}${i}`, `subgroupShuffleXor(${name}${i}, ${distance}u)`)};`
-            ).join(" ")
-          }`
-        ).join("\n    ");
-      }
       const terms = upTo(across).map((u) => `stage[ty * ${across}u + ${u}u]`);
       const merged = operation === "max" ? terms.reduce((a, b) => `max(${a}, ${b})`) : terms.join(" + ");
       return `

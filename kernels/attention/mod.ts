@@ -157,8 +157,8 @@ function formFor(
 }
 
 function shapeOf(kernel: string, options: AttentionOptions): AttentionShape {
-  const { tokens, heads, kvHeads, headDim, scale = 1 / Math.sqrt(headDim), type = "f32" } = options;
-  requireSizes(kernel, { tokens, heads, kvHeads, headDim });
+  const { tokens, heads, kvHeads, headDim, scale = 1 / Math.sqrt(headDim), longest = tokens, type = "f32" } = options;
+  requireSizes(kernel, { tokens, heads, kvHeads, headDim, longest });
   if (heads % kvHeads !== 0) {
     throw new RangeError(`Cannot make ${kernel}: kvHeads must divide heads, current values are ${kvHeads}, ${heads}`);
   }
@@ -168,7 +168,7 @@ function shapeOf(kernel: string, options: AttentionOptions): AttentionShape {
   if (!Number.isFinite(scale)) {
     throw new RangeError(`Cannot make ${kernel}: scale must be a finite number, current value is ${scale}`);
   }
-  return { tokens, heads, kvHeads, headDim, scale, type };
+  return { tokens, heads, kvHeads, headDim, scale, longest: Math.min(longest, tokens), type };
 }
 
 function lengthsOf({ tokens, heads, kvHeads, headDim }: AttentionShape) {

@@ -13,6 +13,8 @@ export interface AttentionOptions extends Stored {
   readonly headDim: number;
   /** Factor of the scores. @default {1 / Math.sqrt(headDim)} */
   readonly scale?: number;
+  /** No segment has more tokens: what bounds scratch. @default {tokens} */
+  readonly longest?: number;
 }
 
-export type AttentionShape = Required<AttentionOptions>;
+export type AttentionShape = Required<Omit<AttentionOptions, "longest">> & Pick<AttentionOptions, "longest">;

@@ -19,7 +19,8 @@ import { multiplyPairs, pairTile, stagePairs } from "./packed_pairs.ts";
 import { epilogueNames, type MatmulShape, placesOf } from "./shape.ts";
 import { elementTypes, finisher, loader, type Panel, panelsOf, reader, upTo } from "./text.ts";
 
-export interface Tiling {
+/** A workgroup's part of C and how invocations share in it. */
+export interface Tile {
   /** Rows and columns of a workgroup's part of C, multiples of the block's. */
   readonly rows: number;
   readonly columns: number;
@@ -28,6 +29,9 @@ export interface Tiling {
   readonly blockColumns: number;
   /** Terms a tile holds: a multiple of 4. */
   readonly depth: number;
+}
+
+export interface Tiling extends Tile {
   /** Parts of the depth. */
   readonly splits: number;
   /** Terms a part sums, a multiple of what the tiles of a run hold. */
@@ -222,10 +226,10 @@ ${loop}
 }
 
 /** `vec4f`s of a line of a tile: one more than it holds, or the stores of neighbours along the depth meet in one bank. */
-const lineOf = (outer: number) => outer / 4 + 1;
+export const lineOf = (outer: number) => outer / 4 + 1;
 
 /** Text that multiplies a tile: adds to the sums `s0_0` and so on by row and four columns. */
-function multiply({ rows, columns, blockRows, blockColumns, depth }: Tiling) {
+export function multiply({ rows, columns, blockRows, blockColumns, depth }: Tile) {
   const down = rows / blockRows, across = columns / blockColumns;
   const rowQuads = upTo(blockRows / 4), columnQuads = upTo(blockColumns / 4);
   const step = (p: number) => `
@@ -241,16 +245,16 @@ ${
 }
 
 /** Text that brings one tile into workgroup memory, by way of registers. */
-function stage(
+export function stage(
   side: "A" | "B",
-  panel: Panel,
+  { contiguous }: Pick<Panel, "contiguous">,
   outer: number,
-  { depth }: Tiling,
+  { depth }: Pick<Tile, "depth">,
   threads: number,
   first: string,
 ) {
   const quads = outer * depth / 4, rounds = Math.ceil(quads / threads);
-  const alongDepth = panel.contiguous === "depth";
+  const alongDepth = contiguous === "depth";
   const guard = (round: number, text: string) =>
     (round + 1) * threads <= quads ? `{ ${text} }` : `if (local < ${quads - round * threads}u) { ${text} }`;
   const index = (round: number) => `let quad = ${round * threads}u + local;`;

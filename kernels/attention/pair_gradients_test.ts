@@ -1,0 +1,127 @@
+import { assertEquals } from "@std/assert";
+import type { Kernel } from "../kernel.ts";
+import { checkKernel, randomNormal } from "../testing.ts";
+import { rowDataPass } from "./flash.ts";
+import { attentionBackward, attentionForward, type AttentionOptions } from "./mod.ts";
+import { pairGradientPasses, type PairGradients } from "./pair_gradients.ts";
+import { mostPairs, pairsOperand, type Rounds, roundsOf, scratchOperand } from "./rounds.ts";
+
+/** Blocks of 16 tokens, whose texts compile soon. */
+const block = 16;
+const apart: PairGradients = {
+  scores: { blockRows: 4, blockColumns: 8, depth: 8, together: false },
+  product: { columns: 16, blockRows: 4, blockColumns: 4, depth: 8 },
+};
+const together: PairGradients = {
+  scores: { blockRows: 4, blockColumns: 4, depth: 8, together: true },
+  product: { columns: 8, blockRows: 8, blockColumns: 4, depth: 16 },
+};
+
+/** The backward pass by pairs, `headsAtOnce` of them a round. */
+function byPairs(options: AttentionOptions, form: PairGradients, headsAtOnce: number): Kernel {
+  const kernel = attentionBackward(options), { tokens, heads, longest = tokens } = options;
+  const shape = { scale: 1 / Math.sqrt(options.headDim), type: "f32" as const, ...options };
+  const rounds: Rounds = {
+    block,
+    blocks: Math.ceil(tokens / block),
+    pairs: mostPairs(tokens, longest, block),
+    heads: headsAtOnce,
+    count: Math.ceil(heads / headsAtOnce),
+  };
+  const scratch = [
+    pairsOperand(rounds),
+    scratchOperand("weights", rounds, "f32"),
+    scratchOperand("weightGradients", rounds, "f32"),
+  ];
+  const names = scratch.map(({ name }) => name);
+  const operands = [...kernel.operands.filter(({ name }) => !names.includes(name)), ...scratch];
+  return {
+    ...kernel,
+    operands,
+    passes: (traits) => [
+      rowDataPass(shape, operands, traits),
+      ...pairGradientPasses(form, rounds, shape, operands, traits),
+    ],
+  };
+}
+
+function inputsOf({ heads, kvHeads, headDim }: Omit<AttentionOptions, "tokens">, lengths: readonly number[]) {
+  const ends = lengths.map((_, i) => lengths.slice(0, i + 1).reduce((a, b) => a + b, 0)), tokens = ends.at(-1)!;
+  const segment = Array.from({ length: tokens }, (_, t) => ends.findIndex((end) => t < end));
+  return {
+    q: randomNormal(tokens * heads * headDim, 1),
+    k: randomNormal(tokens * kvHeads * headDim, 2),
+    v: randomNormal(tokens * kvHeads * headDim, 3),
+    dO: randomNormal(tokens * heads * headDim, 4),
+    start: segment.map((s) => ends[s]! - lengths[s]!),
+    end: segment.map((s) => ends[s]!),
+  };
+}
+
+async function check(
+  sizes: Omit<AttentionOptions, "tokens" | "longest">,
+  lengths: readonly number[],
+  form: PairGradients,
+  headsAtOnce: number,
+) {
+  const { type = "f32", heads, headDim } = sizes, inputs = inputsOf(sizes, lengths), tokens = inputs.start.length;
+  const options = { ...sizes, tokens, longest: Math.max(...lengths) };
+  const forward = attentionForward({ ...options, type: "f32" });
+  const o = new Float32Array(tokens * heads * headDim), logSumExp = new Float32Array(tokens * heads);
+  forward.reference(
+    forward.operands.map(({ name }) =>
+      name === "o" ? o : name === "logSumExp" ? logSumExp : Float32Array.from(inputs[name as keyof typeof inputs])
+    ),
+  );
+  return await checkKernel(byPairs(options, form, headsAtOnce), { ...inputs, o, logSumExp }, {
+    tolerance: type === "f32" ? 2e-5 : 2e-2,
+  });
+}
+
+Deno.test("attention's gradients by pairs of blocks match their reference, whatever the segments", async () => {
+  const sizes = { heads: 4, kvHeads: 2, headDim: 24 };
+  // Lengths that sum to one number share a text if the longest is the same.
+  for (const lengths of [[40, 1, 1, 9, 20], [1, 2, 40, 3, 5, 4, 16]]) await check(sizes, lengths, apart, 2);
+  await check(sizes, [40, 9], apart, 4);
+});
+
+Deno.test("attention's gradients by pairs match where the last round has fewer heads, and repeat bit for bit", async () => {
+  const sizes = { heads: 3, kvHeads: 3, headDim: 16 };
+  const [first, again] = [await check(sizes, [33, 15], together, 2), await check(sizes, [33, 15], together, 2)];
+  assertEquals(first.outputs, again.outputs);
+});
+
+Deno.test("attention's gradients by pairs of half types match their reference", async () => {
+  const small = { ...together, product: { ...together.product, blockRows: 4 } };
+  await check({ heads: 2, kvHeads: 1, headDim: 8, type: "bf16" }, [5, 18], small, 2);
+});
+
+Deno.test("mostPairs() is never exceeded, and reached where it is one segment or aligned ones and a token", () => {
+  const pairsOf = (lengths: readonly number[], block: number) => {
+    const start = lengths.flatMap((length, i) =>
+      Array<number>(length).fill(lengths.slice(0, i).reduce((a, b) => a + b, 0))
+    );
+    let pairs = 0;
+    for (let i = 0; i * block < start.length; i++) pairs += i - Math.floor(start[i * block]! / block) + 1;
+    return pairs;
+  };
+  let seed = 1;
+  const random = (most: number) => (seed = seed * 48_271 % 2_147_483_647) % most + 1;
+  for (let trial = 0; trial < 500; trial++) {
+    const block = random(5), longest = random(40), lengths = Array.from({ length: random(12) }, () => random(longest));
+    const tokens = lengths.reduce((a, b) => a + b, 0), pairs = pairsOf(lengths, block);
+    assertEquals(pairs <= mostPairs(tokens, Math.max(...lengths), block), true, `${lengths} in blocks of ${block}`);
+  }
+  assertEquals(pairsOf([100], 8), mostPairs(100, 100, 8));
+  assertEquals(pairsOf([7, 16, 16, 9], 8) + 2, mostPairs(48, 16, 8));
+});
+
+Deno.test("rounds hold whole groups of heads, all of them, and a group that does not fit makes none", () => {
+  const shape = { tokens: 8192, heads: 16, kvHeads: 8, headDim: 64, scale: 1, type: "f32" as const };
+  const rounds = roundsOf({ ...shape, longest: 2048 }, "f32")!;
+  assertEquals(rounds, { block: 128, blocks: 64, pairs: 608, heads: 2, count: 8 });
+  assertEquals(scratchOperand("weights", rounds, "f32").length * 4 <= 128 << 20, true);
+  assertEquals(roundsOf({ ...shape, kvHeads: 2, longest: 2048 }, "f32"), undefined);
+  assertEquals(roundsOf({ ...shape, tokens: 32_768 }, "f32"), undefined);
+  assertEquals(roundsOf({ ...shape, heads: 15, kvHeads: 15, longest: 2048 }, "f32"), { ...rounds, heads: 3, count: 5 });
+});

@@ -1,0 +1,159 @@
+/**
+ * Work by pairs of blocks through bounded scratch: a pair is a block of queries and a block of keys that it sees. One pass
+ * makes the weights of every pair of some heads and their gradients, others multiply them with what they weigh. Scratch
+ * holds the pairs of a round's heads; all heads take several rounds, of one text each pass: which round it is, is data.
+ *
+ * Which pairs there are is data too, as segments are: a pass numbers the visible ones (`pairsPass`). How many there may be
+ * follows from the longest segment.
+ */
+import { type DeviceTraits, elementBytes, type ElementType, type Operand, type Pass } from "../kernel.ts";
+import { storage } from "../storage.ts";
+import type { AttentionShape } from "./shape.ts";
+
+export interface Rounds {
+  /** Tokens of a block. */
+  readonly block: number;
+  /** Blocks of the stream. */
+  readonly blocks: number;
+  /** Most visible pairs that a head can have. */
+  readonly pairs: number;
+  /** Heads of a round, whole groups; the last round may have fewer. */
+  readonly heads: number;
+  readonly count: number;
+}
+
+/** Bytes of weights, and as many of their gradients, that a round may hold: what every device lets a kernel bind. */
+const mostBytes = 128 << 20;
+
+/**
+ * The rounds of a shape.
+ *
+ * @param type of the weights in scratch
+ * @returns undefined where the pairs of a single group of heads would not fit
+ */
+export function roundsOf(
+  shape: AttentionShape,
+  type: ElementType,
+  block = 128,
+  bytes = mostBytes,
+): Rounds | undefined {
+  const { tokens, heads, kvHeads, longest = tokens } = shape;
+  const pairs = mostPairs(tokens, longest, block), group = heads / kvHeads;
+  const groups = Math.floor(bytes / (pairs * block * block * elementBytes[type] * group));
+  if (groups === 0) return undefined;
+  const count = Math.ceil(kvHeads / groups);
+  return { block, blocks: Math.ceil(tokens / block), pairs, heads: Math.ceil(kvHeads / count) * group, count };
+}
+
+/**
+ * Blocks whose first token is of one segment see that segment's blocks up to themselves, and one more where it begins
+ * within a block; the stream's first segment does not.
+ *
+ * @example
+ * ```ts
+ * import { mostPairs } from "./rounds.ts";
+ * console.assert(mostPairs(512, 512, 128) === 1 + 2 + 3 + 4);
+ * console.assert(mostPairs(512, 128, 128) === 4 * 2);
+ * ```
+ */
+export function mostPairs(tokens: number, longest: number, block: number): number {
+  const blocks = Math.ceil(tokens / block), most = Math.ceil(longest / block);
+  const ofSegment = (count: number) => count * (count + 3) / 2;
+  const ofSegments = Math.floor(blocks / most) * ofSegment(most) + ofSegment(blocks % most);
+  return Math.min(ofSegments, blocks * (blocks + 1) / 2);
+}
+
+/** Words of `pairs`: the round; for each block its base, first key block and one past its last query block; the list. */
+export const pairsOperand = ({ blocks, pairs }: Rounds): Operand => ({
+  name: "pairs",
+  type: "u32",
+  length: 1 + 3 * blocks + pairs,
+  access: "scratch",
+});
+
+/** Weights of pairs or their gradients: for each head of the round and each pair, a line of keys for each query. */
+export const scratchOperand = (name: string, { block, heads, pairs }: Rounds, type: ElementType): Operand => ({
+  name,
+  type,
+  length: heads * pairs * block * block,
+  access: "scratch",
+});
+
+/**
+ * Functions that read `pairs`, whatever is in it within bounds: `roundNow()`; `pairAt(n)`, query and key block of a pair's
+ * number, or past all blocks; `baseOf(i)`, which the number of pair (i, j) exceeds by j; `firstKeys(i)`, `lastQueries(j)`.
+ */
+export const pairsText = ({ blocks, pairs, heads, count }: Rounds): string => `
+fn firstHead() -> u32 { return min(pairs[0], ${count - 1}u) * ${heads}u; }
+fn baseOf(block: u32) -> u32 { return pairs[1u + min(block, ${blocks - 1}u)]; }
+fn firstKeys(block: u32) -> u32 { return pairs[${1 + blocks}u + min(block, ${blocks - 1}u)]; }
+fn lastQueries(block: u32) -> u32 { return min(pairs[${1 + 2 * blocks}u + min(block, ${blocks - 1}u)], ${blocks}u); }
+fn pairAt(number: u32) -> vec2u {
+  let pair = pairs[${1 + 3 * blocks}u + min(number, ${pairs - 1}u)];
+  return vec2u(pair >> 16u, pair & 0xffffu);
+}
+/** Place of a pair among those of the round's heads. */
+fn slotOf(head: u32, number: u32) -> u32 { return head * ${pairs}u + min(number, ${pairs - 1}u); }`;
+
+/** start, end → pairs: the first round, and the visible pairs, numbered query block by query block. */
+export function pairsPass(rounds: Rounds, operands: readonly Operand[], traits: DeviceTraits): Pass {
+  const { block, blocks, pairs } = rounds, tokens = operands.find(({ name }) => name === "start")!.length;
+  const places = ["start", "end", "pairs"].map((name) => operands.findIndex((operand) => operand.name === name));
+  const { directives, bindings, bound } = storage(traits, places.map((place) => operands[place]));
+  const threads = 256, own = Math.ceil(blocks / threads);
+  const code = `${directives}${bindings}
+var<workgroup> counts: array<u32, ${threads}>;
+fn firstKeysOf(block: u32) -> u32 { return min(start[min(block * ${block}u, ${tokens - 1}u)] / ${block}u, block); }
+@compute @workgroup_size(${threads})
+fn main(@builtin(local_invocation_index) local: u32) {
+  var count = 0u;
+  for (var i = local * ${own}u; i < min((local + 1u) * ${own}u, ${blocks}u); i++) { count += i - firstKeysOf(i) + 1u; }
+  counts[local] = count;
+  workgroupBarrier();
+  var number = 0u; var total = 0u;
+  for (var other = 0u; other < ${threads}u; other++) {
+    if (other < local) { number += counts[other]; }
+    total += counts[other];
+  }
+  for (var i = local * ${own}u; i < min((local + 1u) * ${own}u, ${blocks}u); i++) {
+    let first = firstKeysOf(i);
+    pairs[1u + i] = number - first;
+    pairs[${1 + blocks}u + i] = first;
+    let finish = min(end[min(i * ${block}u + ${block - 1}u, ${tokens - 1}u)], ${tokens}u);
+    pairs[${1 + 2 * blocks}u + i] = max(i + 1u, (finish + ${block - 1}u) / ${block}u);
+    for (var j = first; j <= i && number < ${pairs}u; j++) {
+      pairs[${1 + 3 * blocks}u + number] = (i << 16u) | j;
+      number++;
+    }
+  }
+  for (var rest = total + local; rest < ${pairs}u; rest += ${threads}u) { pairs[${
+    1 + 3 * blocks
+  }u + rest] = 0xffffffffu; }
+  if (local == 0u) { pairs[0] = 0u; }
+}
+`;
+  return { code, workgroups: [1, 1, 1], ...bound(places) };
+}
+
+/** pairs → pairs: the next round. */
+export function nextRoundPass(operands: readonly Operand[], traits: DeviceTraits): Pass {
+  const places = [operands.findIndex(({ name }) => name === "pairs")];
+  const { directives, bindings, bound } = storage(traits, places.map((place) => operands[place]));
+  const code = `${directives}${bindings}
+@compute @workgroup_size(1)
+fn main() { pairs[0] += 1u; }
+`;
+  return { code, workgroups: [1, 1, 1], ...bound(places) };
+}
+
+/** Passes that work through all pairs, given those of one round. */
+export function roundPasses(
+  rounds: Rounds,
+  operands: readonly Operand[],
+  traits: DeviceTraits,
+  round: readonly Pass[],
+): Pass[] {
+  const next = nextRoundPass(operands, traits);
+  const rest = Array.from({ length: rounds.count - 1 }, () => [next, ...round]).flat();
+  return [pairsPass(rounds, operands, traits), ...round, ...rest];
+}

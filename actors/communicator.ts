@@ -5,7 +5,7 @@
  * When the root is gone, or hangs, the rank must not live on, however long its thread is busy.
  */
 import { z } from "zod";
-import { type CollectiveCall, perform } from "../src/comm/collectives/calls.ts";
+import { type CollectiveCall, performer } from "../src/comm/collectives/calls.ts";
 import { type Communicator, createCommunicator } from "../src/comm/collectives/communicator.ts";
 import { type ControlConnection, joinControl } from "../src/comm/control.ts";
 import { joinWorld } from "../src/comm/transport/rendezvous.ts";
@@ -88,6 +88,7 @@ interface State {
   identity: { readonly rank: number; readonly attempt: number; readonly token: string } | undefined;
   progress: Progress | undefined;
   communicator: Communicator | undefined;
+  perform: ReturnType<typeof performer> | undefined;
   recorder: FlightRecorder | undefined;
   /** The first record that the root was not told. */
   untold: number;
@@ -111,6 +112,7 @@ export const communicator = ({ kill }: CommunicatorOptions) =>
       identity: undefined,
       progress: undefined,
       communicator: undefined,
+      perform: undefined,
       recorder: undefined,
       untold: 0,
     }),
@@ -209,12 +211,12 @@ function tellAll(state: State): Promise<void> {
 }
 
 /** One collective, with its beginning and its end on record. */
-async function carryOut({ communicator, recorder }: State, call: CollectiveCall): Promise<void> {
+async function carryOut({ perform, recorder }: State, call: CollectiveCall): Promise<void> {
   const size = "data" in call ? `, ${call.data.length} of ${call.data.type}` : "";
   const what = `${call.operator} of ${call.group}${"peer" in call ? ` with place ${call.peer}` : ""}${size}`;
   recorder!.note(`${what}: begun`);
   try {
-    await perform(communicator!, call);
+    await perform!(call);
     recorder!.note(`${what}: done`);
   } catch (error) {
     recorder!.note((error as Error).message);
@@ -250,5 +252,6 @@ async function meet(
     device,
   });
   state.communicator = createCommunicator(transport, { onLate: (report) => void tell(state, { late: report }) });
+  state.perform = performer(state.communicator);
   return [...transport.sharing];
 }

@@ -9,7 +9,10 @@ import { adopt, memoryOf } from "./vector_sum.ts";
 
 /** A stretch of shared memory. */
 export interface SharedElements {
-  readonly memory: SharedArrayBuffer | WebAssembly.Memory;
+  /** Of the memory among all that this rank has lent. */
+  readonly number: number;
+  /** The memory itself, the first time it is lent. */
+  readonly memory?: SharedArrayBuffer | WebAssembly.Memory;
   /** In bytes. */
   readonly offset: number;
   /** In elements. */
@@ -19,7 +22,12 @@ export interface SharedElements {
 
 /** One collective on one group; plain data and shared memory, so that it can be posted to another thread. */
 export type CollectiveCall =
-  & { readonly group: string; readonly ranks: readonly number[] }
+  & {
+    readonly group: string;
+    readonly ranks: readonly number[];
+    /** Numbers of memory that will not be lent again. */
+    readonly forget?: readonly number[];
+  }
   & (
     | { readonly operator: "all-reduce"; readonly data: SharedElements; readonly reduction: "sum" | "max" }
     | {
@@ -44,8 +52,11 @@ export type CollectiveCall =
     | { readonly operator: "send" | "receive"; readonly data: SharedElements; readonly peer: number }
   );
 
-function open({ memory, offset, length, type }: SharedElements): Elements {
-  const buffer = memory instanceof WebAssembly.Memory ? adopt(memory) : memory;
+type Borrowed = Map<number, SharedArrayBuffer>;
+
+function open({ number, memory, offset, length, type }: SharedElements, borrowed: Borrowed): Elements {
+  if (memory) borrowed.set(number, memory instanceof WebAssembly.Memory ? adopt(memory) : memory);
+  const buffer = borrowed.get(number)!;
   switch (type) {
     case "f32":
       return new Float32Array(buffer, offset, length);
@@ -58,9 +69,19 @@ function open({ memory, offset, length, type }: SharedElements): Elements {
   }
 }
 
-/** Carries out what {@linkcode callingCommunicator} asked for, in the thread that has the connections. */
-export async function perform(communicator: Pick<Communicator, "group">, call: CollectiveCall): Promise<void> {
-  const group = communicator.group(call.group, call.ranks);
+/**
+ * Carries out what {@linkcode callingCommunicator} asks for, in the thread that has the connections: calls of one rank, in
+ * their order.
+ */
+export function performer(communicator: Pick<Communicator, "group">): (call: CollectiveCall) => Promise<void> {
+  const borrowed: Borrowed = new Map();
+  return async (call) => {
+    call.forget?.forEach((number) => borrowed.delete(number));
+    await perform(communicator.group(call.group, call.ranks), call, (data) => open(data, borrowed));
+  };
+}
+
+async function perform(group: Group, call: CollectiveCall, open: (data: SharedElements) => Elements): Promise<void> {
   switch (call.operator) {
     case "all-reduce":
       return await group.allReduce(open(call.data), call.reduction);
@@ -84,6 +105,31 @@ export async function perform(communicator: Pick<Communicator, "group">, call: C
       return await group.receive(call.peer, open(call.data));
     default:
       call satisfies never;
+  }
+}
+
+/**
+ * Memory is handed over once, and known by a number from then on. To the other thread what is handed over is new each time:
+ * sums in it would be compiled again, and gigabytes of it collected as garbage every few steps.
+ */
+class Lent {
+  readonly #numbers = new WeakMap<SharedArrayBuffer, number>();
+  readonly #gone: number[] = [];
+  readonly #collected = new FinalizationRegistry<number>((number) => this.#gone.push(number));
+  #next = 0;
+
+  lend(buffer: SharedArrayBuffer): Pick<SharedElements, "number" | "memory"> {
+    const known = this.#numbers.get(buffer);
+    if (known !== undefined) return { number: known };
+    const number = this.#next++;
+    this.#numbers.set(buffer, number);
+    this.#collected.register(buffer, number);
+    return { number, memory: memoryOf(buffer) ?? buffer };
+  }
+
+  /** What was collected since it was asked the last time. */
+  forget(): { readonly forget?: number[] } {
+    return this.#gone.length > 0 ? { forget: this.#gone.splice(0) } : {};
   }
 }
 
@@ -112,14 +158,16 @@ export function callingCommunicator(
   rank: number,
   call: (call: CollectiveCall) => Promise<unknown>,
 ): Pick<Communicator, "group"> {
-  const groups = new Map<string, Group>(), rooms = new Rooms();
-  type Shape = CollectiveCall extends infer Each ? Each extends unknown ? Omit<Each, "group" | "ranks"> : never : never;
+  const groups = new Map<string, Group>(), rooms = new Rooms(), memories = new Lent();
+  type Shape = CollectiveCall extends infer Each
+    ? Each extends unknown ? Omit<Each, "group" | "ranks" | "forget"> : never
+    : never;
 
   const make = (name: string, ranks: readonly number[]): Group => {
     const index = ranks.indexOf(rank), size = ranks.length;
     if (index < 0) throw new RangeError(`Cannot use group ${name} on rank ${rank}: it is of ranks ${ranks.join(", ")}`);
     const post = async (shape: Shape) => {
-      if (size > 1) await call({ group: name, ranks: [...ranks], ...shape } as CollectiveCall);
+      if (size > 1) await call({ group: name, ranks: [...ranks], ...shape, ...memories.forget() } as CollectiveCall);
     };
     /** Lends shared memory with the data in it, and copies back what came. */
     const lent = async (
@@ -130,13 +178,13 @@ export function callingCommunicator(
       const { buffer, byteOffset, byteLength, length } = data, type = typeOf(data);
       if (size === 1) return;
       if (buffer instanceof SharedArrayBuffer) {
-        return await work({ memory: memoryOf(buffer) ?? buffer, offset: byteOffset, length, type });
+        return await work({ ...memories.lend(buffer), offset: byteOffset, length, type });
       }
       const memory = rooms.take(byteLength);
       const there = new Uint8Array(memory, 0, byteLength), here = new Uint8Array(buffer, byteOffset, byteLength);
       try {
         if (goes) there.set(here);
-        await work({ memory, offset: 0, length, type });
+        await work({ ...memories.lend(memory), offset: 0, length, type });
         if (comes) here.set(there);
       } finally {
         rooms.give(memory);
@@ -173,9 +221,14 @@ export function callingCommunicator(
         );
       },
       barrier: () => post({ operator: "barrier" }),
-      send: (to, data) => lent(data, (data) => post({ operator: "send", data, peer: other(to) }), { comes: false }),
-      receive: (from, into) =>
-        lent(into, (data) => post({ operator: "receive", data, peer: other(from) }), { goes: false }),
+      async send(to, data) {
+        const peer = other(to);
+        await lent(data, (data) => post({ operator: "send", data, peer }), { comes: false });
+      },
+      async receive(from, into) {
+        const peer = other(from);
+        await lent(into, (data) => post({ operator: "receive", data, peer }), { goes: false });
+      },
     };
   };
   return {

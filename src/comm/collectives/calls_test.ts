@@ -1,14 +1,15 @@
 import { assertEquals, assertRejects } from "@std/assert";
 import { onAllRanks, simulatedWorld } from "../_testing.ts";
-import { callingCommunicator, type CollectiveCall, perform } from "./calls.ts";
+import { callingCommunicator, type CollectiveCall, performer } from "./calls.ts";
 
 const world = 3, ranks = [0, 1, 2];
 
 Deno.test("every collective comes to the same by calls, of data in shared memory and elsewhere", async () => {
   const results = (posted: boolean, shared: boolean) =>
     onAllRanks(simulatedWorld(world), async (own, rank) => {
+      const perform = performer(own);
       const communicator = posted
-        ? callingCommunicator(rank, (call) => perform(own, structuredClone(call) as CollectiveCall))
+        ? callingCommunicator(rank, (call) => perform(structuredClone(call) as CollectiveCall))
         : own;
       const group = communicator.group("data", ranks);
       const make = (...values: number[]) =>
@@ -69,4 +70,19 @@ Deno.test("a call of a rank that is not of the group, or to no other place, is r
     RangeError,
     "not another",
   );
+});
+
+Deno.test("shared memory is handed over once, and then known by its number", async () => {
+  const calls: CollectiveCall[] = [];
+  const group = callingCommunicator(0, (call) => Promise.resolve(calls.push(call))).group("data", [0, 1]);
+  const first = new SharedArrayBuffer(16), second = new SharedArrayBuffer(16);
+  await assertRejects(async () => await group.send(0, new Uint8Array(second)), RangeError); // lends nothing
+  for (const buffer of [first, second, first]) await group.allReduce(new Float32Array(buffer, 4, 2));
+  await group.send(1, new Uint8Array(second));
+  assertEquals(calls.map((call) => "data" in call && [call.data.number, call.data.memory]), [
+    [0, first],
+    [1, second],
+    [0, undefined],
+    [1, undefined],
+  ]);
 });

@@ -93,6 +93,9 @@ interface Lane {
   sent: Promise<void>;
 }
 
+/** How finely patience is counted. */
+const turnsOfPatience = 8;
+
 /**
  * @example
  * ```ts
@@ -154,29 +157,36 @@ export function createCommunicator(transport: Transport, options: CommunicatorOp
     return { silent, someone: told.length > 0, report: `Rank ${rank} waits in ${what}: ${who}` };
   };
 
+  /** Collectives under way, and looking: what to do when so many turns of the one timer have passed. */
+  const watched = new Set<{ turns: number; look: () => void }>();
+  let ticking = false;
+  /** A collective that is over at once has no timer of its own: that would take longer than it does. */
+  const tick = () => {
+    if (watched.size === 0) return !(ticking = false);
+    for (const each of watched) if (--each.turns === 0) each.look();
+    return false;
+  };
+
   /** Looks after a collective for as long as it takes. */
   const watch = (lane: Lane, what: string, sequence: number, tellAfterMs: number) => {
-    let timer: ReturnType<typeof setTimeout> | undefined, over = false, told = false;
-    let seen = transport.bytesMoved(), movedAt = performance.now();
+    let told = false, seen = transport.bytesMoved(), movedAt = performance.now();
     const tellAt = performance.now() + tellAfterMs;
     const look = async () => {
       const { silent, someone, report } = await whoIsMissing(lane, what, sequence);
-      if (over) return;
+      if (!watched.has(own)) return;
       const now = transport.bytesMoved();
       if (now !== seen) [seen, movedAt] = [now, performance.now()];
       if (silent || performance.now() - movedAt >= timeoutMs) return transport.abort(report);
       const tell = someone && performance.now() >= tellAt;
       if (tell && !told) onLate?.(report);
       told ||= tell;
-      timer = setTimeout(look, patienceMs);
+      own.turns = turnsOfPatience;
     };
-    timer = setTimeout(look, patienceMs);
-    return {
-      [Symbol.dispose]() {
-        over = true;
-        clearTimeout(timer);
-      },
-    };
+    const own = { turns: turnsOfPatience, look };
+    watched.add(own);
+    if (!ticking) transport.every(patienceMs / turnsOfPatience, tick);
+    ticking = true;
+    return { [Symbol.dispose]: () => void watched.delete(own) };
   };
 
   interface Call {

@@ -62,6 +62,8 @@ export interface Transport {
   abort(reason: string): void;
   /** Aborted by this rank or another, or broken. */
   readonly aborted: Promise<CommunicationError>;
+  /** Calls again and again until all is closed; no longer after what returns true. */
+  every(ms: number, call: () => boolean): void;
   /** Says farewell and waits, up to `timeoutMs`, until the peers have too. */
   close(timeoutMs?: number): Promise<void>;
 }
@@ -78,6 +80,7 @@ export function createTransport(
   let failure: CommunicationError | undefined, closing = false, nextId = 0;
   const { promise: aborted, resolve: tellAborted } = Promise.withResolvers<CommunicationError>();
   const asked = new Map<number, (status: Answer) => void>(), left = new Map<number, () => void>();
+  const timers = new Set<ReturnType<typeof setInterval>>();
 
   const abort = (reason: string): void => {
     if (failure || closing) return;
@@ -156,9 +159,19 @@ export function createTransport(
     signs: (peer) => linkTo(peer).signs,
     abort,
     aborted,
+    every(ms, call) {
+      if (closing) return;
+      const timer = setInterval(() => {
+        if (!call()) return;
+        clearInterval(timer);
+        timers.delete(timer);
+      }, ms);
+      timers.add(timer);
+    },
     async close(timeoutMs = 2000) {
       if (closing) return;
       closing = true;
+      for (const timer of timers) clearInterval(timer);
       const { promise: late, resolve } = Promise.withResolvers<void>();
       const timer = setTimeout(resolve, timeoutMs);
       const ends = [...links.values()].map(({ ended }) => ended);

@@ -348,6 +348,7 @@ export function checkGradient(forward: Kernel, backward: Kernel, options: Gradie
     const source = operands[name] ?? name;
     const index = forwardIndex(source);
     if (index >= 0) view.set(forward.operands[index].access === "update" ? initial[index] : views[index]);
+    else if (inputs[source]) view.set(inputs[source]);
     else {
       const output = source.startsWith("d") ? forwardIndex(source.slice(1)) : -1;
       if (output < 0) throw new RangeError(`${backward.name} reads ${name}, which ${forward.name} does not have`);

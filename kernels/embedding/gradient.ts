@@ -1,219 +1,174 @@
 /**
- * The sum of gradients that flows back into a table: rows of dY by id. Tokens are sorted by id (`sort.ts`), so that each row
- * of dY is read once and each row of the table that is looked up is read and written once, wherever its tokens are.
+ * The sum of gradients that flows back into a table: rows of dY by id. The host has put the tokens of each id together
+ * (`groups.ts`), so each row of dY is read once and each row of the table that is looked up is read and written once, in
+ * one dispatch.
  *
- * A workgroup has a chunk of sorted tokens, whatever their ids, so texts that are a word's over and over take no longer than
- * others. The tokens of one id are summed in order by the workgroup in whose chunk the first one is; where they are many they
- * are cut at the chunks' ends, and a last pass adds the parts, in an order that only the ids decide.
+ * An invocation sums a column of a group in the order of its tokens. It takes several groups and asks for the first row
+ * of each, and for what is in the table, before it adds anything. Groups too long for that are summed by workgroups, whose
+ * rows of invocations take every so many tokens each; they come first, since they take longest. In software there is no
+ * such thing as too long: the processors are few, and a workgroup's memory is as slow as any.
  */
 import type { FloatType } from "../host.ts";
 import { type DeviceTraits, type Operand, type Pass, spread } from "../kernel.ts";
 import { vectorPrelude } from "../norm/rows.ts";
 import { storage } from "../storage.ts";
-import { mostPairwise, sortPasses, sortScratch, type SortSizes } from "./sort.ts";
+import { groupsLength, longGroup } from "./groups.ts";
 
-export interface GradientSizes extends SortSizes {
+export interface GradientSizes {
+  readonly tokens: number;
+  /** Rows of the table. */
+  readonly vocabulary: number;
   readonly columns: number;
+  /** Id of the table's first row. */
+  readonly firstRow: number;
   readonly type: FloatType;
 }
 
-/** What decides how quick it is; `chunk` decides the order of sums too, so it depends on the sizes alone. */
+/** What decides how quick it is. Sums are others with other `lanes`, `across` and `hugeAcross`. */
 export interface GradientForm {
-  /** Sorted tokens of a workgroup, even; ids that occur more often may be cut. */
-  readonly chunk: number;
+  /** Groups of an invocation. */
+  readonly each: number;
   /** Rows of dY that an invocation asks for at once. */
   readonly ahead: number;
-  /** Most invocations of a workgroup. */
+  /** Invocations of a workgroup; a power of two. */
   readonly lanes: number;
-  /** Most tokens that are sorted by looking at all pairs. */
-  readonly pairwise: number;
+  /** Workgroups at most that take long groups, by turns; none: all groups are alike. */
+  readonly longs: number;
+  /** Vectors of columns of a long group, and of a huge one, that a workgroup has; powers of two. */
+  readonly across: number;
+  readonly hugeAcross: number;
 }
 
-export const gradientForm = (_sizes: GradientSizes): GradientForm => ({
-  chunk: 32,
-  ahead: 8,
+export const gradientForm = ({ software }: Pick<DeviceTraits, "software">): GradientForm => ({
+  each: software ? 1 : 4,
+  ahead: software ? 1 : 4,
   lanes: 256,
-  pairwise: mostPairwise,
+  longs: software ? 0 : 1024,
+  across: 8,
+  hugeAcross: 2,
 });
 
-export function gradientOperands(sizes: GradientSizes, { chunk, pairwise } = gradientForm(sizes)): readonly Operand[] {
-  const { tokens, vocabulary, columns, type } = sizes;
-  return [
-    { name: "ids", type: "u32", length: tokens, access: "read" },
-    { name: "dY", type, length: tokens * columns, access: "read" },
-    { name: "dTable", type: "f32", length: vocabulary * columns, access: "update" },
-    { name: "sorted", type: "u32", length: 2 * tokens, access: "scratch" },
-    // Of each chunk: what goes on from before, and what goes on behind.
-    { name: "parts", type: "f32", length: 2 * Math.ceil(tokens / chunk) * columns, access: "scratch" },
-    ...sortScratch(sizes, pairwise),
-  ];
-}
+export const gradientOperands = ({ tokens, vocabulary, columns, type }: GradientSizes): readonly Operand[] => [
+  { name: "groups", type: "u32", length: groupsLength(tokens), access: "read" },
+  { name: "dY", type, length: tokens * columns, access: "read" },
+  { name: "dTable", type: "f32", length: vocabulary * columns, access: "update" },
+];
+
+const upTo = (count: number) => Array.from({ length: count }, (_, k) => k);
 
 export function gradientPasses(
   traits: DeviceTraits,
   sizes: GradientSizes,
-  form: GradientForm = gradientForm(sizes),
+  form: GradientForm = gradientForm(traits),
 ): readonly Pass[] {
-  const operands = gradientOperands(sizes, form);
-  return [
-    ...sortPasses(traits, sizes, [0, 3, ...operands.keys().drop(5)], form.pairwise),
-    chunkPass(traits, sizes, form, operands),
-    ...(sizes.tokens > form.chunk ? [partPass(traits, sizes, form, operands)] : []),
-  ];
-}
-
-const reading = (operand: Operand): Operand => ({ ...operand, access: "read" });
-const layOut = ({ columns }: GradientSizes) => {
-  const width = columns % 4 === 0 ? 4 : 1;
-  return { width, vectors: columns / width } as const;
-};
-
-/** Sums within chunks: into the table where they are whole, else into parts. */
-function chunkPass(
-  traits: DeviceTraits,
-  sizes: GradientSizes,
-  { chunk, ...form }: GradientForm,
-  operands: readonly Operand[],
-): Pass {
-  const { tokens, vocabulary } = sizes, { width, vectors } = layOut(sizes), half = chunk / 2;
-  const ahead = traits.software ? 1 : form.ahead, unit = traits.software ? 8 : 32;
-  const slices = Math.ceil(vectors / form.lanes), lanes = Math.ceil(vectors / slices / unit) * unit;
-  const chunks = Math.ceil(tokens / chunk), [x, y] = spread(chunks);
-  const [, dY, dTable, sorted, parts] = operands as [Operand, Operand, Operand, Operand, Operand];
+  const { tokens, vocabulary, columns, firstRow } = sizes, { each, ahead, lanes, across, hugeAcross } = form;
+  const width = columns % 4 === 0 ? 4 : 1, vectors = columns / width;
   const { directives, bindings, load, bound } = storage(
     traits,
-    [dY, dTable, reading(sorted), parts],
-    { dY: "V", dTable: "V", parts: "V" },
+    gradientOperands(sizes),
+    { dY: "V", dTable: "V" },
     width,
     ["dY"],
   );
-  const upTo = Array.from({ length: ahead }, (_, k) => k);
+  const slices = Math.ceil(vectors / across), hugeSlices = Math.ceil(vectors / hugeAcross);
+  const longs = Math.min(form.longs, Math.floor(tokens / (longGroup + 1)) * hugeSlices);
+  const slots = Math.ceil(tokens / each), [x, y] = spread(longs + Math.ceil(slots * vectors / lanes));
+  /** Adds the rows of tokens `at`, `at + step`… up to `end`, as many as are asked for at once. */
+  const add = (step: string) =>
+    upTo(ahead).map((k) => {
+      const place = k === 0 ? "at" : `at + ${k}u * ${step}`;
+      const read = `{ let row = tokenAt(${place}) * ${vectors}u + c; term${k} = ${load("dY", "row")}; }`;
+      return `var term${k} = V(); ${k === 0 ? read : `if (${place} < end) ${read}`}`;
+    }).join("\n      ") + `
+      ${
+      upTo(ahead).map((k) => k === 0 ? "sum += term0;" : `if (at + ${k}u * ${step} < end) { sum += term${k}; }`).join(
+        " ",
+      )
+    }`;
+
   const code = `${directives}${vectorPrelude(width)}
 ${bindings}
-const none = 0xffffffffu;
-var<workgroup> ids: array<u32, ${2 * chunk + 1}>; // from half a chunk before to half a chunk behind
-var<workgroup> rows: array<u32, ${chunk + half}>;
+const tokens = ${tokens}u;
+fn tokenAt(place: u32) -> u32 { return min(groups[3u + min(place, tokens - 1u)], tokens - 1u); }
+fn rowOf(group: u32) -> u32 { return groups[3u + tokens + group]${firstRow === 0 ? "" : ` - ${firstRow}u`}; }
+fn beginOf(group: u32) -> u32 { return min(groups[3u + 2u * tokens + group], tokens); }
+${longs > 0 ? longText() : ""}
 @compute @workgroup_size(${lanes})
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) local: u32) {
   let own = group.y * ${x}u + group.x;
-  if (own >= ${chunks}u) { return; }
-  let start = own * ${chunk}u;
-  for (var i = local; i < ${2 * chunk + 1}u; i += ${lanes}u) {
-    let at = start + i - ${half}u; // before all it is huge
-    ids[i] = select(none, sorted[min(at, ${tokens - 1}u)], at < ${tokens}u);
-    if (i >= ${half}u && i < ${2 * chunk}u) { rows[i - ${half}u] = sorted[${tokens}u + min(at, ${tokens - 1}u)]; }
+  let long = ${form.longs > 0 ? "min(groups[1], tokens)" : "0u"};
+  ${longs > 0 ? `if (own < ${longs}u) { sumLong(own, local, long); return; }` : ""}
+  let i = (own - ${longs}u) * ${lanes}u + local;
+  let slot = i / ${vectors}u;
+  let c = i % ${vectors}u;
+  if (slot >= ${slots}u) { return; }
+  let count = min(groups[2], tokens);
+  ${
+    upTo(each).map((k) => `
+  let group${k} = long + slot + ${k * slots}u;
+  let place${k} = min(group${k}, tokens - 1u);
+  let row${k} = rowOf(place${k});
+  let begin${k} = beginOf(place${k});
+  let end${k} = beginOf(place${k} + 1u);
+  let first${k} = tokenAt(begin${k}) * ${vectors}u + c;
+  let here${k} = group${k} < count && row${k} < ${vocabulary}u;`).join("")
   }
-  workgroupBarrier();
-  let c = group.z * ${lanes}u + local;
-  if (c >= ${vectors}u) { return; }
-  var begin = 0u;
-  let first = ids[${half}u];
-  let goesOn = ids[${half - 1}u] == first;
-  // A sum is cut where half a chunk more of its id is on either side; else the workgroup where it begins ends it.
-  var cut = goesOn && (ids[0] == first || ids[${chunk}u] == first);
-  if (goesOn && !cut) { while (ids[${half}u + begin] == first) { begin += 1u; } }
-  var end = min(${chunk}u, ${tokens}u - start);
-  let last = ids[${half - 1}u + end];
-  let endless = end == ${chunk}u && ids[${half + chunk}u] == last;
-  let cutBehind = endless && (ids[${chunk}u] == last || ids[${2 * chunk}u] == last);
-  if (endless && !cutBehind) { while (ids[${half}u + end] == last) { end += 1u; } }
-  if (begin >= end) { return; }
-  var id = ids[${half}u + begin];
-  var sum = V();
-  for (var at = begin; at < end; at += ${ahead}u) {
-    ${
-    upTo.map((k) => {
-      const place = k === 0 ? "at" : `min(at + ${k}u, end - 1u)`;
-      return `let row${k} = rows[${place}] * ${vectors}u + c; let term${k} = ${load("dY", `row${k}`)};`;
-    }).join("\n    ")
+  ${
+    upTo(each).map((k) => `
+  var old${k} = V();
+  var sum${k} = V();
+  if (here${k}) { old${k} = dTable[row${k} * ${vectors}u + c]; sum${k} = ${load("dY", `first${k}`)}; }`).join("")
   }
-    ${
-    upTo.map((k) => {
-      const guarded = k === 0 ? "" : `if (at + ${k}u < end) `;
-      return `${guarded}{ let next = ids[${half}u + at + ${k}u]; if (next != id) {
-      if (cut) { parts[own * ${
-        2 * vectors
-      }u + c] = sum; } else if (id < ${vocabulary}u) { dTable[id * ${vectors}u + c] += sum; }
-      id = next; sum = V(); cut = false; } sum += term${k}; }`;
-    }).join("\n    ")
-  }
-  }
-  if (cut || cutBehind) { parts[(own * 2u + select(1u, 0u, cut)) * ${vectors}u + c] = sum; }
-  else if (id < ${vocabulary}u) { dTable[id * ${vectors}u + c] += sum; }
-}
-`;
-  const { operands: bindingsOf, images } = bound([1, 2, 3, 4]);
-  return {
-    code,
-    workgroups: [x, y, slices],
-    operands: bindingsOf,
-    ...(images && { images }),
-  };
-}
-
-/** Parts to sums: the workgroup of the chunk in which one begins. Lanes have every fourth part each. */
-function partPass(
-  traits: DeviceTraits,
-  sizes: GradientSizes,
-  { chunk }: GradientForm,
-  operands: readonly Operand[],
-): Pass {
-  const { tokens, vocabulary } = sizes, { width, vectors } = layOut(sizes), half = chunk / 2;
-  const lanes = 4, across = 64, size = lanes * across, ahead = traits.software ? 1 : 8;
-  const chunks = Math.ceil(tokens / chunk), [x, y] = spread(chunks);
-  const [, , dTable, sorted, parts] = operands as [Operand, Operand, Operand, Operand, Operand];
-  const { bindings, bound } = storage(
-    traits,
-    [dTable, reading(sorted), reading(parts)],
-    { dTable: "V", parts: "V" },
-    width,
-  );
-  const upTo = Array.from({ length: ahead }, (_, k) => k);
-  const code = `${vectorPrelude(width)}
-${bindings}
-var<workgroup> further: atomic<u32>;
-var<workgroup> sums: array<V, ${size}>;
-@compute @workgroup_size(${size})
-fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) local: u32) {
-  let own = group.y * ${x}u + group.x;
-  let end = (own + 1u) * ${chunk}u;
-  if (end >= ${tokens}u) { return; }
-  let id = sorted[end];
-  if (id >= ${vocabulary}u || sorted[end - 1u] != id) { return; }
-  if (own > 0u && sorted[end - ${chunk + 1}u] == id) { return; } // it begins before
-  if (sorted[end - ${half}u] != id && (end + ${half}u >= ${tokens}u || sorted[min(end + ${half}u, ${
-    tokens - 1
-  }u)] != id)) { return; }
-  for (var part = own + 1u + local; part < ${chunks}u; part += ${size}u) {
-    if (sorted[part * ${chunk}u] != id) { break; }
-    atomicAdd(&further, 1u);
-  }
-  workgroupBarrier();
-  let behind = own + 1u + atomicLoad(&further);
-  let lane = local / ${across}u;
-  let c = group.z * ${across}u + local % ${across}u;
-  var sum = V();
-  if (c < ${vectors}u) {
-    for (var part = own + 1u + lane; part < behind; part += ${lanes * ahead}u) {
-      ${
-    upTo.map((k) => {
-      const place = k === 0 ? "part" : `min(part + ${k * lanes}u, behind - 1u)`;
-      return `let term${k} = parts[${place} * ${2 * vectors}u + c];`;
-    }).join("\n      ")
-  }
-      ${
-    upTo.map((k) => k === 0 ? "sum += term0;" : `if (part + ${k * lanes}u < behind) { sum += term${k}; }`).join(" ")
-  }
+  ${
+    upTo(each).map((k) => `
+  if (here${k}) {
+    let end = end${k};
+    var sum = sum${k};
+    for (var at = begin${k} + 1u; at < end; at += ${ahead}u) {
+      ${add("1u")}
     }
+    dTable[row${k} * ${vectors}u + c] = old${k} + sum;
+  }`).join("")
   }
-  sums[local] = sum;
-  workgroupBarrier();
-  if (lane > 0u || c >= ${vectors}u) { return; }
-  sum = parts[(own * 2u + 1u) * ${vectors}u + c];
-  ${Array.from({ length: lanes }, (_, k) => `sum += sums[local + ${k * across}u];`).join(" ")}
-  dTable[id * ${vectors}u + c] += sum;
 }
 `;
-  const { operands: bindingsOf } = bound([2, 3, 4]);
-  return { code, workgroups: [x, y, Math.ceil(vectors / across)], operands: bindingsOf };
+  return [{ code, workgroups: [x, y, 1], ...bound([0, 1, 2]) }];
+
+  function longText(): string {
+    return `
+var<workgroup> shares: array<V, ${lanes}>;
+fn sumLong(own: u32, local: u32, long: u32) {
+  let huge = min(groups[0], long);
+  let hugeItems = huge * ${hugeSlices}u;
+  let items = hugeItems + (long - huge) * ${slices}u;
+  for (var item = own; item < items; item += ${longs}u) {
+    let isHuge = item < hugeItems;
+    let part = select(item - hugeItems, item, isHuge);
+    let slices = select(${slices}u, ${hugeSlices}u, isHuge);
+    let across = select(${across}u, ${hugeAcross}u, isHuge);
+    let down = select(${lanes / across}u, ${lanes / hugeAcross}u, isHuge);
+    let group = select(huge, 0u, isHuge) + part / slices;
+    let row = rowOf(group);
+    let column = part % slices * across + local % across;
+    let c = min(column, ${vectors - 1}u);
+    let begin = beginOf(group);
+    let end = select(begin, beginOf(group + 1u), row < ${vocabulary}u);
+    let writes = local < across && column < ${vectors}u && row < ${vocabulary}u;
+    var old = V();
+    if (writes) { old = dTable[row * ${vectors}u + c]; }
+    var sum = V();
+    for (var at = begin + local / across; at < end; at += ${ahead}u * down) {
+      ${add("down")}
+    }
+    shares[local] = sum;
+    workgroupBarrier();
+    for (var half = ${lanes / 2}u; half >= across; half /= 2u) {
+      if (local < half) { shares[local] += shares[local + half]; }
+      workgroupBarrier();
+    }
+    if (writes) { dTable[row * ${vectors}u + c] = old + shares[local]; }
+    workgroupBarrier();
+  }
+}`;
+  }
 }

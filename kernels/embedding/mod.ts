@@ -4,7 +4,10 @@ import { elementBytes, type Kernel, type Operand } from "../kernel.ts";
 import { itemText, requireSizes, vectorPrelude } from "../norm/rows.ts";
 import { storage, type Stored } from "../storage.ts";
 import { gradientOperands, gradientPasses } from "./gradient.ts";
+import { groupsLength } from "./groups.ts";
 import * as reference from "./reference.ts";
+
+export { groupedTokens, groupsLength, groupTokens } from "./groups.ts";
 
 export interface EmbeddingSizes extends Stored {
   readonly tokens: number;
@@ -73,13 +76,23 @@ ${open}
  * Gradient of {@linkcode embeddingForward} with respect to the table: `dTable[ids[t]] += dY[t]` for every token. Only
  * rows that were looked up are touched; ids that are not in the table are passed over.
  *
- * Operands: ids u32 `[tokens]`, dY `[tokens, columns]` → dTable `f32` `[vocabulary, columns]`, added to; then
- * scratch.
+ * Operands: groups u32, the tokens by id as {@linkcode groupTokens} puts them together, dY `[tokens, columns]` → dTable
+ * `f32` `[vocabulary, columns]`, added to.
  *
- * Sums repeat bit for bit and are the same on every device: those of one id in token order, and where an id occurs often,
- * sums of parts (`gradient.ts`). The work grows with the tokens, however they are spread over ids.
+ * Sums repeat bit for bit: those of one id in token order, and where an id occurs often, on a GPU, sums of every so many of
+ * its tokens (`gradient.ts`). The work grows with the tokens, however they are spread over ids.
  *
  * @throws {RangeError} when a size is not a positive whole number
+ *
+ * @example
+ * ```ts
+ * import { embeddingGradient, groupTokens } from "./mod.ts";
+ * const dTable = new Float32Array([0, 1, 0]);
+ * embeddingGradient({ tokens: 2, vocabulary: 3, columns: 1 }).reference([
+ *   groupTokens(new Uint32Array([1, 1])), new Float32Array([7, 8]), dTable,
+ * ]);
+ * console.assert(dTable.join() === "0,16,0");
+ * ```
  */
 export function embeddingGradient(
   { tokens, vocabulary, columns, firstRow = 0, type = "f32" }: EmbeddingSizes,
@@ -92,7 +105,8 @@ export function embeddingGradient(
     // As if every token had an id of its own.
     cost: {
       flops: tokens * columns,
-      bytes: 4 * tokens + (elementBytes[type] * tokens + 8 * Math.min(tokens, vocabulary)) * columns,
+      bytes: 4 * groupsLength(tokens) +
+        (elementBytes[type] * tokens + 8 * Math.min(tokens, vocabulary)) * columns,
     },
     reference: (views) => reference.embeddingGradient(sizes, views),
     passes: (traits) => gradientPasses(traits, sizes),

@@ -21,18 +21,21 @@ export function embeddingForward(
   }
 }
 
-/** ids, dY → dTable, added to. */
+/** groups, dY → dTable, added to. Groups say where to look, not how to sum. */
 export function embeddingGradient(
   { tokens, vocabulary, columns, firstRow = 0 }: Sizes,
-  [ids, dY, dTable]: readonly HostArray[],
+  [groups, dY, dTable]: readonly HostArray[],
 ): void {
-  const sums = new Map<number, Float64Array>();
-  for (let token = 0; token < tokens; token++) {
-    const id = ids[token] - firstRow;
-    if (id < 0 || id >= vocabulary) continue;
-    let sum = sums.get(id);
-    if (!sum) sums.set(id, sum = new Float64Array(columns));
-    for (let c = 0; c < columns; c++) sum[c] += dY[token * columns + c];
+  const count = Math.min(groups[2], tokens), sum = new Float64Array(columns);
+  for (let group = 0; group < count; group++) {
+    const row = groups[3 + tokens + group] - firstRow;
+    if (row < 0 || row >= vocabulary) continue;
+    const begin = groups[3 + 2 * tokens + group], end = Math.min(groups[4 + 2 * tokens + group], tokens);
+    sum.fill(0);
+    for (let place = begin; place < end; place++) {
+      const token = groups[3 + place];
+      for (let c = 0; c < columns; c++) sum[c] += dY[token * columns + c];
+    }
+    for (let c = 0; c < columns; c++) dTable[row * columns + c] += sum[c];
   }
-  for (const [id, sum] of sums) for (let c = 0; c < columns; c++) dTable[id * columns + c] += sum[c];
 }

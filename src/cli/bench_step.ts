@@ -65,11 +65,9 @@ async function splitStep(trainer: Trainer, loader: TrainLoader, wait: () => Prom
   await timed("optimizer", () => (program.zeroGradients(), wait()));
   for (const { segment, microBatch: index, frame } of gradientAccumulation(microBatches.length)) {
     await timed(segment, async () => {
-      if (segment === "forward") {
-        const microBatch = microBatches[index]!, labels = Math.max(1, countLabels(microBatch.labels));
-        const lossWeight = 1 / (labels * microBatches.length);
-        feed(model, "forward 0", microBatch, { lossWeight, step: trainer.stepCount, microBatch: index, frame });
-      }
+      const microBatch = microBatches[index]!, labels = Math.max(1, countLabels(microBatch.labels));
+      const lossWeight = 1 / (labels * microBatches.length);
+      feed(model, `${segment} 0`, microBatch, { lossWeight, step: trainer.stepCount, microBatch: index, frame });
       await drive(program.run(`${segment} 0`, frame));
       if (segment === "forward") program.keepOutputs(index, frame);
       return await wait();

@@ -1,4 +1,5 @@
 /** What the tests of this folder share: a small network that uses every operator, and programs of traced graphs. */
+import { groupTokens } from "../../kernels/embedding/mod.ts";
 import type { Backend } from "../backend/backend.ts";
 import { differentiate } from "./differentiate.ts";
 import { f32, Graph, type Initialization, type Tensor } from "./graph.ts";
@@ -9,6 +10,7 @@ import {
   dropout,
   embedding,
   gate,
+  groupedInput,
   layerNorm,
   linear,
   type LossOutputs,
@@ -17,7 +19,7 @@ import {
   rowNormalize,
   scale,
 } from "./operators.ts";
-import { type Plan, plan } from "./plan.ts";
+import { type Plan, plan, type SegmentName } from "./plan.ts";
 import { drive, Program, settle } from "./program.ts";
 
 const init: Initialization = { kind: "normal", std: 0.5 };
@@ -111,6 +113,13 @@ export function planOf(trace: Trace, backend: Backend, { recompute = false, bind
   });
 }
 
+/** Fills what a backward pass wants of the tokens by id. */
+export function feedGroups(program: Program, segment: SegmentName, ids: Uint32Array): void {
+  for (const name of program.plan.segments[segment].inputs.keys()) {
+    if (groupedInput(name) === "ids") program.upload(segment, name, groupTokens(ids));
+  }
+}
+
 /** A program on `backend` with parameters drawn and one micro-batch of two segments in place. */
 export async function make(
   trace: Trace,
@@ -136,7 +145,10 @@ export async function make(
     program.zeroGradients();
     await drive(program.run("forward 0"));
     program.keepOutputs(0);
-    if (backward) await drive(program.run("backward 0"));
+    if (backward) {
+      feedGroups(program, "backward 0", inputs.ids);
+      await drive(program.run("backward 0"));
+    }
     const [bytes] = await settle(backend.read([program.outputRange("loss", 0)]));
     return new Float32Array(bytes.buffer).reduce((sum, loss) => sum + loss, 0);
   };

@@ -1,6 +1,6 @@
 import { assert, assertAlmostEquals, assertEquals, assertThrows } from "@std/assert";
 import { openBackend } from "../backend/open.ts";
-import { gradientsOf, make, network, type NetworkOptions, numbers } from "./_testing.ts";
+import { feedGroups, gradientsOf, make, network, type NetworkOptions, numbers } from "./_testing.ts";
 import { chunkOf, cut, type LayerSpan } from "./cut.ts";
 import { Graph } from "./graph.ts";
 import { plan as planProgram, type SegmentName } from "./plan.ts";
@@ -45,7 +45,7 @@ for (const head of ["tied", "own"] as const) {
       program.zeroGradients();
 
       const expected = await whole.lossAndGradients();
-      const inputs = await inputsOf(whole.program);
+      const inputs = await inputsOf(whole.program), ids = new Uint32Array(inputs.get("ids")!.slice().buffer);
       const hand = async (from: SegmentName, to: SegmentName) => {
         const names = [...plan.segments[from].passed.keys()];
         const read = await settle(backend.read(names.map((name) => program.resultRange(from, name))));
@@ -67,6 +67,7 @@ for (const head of ["tied", "own"] as const) {
       const first = split ? "backward input" : "backward";
       for (const chunk of [...chunks.keys()].reverse()) {
         if (chunk < chunks.length - 1) await hand(`${first} ${chunk + 1}`, `${first} ${chunk}`);
+        feedGroups(program, `${first} ${chunk}`, ids);
         await drive(program.run(`${first} ${chunk}`));
       }
       // Put off as far as can be: nothing that weights need may be gone.

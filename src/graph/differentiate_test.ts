@@ -1,10 +1,10 @@
 import { assert, assertAlmostEquals, assertEquals, assertLess, assertThrows } from "@std/assert";
 import { backendNames, openBackend } from "../backend/open.ts";
-import { gradientsOf, make, network, numbers } from "./_testing.ts";
+import { feedGroups, gradientsOf, make, network, numbers } from "./_testing.ts";
 import { differentiate } from "./differentiate.ts";
 import { f32, Graph } from "./graph.ts";
-import { drive } from "./program.ts";
-import { add, crossEntropy, linear } from "./operators.ts";
+import { drive, settle } from "./program.ts";
+import { add, crossEntropy, embedding, linear } from "./operators.ts";
 
 const dot = (a: Float32Array, b: Float32Array) => a.reduce((sum, value, i) => sum + value * b[i], 0);
 
@@ -63,6 +63,8 @@ Deno.test("differentiate() lets gradients of a micro-batch add to those of the o
   await made.lossAndGradients();
   const once = await gradientsOf(made);
   await drive(made.program.run("forward 0"));
+  const [ids] = await settle(backend.read([made.program.inputRange("forward 0", "ids")]));
+  feedGroups(made.program, "backward 0", new Uint32Array(ids!.buffer));
   await drive(made.program.run("backward 0"));
   for (const [name, gradient] of await gradientsOf(made)) {
     gradient.forEach((value, i) => assertAlmostEquals(value, 2 * once.get(name)![i], 1e-5, name));
@@ -84,6 +86,17 @@ Deno.test("differentiate() refuses a graph without a loss, and a parameter that 
   const labels = graph.input("labels", { shape: [2], type: "i32" });
   crossEntropy({ logits: linear(x, w), labels, weight: graph.input("weight", f32(1)) }, { labelSmoothing: 0 });
   assertThrows(() => differentiate(graph), TypeError, "no gradient reaches parameter unused");
+});
+
+Deno.test("differentiate() refuses an embedding whose ids the host does not have", () => {
+  const graph = new Graph(), table = graph.parameter("table", [4, 3], { kind: "constant", value: 1 });
+  const labels = graph.input("labels", { shape: [2], type: "i32" }), weight = graph.input("weight", f32(1));
+  const { correct } = crossEntropy({ logits: linear(graph.input("x", f32(2, 3)), table), labels, weight }, {
+    labelSmoothing: 0,
+  });
+  const again = linear(embedding(correct, table, { gradientScale: 1 }), table);
+  crossEntropy({ logits: again, labels, weight }, { labelSmoothing: 0 });
+  assertThrows(() => differentiate(graph), TypeError, "by ids that the model makes itself");
 });
 
 Deno.test("Graph refuses shapes that do not fit, when traced", () => {

@@ -20,7 +20,7 @@ import {
   crossEntropyStatistics,
   statisticsPerRow,
 } from "../../kernels/cross_entropy/mod.ts";
-import { embeddingForward, embeddingGradient } from "../../kernels/embedding/mod.ts";
+import { embeddingForward, embeddingGradient, groupsLength } from "../../kernels/embedding/mod.ts";
 import { type Activation, gateBackward, gateForward } from "../../kernels/gate/mod.ts";
 import { matmul as matmulKernel } from "../../kernels/matmul/mod.ts";
 import {
@@ -485,9 +485,22 @@ export interface EmbeddingAttributes {
   /** Id of the table's first row, where the table is a part of the whole: other ids give zeros. @default {0} */
   readonly firstRow?: number;
 }
-const embeddingSizes = (ids: TensorType, table: TensorType, firstRow = 0) => {
-  const [vocabulary, columns] = table.shape as [number, number];
-  return { tokens: elementCount(ids.shape), vocabulary, columns, firstRow };
+/** An input that the host fills with the tokens of another one by its ids (`groupTokens`), for the backward pass. */
+const groupsName = (ids: string): string => `${ids} groups`;
+/** The input whose tokens an input is to be filled with by id; `undefined` of all others. */
+export const groupedInput = (name: string): string | undefined => /^(.+) groups$/.exec(name)?.[1];
+function groupsOf({ graph, kind, name, shape }: Tensor): Tensor {
+  if (kind !== "input") {
+    throw new TypeError(
+      "Cannot differentiate an embedding by ids that the model makes itself; those of an input would work",
+    );
+  }
+  const known = graph.inputs.get(groupsName(name));
+  return known ?? graph.input(groupsName(name), { shape: [groupsLength(elementCount(shape))], type: "u32" });
+}
+const embeddingSizes = (y: TensorType, table: TensorType, firstRow = 0) => {
+  const [tokens] = y.shape as [number], [vocabulary, columns] = table.shape as [number, number];
+  return { tokens, vocabulary, columns, firstRow };
 };
 export const embeddingOperator: Operator<EmbeddingAttributes> = {
   name: "embedding",
@@ -496,18 +509,17 @@ export const embeddingOperator: Operator<EmbeddingAttributes> = {
     if (!dY) return [];
     const { gradientScale, firstRow = 0 } = node.attributes as EmbeddingAttributes;
     const scaled = gradientScale === 1 ? dY : scale(dY, gradientScale);
-    const [ids, table] = node.inputs as [Tensor, Tensor], { graph } = dY;
+    const [ids, table] = node.inputs as [Tensor, Tensor], { graph } = dY, inputs = [groupsOf(ids), scaled];
     if (table.kind === "parameter") {
-      const [dTable] = graph.apply(embeddingTableGradient, [ids, scaled], { shape: table.shape, firstRow });
-      return [undefined, dTable];
+      return [undefined, graph.apply(embeddingTableGradient, inputs, { shape: table.shape, firstRow })[0]];
     }
     const [zeros] = graph.apply(fillOperator, [], { shape: table.shape, value: 0 });
-    return [undefined, graph.apply(addEmbeddingGradient, [zeros!, ids, scaled], { firstRow })[0]];
+    return [undefined, graph.apply(addEmbeddingGradient, [zeros!, ...inputs], { firstRow })[0]];
   },
   lower(node) {
-    const [ids, table] = node.inputs as [Tensor, Tensor];
-    const types = { type: storedAs(node.outputs[0]!), tableType: storedAs(table) };
-    return bindAll(embeddingForward({ ...embeddingSizes(ids, table, node.attributes.firstRow), ...types }), node);
+    const [, table] = node.inputs as [Tensor, Tensor], [y] = node.outputs as [Tensor];
+    const types = { type: storedAs(y), tableType: storedAs(table) };
+    return bindAll(embeddingForward({ ...embeddingSizes(y, table, node.attributes.firstRow), ...types }), node);
   },
 };
 /** Only adds (`embeddingGradient` touches no row that was not looked up): straight into a parameter's accumulator. */
@@ -517,8 +529,8 @@ const embeddingTableGradient: Operator<{ shape: readonly number[]; firstRow?: nu
   infer: (_inputs, { shape }) => [f32(...shape)],
   lower(node) {
     if (!accumulate(node)) throw new TypeError("This gradient of an embedding must flow straight into a parameter");
-    const [ids, dY] = node.inputs as [Tensor, Tensor];
-    const sizes = embeddingSizes(ids, node.outputs[0]!, node.attributes.firstRow);
+    const [, dY] = node.inputs as [Tensor, Tensor];
+    const sizes = embeddingSizes(dY, node.outputs[0]!, node.attributes.firstRow);
     return bindAll(embeddingGradient({ ...sizes, type: storedAs(dY) }), node);
   },
 };
@@ -528,9 +540,9 @@ const addEmbeddingGradient: Operator<{ firstRow?: number }> = {
   inPlace: 0,
   infer: ([zeros]) => [f32(...zeros!.shape)],
   lower(node) {
-    const [, ids, dY] = node.inputs as [Tensor, Tensor, Tensor], [dTable] = node.outputs as [Tensor];
-    const sizes = { ...embeddingSizes(ids, dTable, node.attributes.firstRow), type: storedAs(dY) };
-    return bind(embeddingGradient(sizes), [ids, dY, dTable]);
+    const [, groups, dY] = node.inputs as [Tensor, Tensor, Tensor], [dTable] = node.outputs as [Tensor];
+    const sizes = { ...embeddingSizes(dY, dTable, node.attributes.firstRow), type: storedAs(dY) };
+    return bind(embeddingGradient(sizes), [groups, dY, dTable]);
   },
 };
 const fillOperator: Operator<{ shape: readonly number[]; value: number }> = {

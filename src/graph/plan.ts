@@ -353,7 +353,11 @@ export function plan({ chunks, limits }: PlanOptions): Plan {
     // Training: the frame holds the inputs, what the host reads, and what the backward pass reads.
     const frame = new SlotPool("frame");
     frames.push(frame);
-    const inputs = placesFor([...training.graph.inputs.values()].filter((input) => !training.given.has(input)), frame);
+    const late = new Set(training.given), readForward = new Set(forwardNodes.flatMap(({ inputs }) => inputs));
+    for (const input of backwardNodes.flatMap(({ inputs }) => inputs)) {
+      if (input.kind === "input" && !readForward.has(input)) late.add(input);
+    }
+    const inputs = placesFor([...training.graph.inputs.values()].filter((input) => !late.has(input)), frame);
     const made = new Set(forwardNodes.flatMap((node) => node.outputs));
     const saved = new Set(
       [...backwardNodes.flatMap((node) => node.inputs), ...wanted.values()].filter((tensor) => made.has(tensor)),
@@ -381,7 +385,7 @@ export function plan({ chunks, limits }: PlanOptions): Plan {
       if (place.space === "frame" && !saved.has(tensor) && !passesThrough && !readAtTheEnd) frame.give(place.slot);
     }
     // Where the pass is cut in two, what both halves read lives in the frame until the second is done.
-    const given = placesFor(training.given, split ? frame : workspace);
+    const given = placesFor(late, split ? frame : workspace);
     given.forEach((place, input) => places.set(input, place));
     const keptGradients = new Set(wanted.values()), results = Object.values(outputs);
     const half = (name: SegmentName, nodes: readonly Node[], later: readonly Node[], between: ReadonlySet<Tensor>) =>

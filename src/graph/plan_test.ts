@@ -132,6 +132,15 @@ Deno.test("Program frees everything when it cannot be made whole", async () => {
   assertEquals(small.allocatedBytes, 0);
 });
 
+Deno.test("plan() has what the backward pass alone reads filled before that pass, outside of the frames", () => {
+  using backend = openNullBackend();
+  const { segments } = planOf((graph) => network(graph, { tokens: 500 }), backend);
+  assertEquals(segments["forward 0"].inputs.has("ids groups"), false);
+  assertEquals([...segments["backward 0"].inputs.keys()], ["ids groups"]);
+  const { space, bytes } = segments["backward 0"].inputs.get("ids groups")!;
+  assertEquals([space, bytes], ["workspace", 4 * (3 * 500 + 4)]);
+});
+
 Deno.test("Program refuses data of another size and names it does not know", async () => {
   using backend = openNullBackend();
   using program = await Program.create(backend, planOf((graph) => network(graph), backend), { microBatches: 2 });

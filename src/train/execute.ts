@@ -15,7 +15,7 @@ export interface ExecuteOptions {
   readonly pipeline: Group;
   /** Forward passes of the evaluation, without dropout and with nothing kept. @default {false} */
   readonly evaluating?: boolean;
-  /** Fills the inputs of a forward pass that come with the data. */
+  /** Fills the inputs of a pass that come with the data: of a forward pass, and of a backward pass before its weights' half. */
   feed(name: SegmentName, run: Run): void;
   /** Before a pass is queued. */
   began?(name: SegmentName, run: Run): void;
@@ -144,7 +144,10 @@ export class Executor {
         frames.set(`${chunk} ${microBatch}`, frame);
         options.feed(name, step);
         deliver(name, { carries: "activation", chunk, microBatch }, evaluating ? 0 : frame);
-      } else if (segment !== "backward weight") deliver(name, { carries: "gradient", chunk, microBatch }, frame);
+      } else if (segment !== "backward weight") {
+        options.feed(name, step);
+        deliver(name, { carries: "gradient", chunk, microBatch }, frame);
+      }
       options.began?.(name, step);
       yield* program.run(name, evaluating ? 0 : frame, options.atCuts?.(name, step));
       options.ended?.(name, step);

@@ -1,7 +1,9 @@
 /** Fills a program's inputs from micro-batches. */
+import { groupTokens } from "../../kernels/embedding/mod.ts";
 import { dynamicNtkBase, rotaryTables } from "../../kernels/rope/mod.ts";
 import type { ResolvedConfig } from "../config/mod.ts";
 import { ignoreIndex, type MicroBatch } from "../data/mod.ts";
+import { groupedInput } from "../graph/operators.ts";
 import type { SegmentName } from "../graph/plan.ts";
 import type { Model } from "./model.ts";
 
@@ -61,7 +63,7 @@ export function feed(
   data: MicroBatch,
   { lossWeight, auxiliaryWeight = 0, step, microBatch = 0, frame = 0 }: FeedOptions,
 ): void {
-  checkTokens(config, data);
+  if (!segment.startsWith("backward")) checkTokens(config, data);
   const rotary = () => {
     const { headDim, beyond, base: least } = family.dynamicRotary!(config.model)!, length = data.inputIds.length;
     const longest = data.longestSegment;
@@ -81,10 +83,16 @@ export function feed(
     rotaryCosine: () => rotary().cosine,
     rotarySine: () => rotary().sine,
   };
+  /** An input, or this rank's part of it; nothing for what another rank hands over. */
+  const valuesOf = (name: string) => {
+    const part = inputs.get(name), values = sources[part?.of ?? name]?.();
+    return part ? values?.subarray(part.first, part.first + part.count) : values;
+  };
   for (const name of program.plan.segments[segment].inputs.keys()) {
-    const part = inputs.get(name), source = sources[part?.of ?? name];
-    if (!source) continue; // handed over by another rank
-    const values = source();
-    program.upload(segment, name, part ? values.subarray(part.first, part.first + part.count) : values, frame);
+    const ids = groupedInput(name), values = valuesOf(ids ?? name);
+    if (ids === undefined) {
+      if (values) program.upload(segment, name, values, frame);
+    } else if (values instanceof Uint32Array) program.upload(segment, name, groupTokens(values), frame);
+    else throw new TypeError(`Cannot look rows up by ${ids}: ids and positions are what the host has by token`);
   }
 }

@@ -1,5 +1,6 @@
 /** Kernels tried out alone on a device: content that they can work with, what they make of it, and how long they take. */
 import { adamw, adamwScalars } from "../../kernels/adamw/mod.ts";
+import { groupedTokens, groupTokens } from "../../kernels/embedding/mod.ts";
 import { decode, encode, isHalf, rounded } from "../../kernels/host.ts";
 import type { HostArray, Kernel, Operand } from "../../kernels/kernel.ts";
 import { squaredNorm } from "../../kernels/reduce/mod.ts";
@@ -84,7 +85,9 @@ function contentOf(operand: Operand, { operands }: Kernel): HostArray {
     view.set(rounded(type, initialTensor({ kind: "normal", std: 1 }, { seed: 1, name, length })));
     if (name === "secondMoment") view.forEach((value, i) => view[i] = Math.abs(value)); // a sum of squares
   } else if (name === "end") view.fill(length); // one segment from the first token to the last
-  else if (name === "positions") view.forEach((_, i) => view[i] = i);
+  else if (name === "groups") {
+    view.set(groupTokens(Uint32Array.from({ length: groupedTokens(length) }, (_, i) => (i * 7919) % 100)));
+  } else if (name === "positions") view.forEach((_, i) => view[i] = i);
   else if (name === "labels" || name === "ids") {
     const longest = Math.max(...operands.map(({ length }) => length));
     const rows = name === "labels" ? longest / length : 100; // labels lie within the vocabulary

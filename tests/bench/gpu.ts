@@ -14,7 +14,7 @@
 import { adamw } from "../../kernels/adamw/mod.ts";
 import { crossEntropyBackward, crossEntropyForward } from "../../kernels/cross_entropy/mod.ts";
 import { add, cast, scale } from "../../kernels/elementwise/mod.ts";
-import { embeddingForward, embeddingGradient } from "../../kernels/embedding/mod.ts";
+import { embeddingForward, embeddingGradient, groupTokens } from "../../kernels/embedding/mod.ts";
 import { pairedGateBackward, pairedGateForward } from "../../kernels/gate/mod.ts";
 import { encode, type FloatType, isHalf } from "../../kernels/host.ts";
 import { attentionBackward, attentionForward } from "../../kernels/attention/mod.ts";
@@ -294,7 +294,8 @@ function* memoryBound(): Generator<readonly [word: string, kernels: readonly Mov
     };
     for (const [spread, idOf] of Object.entries(spreads)) {
       const ids = Uint32Array.from(randomUniform(tokens, 3), idOf), rows = new Set(ids).size;
-      const fill = (operand: string) => operand === "ids" ? ids : undefined;
+      const groups = groupTokens(ids);
+      const fill = (operand: string) => operand === "ids" ? ids : operand === "groups" ? groups : undefined;
       const shape = `${tokens} of ${vocabulary} x ${columns}, ${spread}`;
       const [once, all] = [4 * columns * rows, 4 * columns * tokens + 4 * tokens];
       yield ["embedding", [

@@ -9,8 +9,8 @@ import { scheduleTitle } from "../src/cli/plan.ts";
 import type { ResolvedConfig } from "../src/config/mod.ts";
 import { drawTimeline, traceTimeline } from "../src/pipeline/draw.ts";
 import type { Costs, Timeline } from "../src/pipeline/simulate.ts";
-import { StageClock, timelineOfClocks } from "../src/pipeline/stage_clock.ts";
 import { drawnMicroBatch, openTrainer, takeStep, tinyRecord } from "../src/train/_testing.ts";
+import { StageClock, timelineOfClocks } from "./stage_clock.ts";
 import { together } from "./worlds.ts";
 
 export const stages = 4, microBatches = 8;

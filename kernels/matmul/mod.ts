@@ -1,5 +1,5 @@
 /**
- * The matrix product, with bias, residual and accumulation. Versions: `naive`, `workgroup_tiles`, `subgroup_broadcast`,
+ * The matrix product, with bias, residual and accumulation. Versions: `workgroup_tiles`, `subgroup_broadcast`,
  * `matrix_units`.
  */
 import { choose } from "../choices.ts";

@@ -2,8 +2,6 @@ import { assertAlmostEquals, assertEquals, assertLess, assertMatch, assertThrows
 import type { DeviceTraits, Kernel } from "../kernel.ts";
 import { checkKernel, halfTypes, randomNormal, storageError, testDevice } from "../testing.ts";
 import { matmul, type MatmulOptions } from "./mod.ts";
-import { naivePasses } from "./naive.ts";
-import type { MatmulShape } from "./shape.ts";
 
 /** Traits that lead to the form for GPUs, whatever the device at hand. */
 const gpu: Partial<DeviceTraits> = { software: false };
@@ -82,27 +80,6 @@ Deno.test("matmul() uses its larger tiles as a GPU would", async () => {
   await check({ m: 130, n: 132, k: 20, batch: 125, transposeA: true, residual: true }, gpu);
 });
 
-Deno.test("naivePasses() matches the reference", async () => {
-  for (const transpose of transposes) {
-    const kernel = matmul({ m: 5, n: 6, k: 7, batch: 2, bias: true, residual: true, accumulate: true, ...transpose });
-    const shape: MatmulShape = {
-      m: 5,
-      n: 6,
-      k: 7,
-      batch: 2,
-      bias: true,
-      residual: true,
-      accumulate: true,
-      types: {},
-      split: false,
-      packed: false,
-      ...transpose,
-    };
-    const passes = (traits: DeviceTraits) => naivePasses(shape, kernel.operands, traits);
-    await checkKernel({ ...kernel, passes }, inputsOf(kernel), { tolerance });
-  }
-});
-
 for (const type of halfTypes) {
   /** What a linear layer is made of: its product, and the gradients of what it read and of its weight. */
   const uses: readonly (Omit<MatmulOptions, "m" | "n" | "k">)[] = [
@@ -131,15 +108,6 @@ for (const type of halfTypes) {
     const ones = { a: new Float32Array(3 * 4096).fill(1), b: new Float32Array(4 * 4096).fill(1) };
     const { outputs } = await checkKernel(kernel, ones, { tolerance: storageError.f32 });
     assertEquals([...outputs.c], Array(12).fill(4096));
-  });
-
-  Deno.test(`naivePasses() matches the reference with ${type} operands`, async () => {
-    const types = { a: type, b: type, bias: type, residual: type, c: type };
-    const options = { m: 5, n: 7, k: 9, transposeB: true, bias: true, residual: true, types } as const;
-    const shape = { batch: 1, transposeA: false, accumulate: false, split: false, packed: false, ...options };
-    const kernel = matmul(options);
-    const passes = (traits: DeviceTraits) => naivePasses(shape, kernel.operands, traits);
-    await checkKernel({ ...kernel, passes }, inputsOf(kernel), { tolerance });
   });
 }
 

@@ -4,17 +4,18 @@ import { denoCommand, permissionFlags, programFile } from "./self.ts";
 
 /** A program of the same build as Troupe that uses everything which could get lost on the way into one file. */
 const standIn = `
+import { isMainThread, parentPort, Worker, workerData } from "node:worker_threads";
 import { z } from "zod";
 import shader from "../../kernels/add.wgsl" with { type: "text" };
-import { enterUserFolder, programFile, programForm, selfCommand, spawnSelfWorker, workerName } from "./self.ts";
+import { enterUserFolder, entryUrl, programFile, programForm, selfCommand } from "./self.ts";
 
 async function start(): Promise<void> {
   enterUserFolder();
   const [verb, ...rest] = Deno.args;
   if (verb === "rank") return console.log(JSON.stringify({ rest, folder: Deno.cwd() }));
-  const worker = spawnSelfWorker("loader");
-  const said = await new Promise((resolve) => worker.onmessage = ({ data }) => resolve(data));
-  worker.terminate();
+  const worker = new Worker(new URL(entryUrl), { workerData: "loader" });
+  const said = await new Promise((resolve) => worker.once("message", resolve));
+  await worker.terminate();
   const { command, args, env } = selfCommand(["rank", "a b", "$HOME"], { read: true, env: true });
   const { stdout, stderr } = await new Deno.Command(command, { args, env }).output();
   const child = new TextDecoder().decode(stdout);
@@ -32,7 +33,7 @@ async function start(): Promise<void> {
   await Deno.writeTextFile("result.txt", "written where the user stands");
   Deno.exitCode = Number(rest[0] ?? 0);
 }
-if (workerName() !== undefined) (self as unknown as Worker).postMessage("worker " + workerName());
+if (!isMainThread) parentPort!.postMessage("worker " + workerData);
 else if (import.meta.main) await start();
 `;
 

@@ -122,16 +122,3 @@ export function denoCommand(): string {
   const path = Deno.execPath();
   return Deno.permissions.querySync({ name: "run", command: path }).state === "granted" ? path : "deno";
 }
-
-/**
- * Starts a worker from the program's own entry, which finds its task by `workerName()`. A worker from a file of its own
- * would not survive bundling.
- */
-export function spawnSelfWorker(name: string): Worker {
-  return new Worker(entryUrl, { type: "module", name });
-}
-
-/** The name that this thread was started with as a worker; `undefined` in the main thread. */
-export function workerName(): string | undefined {
-  return "WorkerGlobalScope" in globalThis ? (globalThis as { name?: string }).name ?? "" : undefined;
-}

@@ -5,14 +5,6 @@
 
 export type NpyType = "<i4" | "<i8";
 
-export interface IntegerMatrix {
-  readonly type: NpyType;
-  readonly rows: number;
-  readonly columns: number;
-  /** Row by row. Exact up to 2⁵³. */
-  readonly values: Float64Array<ArrayBuffer>;
-}
-
 const magic = [0x93, 0x4e, 0x55, 0x4d, 0x50, 0x59];
 
 /** What stands before the data of an NPY file. */
@@ -62,19 +54,6 @@ export function parseNpyHeader(bytes: Uint8Array, path: string, fileBytes: numbe
   return { type: descr, rows, columns, dataStart };
 }
 
-/** Reads a matrix from the bytes of an NPY file. Throws as `parseNpyHeader` does. */
-export function parseNpy(bytes: Uint8Array<ArrayBuffer>, path: string): IntegerMatrix {
-  const { type, rows, columns, dataStart } = parseNpyHeader(bytes, path, bytes.length);
-  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
-  const count = rows * columns, width = type === "<i4" ? 4 : 8;
-  const values = new Float64Array(count);
-  for (let i = 0; i < count; i++) {
-    const at = dataStart + i * width;
-    values[i] = width === 4 ? view.getInt32(at, true) : Number(view.getBigInt64(at, true));
-  }
-  return { type, rows, columns, values };
-}
-
 /** The header of an NPY file, version 1.0, data beginning at a multiple of 64 bytes. */
 export function npyHeader(type: NpyType, rows: number, columns: number): Uint8Array<ArrayBuffer> {
   const dictionary = `{'descr': '${type}', 'fortran_order': False, 'shape': (${rows}, ${columns}), }`;
@@ -83,24 +62,5 @@ export function npyHeader(type: NpyType, rows: number, columns: number): Uint8Ar
   bytes.set([...magic, 1, 0]);
   new DataView(bytes.buffer).setUint16(8, dataStart - 10, true);
   new TextEncoder().encodeInto(dictionary.padEnd(dataStart - 11) + "\n", bytes.subarray(10));
-  return bytes;
-}
-
-/** The bytes of an NPY file. */
-export function formatNpy(type: NpyType, columns: number, values: ArrayLike<number>): Uint8Array<ArrayBuffer> {
-  if (columns < 1 || values.length % columns !== 0) {
-    throw new RangeError(`${values.length} values do not fill rows of ${columns}`);
-  }
-  const header = npyHeader(type, values.length / columns, columns), dataStart = header.length;
-  const width = type === "<i4" ? 4 : 8;
-  const bytes = new Uint8Array(dataStart + values.length * width);
-  bytes.set(header);
-  const view = new DataView(bytes.buffer);
-  for (let i = 0; i < values.length; i++) {
-    const at = dataStart + i * width;
-    if (width === 8) view.setBigInt64(at, BigInt(values[i]), true);
-    else if (values[i] === (values[i] | 0)) view.setInt32(at, values[i], true);
-    else throw new RangeError(`${values[i]} does not fit <i4; <i8 would work`);
-  }
   return bytes;
 }

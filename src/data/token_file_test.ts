@@ -1,6 +1,6 @@
 import { assert, assertEquals, assertStringIncludes, assertThrows } from "@std/assert";
 import { RandomState } from "./mt19937.ts";
-import { formatNpy } from "./npy.ts";
+import { npyHeader, type NpyType } from "./npy.ts";
 import { closeTokenFiles, openTokenFile } from "./token_file.ts";
 import { createTokenFile } from "./token_file_writer.ts";
 
@@ -25,6 +25,12 @@ function written(path: string): string {
   return path;
 }
 
+/** An NPY file of integers in rows of two. */
+function formatNpy(type: NpyType, values: readonly number[]): Uint8Array<ArrayBuffer> {
+  const data = type === "<i4" ? Int32Array.from(values) : BigInt64Array.from(values, BigInt);
+  return Uint8Array.from([...npyHeader(type, values.length / 2, 2), ...new Uint8Array(data.buffer)]);
+}
+
 Deno.test("openTokenFile() reads what createTokenFile() wrote, in any order", () => {
   using folder = scratch();
   const source = openTokenFile(written(`${folder.path}/x/a.bin`));
@@ -46,7 +52,7 @@ Deno.test("openTokenFile() reads lines with other fields, spaces and no last new
   });
   Deno.writeTextFileSync(path, lines.join(""));
   for (const type of ["<i4", "<i8"] as const) {
-    Deno.writeFileSync(path + ".meta", formatNpy(type, 2, table));
+    Deno.writeFileSync(path + ".meta", formatNpy(type, table));
     const source = openTokenFile(path);
     assertEquals([0, 1, 2].map((i) => [...source.read(i)]), [[1, 2], [3], [4, 5, 6]]);
   }
@@ -124,9 +130,9 @@ Deno.test("openTokenFile() says what is damaged, and where", () => {
   }
 
   const table = samples.flatMap(({ length }, i) => [source.place(i).start, length]);
-  put(bin, formatNpy("<i8", 2, table.toSpliced(2, 1, table[4])));
+  put(bin, formatNpy("<i8", table.toSpliced(2, 1, table[4])));
   assertThrows(() => openTokenFile(path), SyntaxError, "does not follow");
-  put(bin, formatNpy("<i8", 2, table.toSpliced(1, 1, 1e9)));
+  put(bin, formatNpy("<i8", table.toSpliced(1, 1, 1e9)));
   assertThrows(() => openTokenFile(path), SyntaxError, "cannot hold 1000000000 tokens");
 });
 

@@ -117,9 +117,6 @@ export const moeSharding: ShardingPlan = {
   "layers.*.ffn.shared.down.weight": split(1, "tensor"),
 };
 
-/** Whether a parameter belongs to experts that ranks divide. */
-export const isExpert = (name: string): boolean => name.includes(".experts.");
-
 /** Sizes that weight formats of mixtures speak of. */
 export function moeSizes(section: ModelSection) {
   const { hidden, ffn } = denseSizes(section);

@@ -2,9 +2,6 @@
 import { AppendFile } from "./append_file.ts";
 import type { FlightRecord } from "./flight_recorder.ts";
 
-/** What a step is divided into. Other names are as good; these are the ones that tools compare. */
-export const stepSpans = ["data", "forward", "backward", "communicate", "optimizer", "read-back", "save"] as const;
-
 export interface TraceOptions {
   /** Shown as the process. @default {0} */
   readonly rank?: number;

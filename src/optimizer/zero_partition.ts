@@ -4,7 +4,6 @@
  */
 
 const total = (counts: readonly number[]) => counts.reduce((sum, count) => sum + count, 0);
-const countOf = (shape: readonly number[]) => shape.reduce((product, size) => product * size, 1);
 
 function checkRanks(ranks: number): void {
   if (!(Number.isSafeInteger(ranks) && ranks >= 1)) {
@@ -66,28 +65,6 @@ export function partitionByBlocks(counts: readonly number[], ranks: number): num
   return owned;
 }
 
-/** InternEvo's `zero_devide_optim_plan`: `{place in flattening order}_{dimensions}` of what each rank owns. */
-export function zeroPlanIds(shapes: readonly (readonly number[])[], owned: readonly (readonly number[])[]): string[][] {
-  const places = new Map(flatteningOrder(shapes.map(countOf)).map((index, place) => [index, place]));
-  return owned.map((indices) => indices.map((index) => [places.get(index), ...shapes[index]!].join("_")));
-}
-
-/** A rank's part of every parameter (`use_split_tensor_optim`), in elements. */
-export interface Slice {
-  /** Elements of the parameter with its padding: a multiple of the ranks. */
-  readonly padded: number;
-  /** Elements `begin` up to, not including, `end`; `end` may reach into the padding. */
-  readonly begin: number;
-  readonly end: number;
-}
-
-/** Cuts a parameter, padded to a multiple of `ranks`, in equal slices. */
-export function sliceOf(count: number, { ranks, rank }: { ranks: number; rank: number }): Slice {
-  checkRanks(ranks);
-  const each = Math.ceil(count / ranks);
-  return { padded: each * ranks, begin: rank * each, end: (rank + 1) * each };
-}
-
 /** Gradients that are reduced at once. */
 export interface Reduction {
   readonly group: number;
@@ -129,19 +106,4 @@ export function planReductions(groups: readonly (readonly number[])[], bucketSiz
     if (parameters.length > 0) left.push({ group, parameters, elements });
   });
   return [...reductions, ...left];
-}
-
-/**
- * Sum over all gradients of |g|^p in `float32`, or the largest |g| for p = ∞: what is added up over ranks before the
- * root is taken. Infinity where a gradient is infinite or the sum too large for `float32`, NaN where one is NaN.
- */
-export function sumOfPowers(gradients: readonly ArrayLike<number>[], power: number): number {
-  let sum = 0;
-  for (const gradient of gradients) {
-    for (let i = 0; i < gradient.length; i++) {
-      const size = Math.abs(gradient[i]!);
-      sum = power === Infinity ? Math.max(sum, size) : sum + size ** power;
-    }
-  }
-  return Math.fround(sum);
 }

@@ -7,7 +7,17 @@ import type { Group } from "../comm/collectives/communicator.ts";
 import type { SegmentName } from "../graph/plan.ts";
 import type { Program, Wait } from "../graph/program.ts";
 import type { Message, Run, ScheduleStep } from "../pipeline/schedule.ts";
-import type { StageObserver } from "../pipeline/stage_clock.ts";
+
+/** Told what a stage does, as it does it. */
+export interface StageObserver {
+  /** A pass was executed. */
+  ran(run: Run): void;
+  /** The next message to this peer, or from it, is this one. */
+  sending(message: Message): void;
+  receiving(message: Message): void;
+  /** The stage waited for a message until it was there. */
+  waited(message: Message): void;
+}
 
 export interface ExecuteOptions {
   readonly program: Program;

@@ -13,16 +13,15 @@ import type { Place } from "../graph/plan.ts";
 import { drive, type Wait } from "../graph/program.ts";
 import type { Batch, MicroBatch } from "../data/mod.ts";
 import type { AdamW } from "../optimizer/adamw.ts";
-import { clipFactor } from "../optimizer/clip.ts";
+import { gradientScale } from "../optimizer/clip.ts";
 import type { Beta2Scheduler, Beta2State } from "../optimizer/beta2.ts";
 import type { DynamicGradScaler, GradScalerState } from "../optimizer/grad_scaler.ts";
 import type { FineTuneCosineAnnealingWarmupLR, LearningRateState } from "../optimizer/learning_rate.ts";
 import { OverlappedReduction } from "../optimizer/overlap.ts";
-import type { StageObserver } from "../pipeline/stage_clock.ts";
 import type { SpanSink } from "../observe/trace.ts";
 import { mostTravelling, type Synchronizer } from "../optimizer/synchronize.ts";
 import { agree } from "./agree.ts";
-import { Executor, type Traffic } from "./execute.ts";
+import { Executor, type StageObserver, type Traffic } from "./execute.ts";
 import { meetsInPasses } from "../parallel/world.ts";
 import { countLabels, feed, silentMicroBatch } from "./feed.ts";
 import type { Model } from "./model.ts";
@@ -346,7 +345,7 @@ export class Trainer implements Disposable {
       epsilon: adam.adam_eps,
       weightDecay: adam.weight_decay,
       updates: this.optimizerSteps + 1,
-      gradientScale: (clip_grad_norm > 0 ? clipFactor(gradNorm, clip_grad_norm) : 1) / lossScale,
+      gradientScale: gradientScale(gradNorm, { lossScale, clipGradNorm: clip_grad_norm }),
     });
     this.#over("optimizer", started);
     this.stepCount++;

@@ -1,22 +1,12 @@
 /**
  * A clock that moves only when told, for stages that really run: each pass that a stage executes takes the seconds it is
  * said to take, and each message carries, over the stages' own channel, the time at which it arrives. What comes out is the
- * timeline of that run, as the simulator (`simulate.ts`) makes one of schedules alone; the two must be the same.
+ * timeline of that run, as the simulator (`src/pipeline/simulate.ts`) makes one of schedules alone; the two must be the same.
  */
-import type { Group } from "../comm/collectives/communicator.ts";
-import type { Message, Run } from "./schedule.ts";
-import { type Costs, type TimedMessage, type TimedRun, type Timeline, timelineOf } from "./simulate.ts";
-
-/** Told what a stage does, as it does it. */
-export interface StageObserver {
-  /** A pass was executed. */
-  ran(run: Run): void;
-  /** The next message to this peer, or from it, is this one. */
-  sending(message: Message): void;
-  receiving(message: Message): void;
-  /** The stage waited for a message until it was there. */
-  waited(message: Message): void;
-}
+import type { Group } from "../src/comm/collectives/communicator.ts";
+import type { Message, Run } from "../src/pipeline/schedule.ts";
+import { type Costs, type TimedMessage, type TimedRun, type Timeline, timelineOf } from "../src/pipeline/simulate.ts";
+import type { StageObserver } from "../src/train/execute.ts";
 
 const keyOf = ({ peer, carries, chunk, microBatch }: Message) => `${peer} ${carries} ${chunk} ${microBatch}`;
 

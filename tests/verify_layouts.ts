@@ -10,7 +10,7 @@
 import { parseArgs } from "@std/cli";
 import { openBackend } from "../src/backend/open.ts";
 import { ConfigError } from "../src/config/mod.ts";
-import { verify as replay } from "../src/train/verify.ts";
+import { verify as replay, type VerifyReport } from "../src/train/verify.ts";
 import { goldenPath } from "./golden_dir.ts";
 import { type Layout, layouts } from "./layouts_table.ts";
 import { together } from "./worlds.ts";
@@ -23,8 +23,18 @@ interface Result {
   /** Largest error of a loss, and of a gradient norm over that norm. */
   readonly loss?: number;
   readonly gradNorm?: number;
+  /** Where it fails at a tie of two experts: the step, and what a replay with the other one came to. */
+  readonly tie?: { readonly step: number; readonly pass: boolean; readonly loss: number; readonly gradNorm: number };
   /** What was said where nothing was measured. */
   readonly because?: string;
+}
+
+/** What is kept of a report. */
+function measured({ pass, maxLossError: loss, maxGradNormRelError: gradNorm, tie }: VerifyReport) {
+  const outcome = pass ? "pass" as const : "FAIL" as const;
+  if (!tie) return { outcome, loss, gradNorm };
+  const { step, otherwise: { pass: passes, maxLossError, maxGradNormRelError } } = tie;
+  return { outcome, loss, gradNorm, tie: { step, pass: passes, loss: maxLossError, gradNorm: maxGradNormRelError } };
 }
 
 const nameOf = (folder: string): string => folder.split("/").at(-1)!;
@@ -59,8 +69,7 @@ async function* verifyInMemory(layout: string, folders: readonly string[], backe
         using backend = await openBackend("cpu");
         return await replay(folder, { backend, nproc: ranks, set, world });
       });
-      const { pass, maxLossError: loss, maxGradNormRelError: gradNorm } = report!;
-      yield { ...about, outcome: pass ? "pass" : "FAIL", loss, gradNorm };
+      yield { ...about, ...measured(report!) };
     } catch (error) {
       yield {
         ...about,
@@ -82,11 +91,11 @@ async function* verify(layout: string, folders: readonly string[], backend: stri
   }).spawn();
   const stderr = new Response(child.stderr).text(), left = [...folders];
   for await (const line of linesOf(child.stdout)) {
-    const { refused, pass, maxLossError: loss, maxGradNormRelError: gradNorm } = JSON.parse(line);
+    const report: VerifyReport & { readonly refused?: string } = JSON.parse(line);
     const about = { layout, folder: nameOf(left.shift()!), backend };
-    yield refused === undefined
-      ? { ...about, outcome: pass ? "pass" : "FAIL", loss, gradNorm }
-      : { ...about, outcome: "does not fit", because: refused };
+    yield report.refused === undefined
+      ? { ...about, ...measured(report) }
+      : { ...about, outcome: "does not fit", because: report.refused };
   }
   const { code } = await child.status;
   if (left.length === 0) return;
@@ -142,9 +151,14 @@ console.log([...told].map(([outcome, count]) => `${count} ${outcome}`).join(", "
 Deno.exit(told.has("FAIL") ? 1 : 0);
 
 function tell(result: Result): void {
-  const errors = result.loss === undefined
-    ? result.because
-    : `loss ${result.loss.toExponential(1)}, gradient norm ${result.gradNorm!.toExponential(1)}`;
-  console.log(`${result.outcome}  ${result.folder} on ${result.layout} (${result.backend}): ${errors}`);
+  const text = (loss: number, gradNorm: number) =>
+    `loss ${loss.toExponential(1)}, gradient norm ${gradNorm.toExponential(1)}`;
+  const errors = result.loss === undefined ? result.because : text(result.loss, result.gradNorm!), { tie } = result;
+  const otherwise = tie
+    ? `; step ${tie.step} hangs on a tie of two experts, with the other one ${tie.pass ? "pass" : "FAIL"}: ${
+      text(tie.loss, tie.gradNorm)
+    }`
+    : "";
+  console.log(`${result.outcome}  ${result.folder} on ${result.layout} (${result.backend}): ${errors}${otherwise}`);
   told.set(result.outcome, (told.get(result.outcome) ?? 0) + 1);
 }

@@ -2,7 +2,7 @@
 import type { Backend } from "../backend/backend.ts";
 import { openBackend } from "../backend/open.ts";
 import { ConfigError } from "../config/mod.ts";
-import { caseOf, defaultTolerances, verify as replay } from "../train/verify.ts";
+import { caseOf, defaultTolerances, verify as replay, type VerifyReport } from "../train/verify.ts";
 import { ArgumentError, createParser, type ParsedArguments } from "./parser.ts";
 import { say, type Verb } from "./verb.ts";
 import { isOneOfSeveral, type OneOfSeveral, oneOfSeveral, verifyWithRanks } from "./verify_ranks.ts";
@@ -81,6 +81,8 @@ export const verify: Verb = {
   },
 };
 
+type ReportedTie = NonNullable<VerifyReport["tie"]>;
+
 const tells = (member: OneOfSeveral | undefined): boolean => (member?.rank ?? 0) === 0;
 
 async function verifyOne(
@@ -106,6 +108,9 @@ async function verifyOne(
     onStart: (tolerances) => limits = tolerances,
     onStep: ({ step, steps, loss, expected }) =>
       tells(member) && say(`step ${step + 1}/${steps}  loss ${loss.toFixed(6)}  reference ${expected.toFixed(6)}`),
+    onTie: ({ step, experts: [chosen, other] }) =>
+      tells(member) &&
+      say(`step ${step} hangs on a tie of experts ${chosen} and ${other}: replayed with the other one`),
   });
   if (!tells(member)) return report.pass;
   if (parsed.json) {
@@ -127,5 +132,22 @@ async function verifyOne(
     const mark = error <= limit ? "" : "  <-- too large";
     console.log(`  ${what.padEnd(30)} ${error.toExponential(2)}  (limit ${limit.toExponential(0)})${mark}`);
   }
+  if (report.tie) console.log(tieText(report.tie));
   return report.pass;
+}
+
+/** What a tie of two experts means for who reads that this machine has failed. */
+function tieText({ step, layer, microBatch, token, experts, apart, size, lossErrors, otherwise }: ReportedTie): string {
+  const short = (value: number) => value.toExponential(1), [chosen, other] = experts, [before, from] = lossErrors;
+  const result = `loss ${short(otherwise.maxLossError)}, gradient norm ${short(otherwise.maxGradNormRelError)}`;
+  return [
+    `step ${step} hangs on a tie: token ${token} of micro-batch ${microBatch} goes to expert ${chosen} of layers.${layer} and ` +
+    `not to ${other}, whose scores are ${short(apart)} apart (the largest is ${
+      short(size)
+    }), which is float32's rounding.`,
+    `Losses are off by ${short(before)} at most before that step, by ${short(from)} from it on.`,
+    otherwise.pass
+      ? `With expert ${other} for that one token a second replay is within all limits (${result}): the reference will have chosen it.`
+      : `With expert ${other} for that one token a second replay is beyond them too (${result}): that is not all of it.`,
+  ].map((line) => `  ${line}`).join("\n");
 }

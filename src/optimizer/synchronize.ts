@@ -45,11 +45,16 @@ function rangesOf(parts: readonly OwnedPart[], rangeOf: (part: OwnedPart) => Ran
 /** Host memory for what travels, shared, so that a communicator in a worker can use it. What is back serves again. */
 class Rooms {
   readonly #free: Float32Array[] = [];
+  /** All that were made. */
+  bytes = 0;
 
   /** The smallest that fits, cut to measure by the caller. */
   take(elements: number): Float32Array {
     const fitting = this.#free.filter(({ length }) => length >= elements).sort((a, b) => a.length - b.length)[0];
-    if (!fitting) return new Float32Array(vectorMemory(4 * elements));
+    if (!fitting) {
+      this.bytes += 4 * elements;
+      return new Float32Array(vectorMemory(4 * elements));
+    }
     return this.#free.splice(this.#free.indexOf(fitting), 1)[0]!;
   }
   give(room: Float32Array): void {
@@ -109,6 +114,11 @@ export class Synchronizer {
 
   get buckets(): readonly Parcel[] {
     return this.#options.buckets;
+  }
+
+  /** Host memory that it has taken for what travels. */
+  get heldBytes(): number {
+    return this.#rooms.bytes;
   }
 
   /** Whether there is anyone to sum gradients with. */

@@ -20,8 +20,9 @@ import { runMesh } from "../parallel/run_mesh.ts";
 import { createWorld, type World } from "../parallel/world.ts";
 import { drawnMicroBatch, takeStep, tensorsOf, tinyRecord } from "./_testing.ts";
 import { globalTensors, loadTensors, shardEntries } from "./checkpoint.ts";
+import { estimateHostMemory } from "./host_memory.ts";
 import { initializeOptimizer, initializeTrainer } from "./initialize.ts";
-import { initializeModel, planModel } from "./model.ts";
+import { initializeModel, planModel, prefetchOf } from "./model.ts";
 import type { Trainer } from "./trainer.ts";
 
 const lengths = [[9], [4, 5], [2, 7], [1, 8], [3, 3, 3], [9]];
@@ -219,6 +220,24 @@ Deno.test("ranks that share a GPU compute one after the other, to the same bits"
     assertEquals(passes, passes.toSorted(([a, i], [b, j]) => a - b || i - j), "all of one rank, then all of the next");
     assertEquals(new Set(passes.map(([, rank]) => rank)).size, Math.min(6, count));
   }
+});
+
+Deno.test("host memory for what travels is what was estimated, in turns and overlapped too", async () => {
+  const overlap = { overlap_sync_grad: true, overlap_sync_param: true }, taken: number[] = [];
+  for (const [options, inTurn] of [[{}, false], [{}, true], [overlap, false], [overlap, true]] as const) {
+    const config = record({ reduce_bucket_size: 150, all_gather_size: 700, ...options }, -1, 2);
+    const held = await together(config, 2, async (trainer, world) => {
+      await twoSteps(trainer, world);
+      const { mesh } = world, planned = planModel(config, trainer.model.program.backend.traits, mesh);
+      const own = { ...planned, mesh, prefetches: prefetchOf(config), inTurn };
+      const { synchronization } = estimateHostMemory(config, own);
+      const bytes = trainer.optimizer.synchronizers.reduce((sum, { heldBytes }) => sum + heldBytes, 0);
+      assertEquals(bytes, synchronization, `${JSON.stringify(options)}, in turn: ${inTurn}`);
+      return bytes;
+    }, inTurn ? [0, 1] : []);
+    taken.push(held[0]!);
+  }
+  assertLess(taken[0]!, taken[1]!, "all at once takes more than three at a time");
 });
 
 Deno.test("overlapping changes no bit", async () => {

@@ -10,6 +10,7 @@ import type { GatherOverlapPlan, OverlapPlan } from "../optimizer/overlap.ts";
 import { mostTravelling } from "../optimizer/synchronize.ts";
 import type { Parcel, ZeroPlan } from "../optimizer/zero.ts";
 import type { Mesh } from "../parallel/mesh.ts";
+import { computesApart } from "../parallel/world.ts";
 import type { Stage } from "./stage.ts";
 
 /** In bytes. */
@@ -62,8 +63,8 @@ class Pool {
   }
 }
 
-/** What travels during passes: all of it is under way at once then. */
-interface Overlaps {
+/** What travels during passes, or while other ranks take their turn on a GPU: all of it is under way at once then. */
+interface AtOnce {
   readonly gradients: boolean;
   readonly parameters: boolean;
 }
@@ -72,7 +73,7 @@ interface Overlaps {
 function synchronizationBytes(
   { reduce, partition, buckets, gathers }: ZeroPlan,
   mesh: Mesh,
-  overlaps: Overlaps,
+  atOnce: AtOnce,
 ): number {
   const pool = new Pool(false);
   const travel = (parcels: readonly Parcel[], most: number) => {
@@ -83,8 +84,8 @@ function synchronizationBytes(
     }
     under.forEach((room) => pool.give(room));
   };
-  if (mesh.size(reduce) > 1) travel(buckets, overlaps.gradients ? Infinity : mostTravelling);
-  if (mesh.size(partition) > 1) travel(gathers, overlaps.parameters ? Infinity : mostTravelling);
+  if (mesh.size(reduce) > 1) travel(buckets, atOnce.gradients ? Infinity : mostTravelling);
+  if (mesh.size(partition) > 1) travel(gathers, atOnce.parameters ? Infinity : mostTravelling);
   return pool.bytes;
 }
 
@@ -147,10 +148,28 @@ function messageBytes(plan: Plan, stage: Stage, microBatches: number): number {
   return pool.bytes;
 }
 
-/** What a host takes beside the device, by what `planModel` planned. */
+/**
+ * What a host takes beside the device, by what `planModel` planned.
+ *
+ * @param inTurn whether the rank computes in turn with others on one GPU; by default, whether it would where all ranks of a
+ * host share one. On software Vulkan none does, and less is taken
+ */
 export function estimateHostMemory(
   config: Pick<ResolvedConfig, "data" | "runtime">,
-  { plan, zero, overlap, gatherOverlap, stage, shapes, mesh, prefetches, microBatches = config.data.micro_num }: {
+  {
+    plan,
+    zero,
+    overlap,
+    gatherOverlap,
+    stage,
+    shapes,
+    mesh,
+    prefetches,
+    microBatches = config.data.micro_num,
+    inTurn = (config.runtime.gpu_turns === "always" ||
+      (config.runtime.gpu_turns && config.runtime.backend === "webgpu")) &&
+      config.runtime.nproc > 1 && computesApart(mesh),
+  }: {
     readonly plan: Plan;
     readonly zero: readonly ZeroPlan[];
     readonly overlap: OverlapPlan | undefined;
@@ -160,11 +179,12 @@ export function estimateHostMemory(
     readonly mesh: Mesh;
     readonly prefetches: Prefetches;
     readonly microBatches?: number;
+    readonly inTurn?: boolean;
   },
 ): HostMemory {
   const { data: { packed_length: tokens }, runtime: { backend } } = config;
-  const overlaps = { gradients: overlap !== undefined, parameters: gatherOverlap !== undefined };
-  const synchronization = sum(zero.map((each) => synchronizationBytes(each, mesh, overlaps)));
+  const atOnce = { gradients: inTurn || overlap !== undefined, parameters: gatherOverlap !== undefined };
+  const synchronization = sum(zero.map((each) => synchronizationBytes(each, mesh, atOnce)));
   const passes = stagingBytes(plan) + weightBytes(plan, prefetches) + messageBytes(plan, stage, microBatches);
   const reads = [
     ...zero.flatMap(({ reduce, buckets }) => mesh.size(reduce) > 1 ? buckets.map(({ elements }) => 4 * elements) : []),

@@ -469,6 +469,8 @@ function howItEnded(rank: number, reason: Reason, when: string): string {
     case "lost":
       return `Rank ${rank} was lost ${when} (${reason.detail})`;
     case "crashed":
+      // Whoever tells of it is not the one that failed.
+      if (isConsequence(reason)) return `Ranks lost each other ${when}: ${reason.error.replace(/^\w*Error: /, "")}`;
       // The sentence says what the error's name would.
       return `Rank ${rank} crashed ${when}: ${reason.error.replace(/^(\w*Error|NotFound): /, "")}`;
     case "exited":

@@ -47,21 +47,39 @@ const more = async (run: Started, count: number) => {
   await run.out.until(() => steps(run) >= base + count, `${count} steps`);
 };
 
-Deno.test("train --nproc 3 says which rank was killed, and which froze", () =>
-  inFolder(async (folder, processes) => {
-    const run = train(folder, processes, 3);
-    for (const [index, [signal, rank]] of ([["STOP", 2], ["KILL", 0]] as const).entries()) {
-      const pid = await rankOf(folder, index + 1, rank);
-      await more(run, 3);
-      assert(await processes.signal(signal, pid), `rank ${rank} was there:\n${run.err.text}`);
+/** Whether, when all ranks ended the last time, one waited for rank 0 to hand its turn on. */
+const wasInTurn = (folder: string) =>
+  JSON.parse(Deno.readTextFileSync(`${runFolders(folder).at(-1)}/blackbox.json`)).ranks[1].records
+    .some(({ text }: { text: string }) => /^receive of device with place 0, .*: failed$/.test(text));
+
+Deno.test("a rank that freezes, or is killed, in its turn on what ranks share is named and replaced, and the curve does not tell", () =>
+  inFolder(async (parent, processes) => {
+    const [calm, rough] = folders(parent, "calm", "rough") as [string, string],
+      data = { micro_num: 6, total_steps: 12 };
+    const undisturbed = train(calm, processes, 2, { data });
+    const run = train(rough, processes, 2, { data, runtime: { gpu_turns: "always" } });
+    let attempt = 1;
+    for (const signal of ["STOP", "KILL"] as const) {
+      // Right after a step the first rank has its turn, unless the machine was slow to tell of the step.
+      for (let caught = false; !caught; caught = wasInTurn(rough)) {
+        const pid = await rankOf(rough, attempt, 0);
+        await more(run, 2);
+        assert(await processes.signal(signal, pid), `rank 0 was there:\n${run.err.text}`);
+        await rankOf(rough, ++attempt, 0);
+      }
     }
     const ended = await run.ended;
     assertEquals(ended.code, 0, ended.err);
     assertNoStackTrace(ended);
-    assertStringIncludes(ended.err, "planned on each of 3 ranks");
-    assertMatch(ended.err, /^ALERT Rank \d .*rank 2 does not answer, its last was .*; starting all ranks again/m);
-    assertMatch(ended.err, /^ALERT Rank 0 was killed by SIGKILL .*; starting all ranks again \(restart 2, of 20/m);
-    assertStringIncludes(ended.err, "All 3 ranks are back and go on from ");
+    assertStringIncludes(ended.err, "planned on each of 2 ranks");
+    assertMatch(
+      ended.err,
+      /^ALERT Ranks lost each other .*: rank 0 does not answer, its last was .*; starting all ranks again/m,
+    );
+    assertMatch(ended.err, /^ALERT Rank 0 was killed by SIGKILL .*; starting all ranks again \(restart \d, of 20/m);
+    assertStringIncludes(ended.err, "All 2 ranks are back and go on from ");
+    assertEquals((await undisturbed.ended).code, 0);
+    assertEquals(curve(rough), curve(calm));
   }));
 
 Deno.test("when the root is killed its ranks are gone, and the next start goes on, encrypted as well", () =>

@@ -58,7 +58,8 @@ export function formatStory({ why, at, ranks }: BlackBoxContent, most = 60): str
     lines.push(`Rank ${rank} was last heard of at ${clock(since)}: ${text}`);
   }
   if (waiting.length > 0 && busy.length > 0) {
-    lines.push(`So ${busy.length === 1 ? "rank" : "ranks"} ${busy.map(({ rank }) => rank).join(", ")} was waited for.`);
+    const who = busy.map(({ rank }) => rank).join(", ");
+    lines.push(busy.length === 1 ? `So rank ${who} was waited for.` : `So ranks ${who} were waited for.`);
   }
   const all = ranks.flatMap(({ rank, records }) => records.map((record) => ({ rank, ...record })))
     .sort((a, b) => a.at - b.at);

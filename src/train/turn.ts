@@ -2,7 +2,8 @@
  * Ranks that share a GPU take turns (unless `runtime.gpu_turns` is false): one computes the gradients of all its
  * micro-batches, then the next. A GPU that works for several processes at once goes from one to the other in slices and
  * loses time at each change; and the gradients of those who are through come back, and are summed, while the next one
- * computes. It changes no bit. Where processors compute, in software, each rank may have its own: all compute at once.
+ * computes. It changes no bit. Where processors compute, in software, each rank may have its own: all compute at once,
+ * unless it is `always`.
  *
  * What is handed on is a message, so that a rank that fails in its turn ends the others' waiting as any failure does.
  */
@@ -13,7 +14,9 @@ import type { Model } from "./model.ts";
 
 /** The ranks that compute one after the other, this one among them; nothing where it computes when it likes. */
 export const turnsOf = ({ config, world, program }: Pick<Model, "config" | "world" | "program">): Group | undefined =>
-  config.runtime.gpu_turns && !program.backend.traits.software ? world.device : undefined;
+  config.runtime.gpu_turns === "always" || (config.runtime.gpu_turns && !program.backend.traits.software)
+    ? world.device
+    : undefined;
 
 /** One rank's turn in one step. */
 export class Turn {

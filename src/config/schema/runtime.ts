@@ -26,9 +26,10 @@ export const runtimeSchema = z.strictObject({
   ),
   nproc: works(int({ min: 1 }).default(1), "Ranks on this machine, one process each."),
   gpu_turns: works(
-    bool().default(true),
+    z.union([bool(), z.literal("always")]).default(true),
     "Data-parallel ranks that share a GPU compute their micro-batches one after the other: a GPU loses time where it goes " +
-      "from one process to the next and back. With false all compute at once. No bit depends on it.",
+      "from one process to the next and back. With false all compute at once; with always they take turns where processors " +
+      "compute too, which gains nothing and shows how it goes. No bit depends on it.",
   ),
   seed: works(int({ min: 0 }).default(1024), "Seed of weights and dropout; --seed sets it."),
   run_dir: works(text().min(1), "Folder for logs, metrics and traces of the run.", { derived: "RUN/{JOB_NAME}" }),

@@ -5,14 +5,14 @@
  *
  * An invocation sums a column of a group in the order of its tokens. It takes several groups and asks for the first row
  * of each, and for what is in the table, before it adds anything. Groups too long for that are summed by workgroups, whose
- * rows of invocations take every so many tokens each; they come first, since they take longest. In software there is no
+ * rows of invocations take every so many tokens each; those workgroups are the first, since they take longest. In software there is no
  * such thing as too long: the processors are few, and a workgroup's memory is as slow as any.
  */
 import type { FloatType } from "../host.ts";
 import { type DeviceTraits, type Operand, type Pass, spread } from "../kernel.ts";
 import { vectorPrelude } from "../norm/rows.ts";
 import { storage } from "../storage.ts";
-import { groupsLength, longGroup } from "./groups.ts";
+import { groupsLength, headWords, longGroups } from "./groups.ts";
 
 export interface GradientSizes {
   readonly tokens: number;
@@ -24,28 +24,28 @@ export interface GradientSizes {
   readonly type: FloatType;
 }
 
-/** What decides how quick it is. Sums are others with other `lanes`, `across` and `hugeAcross`. */
+/** What decides how quick it is. Sums of long groups are others with other `lanes` and `across`. */
 export interface GradientForm {
   /** Groups of an invocation. */
   readonly each: number;
-  /** Rows of dY that an invocation asks for at once. */
+  /** Rows of dY that an invocation asks for at once, in a group of its own and in a long one. */
   readonly ahead: number;
+  readonly longAhead: number;
   /** Invocations of a workgroup; a power of two. */
   readonly lanes: number;
   /** Workgroups at most that take long groups, by turns; none: all groups are alike. */
   readonly longs: number;
-  /** Vectors of columns of a long group, and of a huge one, that a workgroup has; powers of two. */
-  readonly across: number;
-  readonly hugeAcross: number;
+  /** Vectors of columns that a workgroup has, for groups by each of `longGroups`; powers of two. */
+  readonly across: readonly number[];
 }
 
 export const gradientForm = ({ software }: Pick<DeviceTraits, "software">): GradientForm => ({
-  each: software ? 1 : 4,
-  ahead: software ? 1 : 4,
-  lanes: 256,
+  each: software ? 1 : 2,
+  ahead: software ? 1 : 2,
+  longAhead: 4,
+  lanes: 128,
   longs: software ? 0 : 1024,
-  across: 8,
-  hugeAcross: 2,
+  across: [2, 8, 32],
 });
 
 export const gradientOperands = ({ tokens, vocabulary, columns, type }: GradientSizes): readonly Operand[] => [
@@ -61,7 +61,7 @@ export function gradientPasses(
   sizes: GradientSizes,
   form: GradientForm = gradientForm(traits),
 ): readonly Pass[] {
-  const { tokens, vocabulary, columns, firstRow } = sizes, { each, ahead, lanes, across, hugeAcross } = form;
+  const { tokens, vocabulary, columns, firstRow } = sizes, { each, ahead, longAhead, lanes, across } = form;
   const width = columns % 4 === 0 ? 4 : 1, vectors = columns / width;
   const { directives, bindings, load, bound } = storage(
     traits,
@@ -70,42 +70,41 @@ export function gradientPasses(
     width,
     ["dY"],
   );
-  const slices = Math.ceil(vectors / across), hugeSlices = Math.ceil(vectors / hugeAcross);
-  const longs = Math.min(form.longs, Math.floor(tokens / (longGroup + 1)) * hugeSlices);
+  const slices = across.map((each) => Math.ceil(vectors / each)), kinds = upTo(longGroups.length);
+  const longs = Math.min(form.longs, Math.floor(tokens / (longGroups.at(-1)! + 1)) * Math.max(...slices));
   const slots = Math.ceil(tokens / each), [x, y] = spread(longs + Math.ceil(slots * vectors / lanes));
   /** Adds the rows of tokens `at`, `at + step`… up to `end`, as many as are asked for at once. */
-  const add = (step: string) =>
-    upTo(ahead).map((k) => {
-      const place = k === 0 ? "at" : `at + ${k}u * ${step}`;
-      const read = `{ let row = tokenAt(${place}) * ${vectors}u + c; term${k} = ${load("dY", "row")}; }`;
-      return `var term${k} = V(); ${k === 0 ? read : `if (${place} < end) ${read}`}`;
-    }).join("\n      ") + `
-      ${
-      upTo(ahead).map((k) => k === 0 ? "sum += term0;" : `if (at + ${k}u * ${step} < end) { sum += term${k}; }`).join(
-        " ",
-      )
-    }`;
+  const add = (step: string, ahead: number) => {
+    const places = upTo(ahead).map((k) => k === 0 ? "at" : `at + ${k}u * ${step}`);
+    const reads = places.map((place, k) =>
+      `var term${k} = V(); ${
+        k === 0 ? "" : `if (${place} < end) `
+      }{ let row = tokenAt(${place}) * ${vectors}u + c; term${k} = ${load("dY", "row")}; }`
+    );
+    const sums = places.map((place, k) => k === 0 ? "sum += term0;" : `if (${place} < end) { sum += term${k}; }`);
+    return [...reads, ...sums].join("\n      ");
+  };
 
   const code = `${directives}${vectorPrelude(width)}
 ${bindings}
 const tokens = ${tokens}u;
-fn tokenAt(place: u32) -> u32 { return min(groups[3u + min(place, tokens - 1u)], tokens - 1u); }
-fn rowOf(group: u32) -> u32 { return groups[3u + tokens + group]${firstRow === 0 ? "" : ` - ${firstRow}u`}; }
-fn beginOf(group: u32) -> u32 { return min(groups[3u + 2u * tokens + group], tokens); }
+fn tokenAt(place: u32) -> u32 { return min(groups[${headWords}u + min(place, tokens - 1u)], tokens - 1u); }
+fn rowOf(group: u32) -> u32 { return groups[${headWords}u + tokens + group]${firstRow === 0 ? "" : ` - ${firstRow}u`}; }
+fn shortGroups() -> u32 { return min(groups[${longGroups.length}] - groups[${longGroups.length - 1}], tokens); }
+fn beginOf(group: u32) -> u32 { return min(groups[${headWords}u + 2u * tokens + group], tokens); }
 ${longs > 0 ? longText() : ""}
 @compute @workgroup_size(${lanes})
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) local: u32) {
   let own = group.y * ${x}u + group.x;
-  let long = ${form.longs > 0 ? "min(groups[1], tokens)" : "0u"};
-  ${longs > 0 ? `if (own < ${longs}u) { sumLong(own, local, long); return; }` : ""}
+  ${longs > 0 ? `if (own < ${longs}u) { sumLong(own, local); return; }` : ""}
   let i = (own - ${longs}u) * ${lanes}u + local;
   let slot = i / ${vectors}u;
   let c = i % ${vectors}u;
   if (slot >= ${slots}u) { return; }
-  let count = min(groups[2], tokens);
+  let count = ${form.longs > 0 ? "shortGroups()" : `groups[${longGroups.length}]`};
   ${
     upTo(each).map((k) => `
-  let group${k} = long + slot + ${k * slots}u;
+  let group${k} = slot + ${k * slots}u;
   let place${k} = min(group${k}, tokens - 1u);
   let row${k} = rowOf(place${k});
   let begin${k} = beginOf(place${k});
@@ -125,7 +124,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lo
     let end = end${k};
     var sum = sum${k};
     for (var at = begin${k} + 1u; at < end; at += ${ahead}u) {
-      ${add("1u")}
+      ${add("1u", ahead)}
     }
     dTable[row${k} * ${vectors}u + c] = old${k} + sum;
   }`).join("")
@@ -137,28 +136,42 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lo
   function longText(): string {
     return `
 var<workgroup> shares: array<V, ${lanes}>;
-fn sumLong(own: u32, local: u32, long: u32) {
-  let huge = min(groups[0], long);
-  let hugeItems = huge * ${hugeSlices}u;
-  let items = hugeItems + (long - huge) * ${slices}u;
-  for (var item = own; item < items; item += ${longs}u) {
-    let isHuge = item < hugeItems;
-    let part = select(item - hugeItems, item, isHuge);
-    let slices = select(${slices}u, ${hugeSlices}u, isHuge);
-    let across = select(${across}u, ${hugeAcross}u, isHuge);
-    let down = select(${lanes / across}u, ${lanes / hugeAcross}u, isHuge);
-    let group = select(huge, 0u, isHuge) + part / slices;
-    let row = rowOf(group);
-    let column = part % slices * across + local % across;
+fn sumLong(own: u32, local: u32) {
+  let short = shortGroups();
+  ${
+      kinds.map((kind) => `
+  let count${kind} = ${kind === 0 ? "" : `max(count${kind - 1}, `}min(groups[${kind}], tokens)${kind === 0 ? "" : ")"};
+  let items${kind} = ${
+        kind === 0
+          ? `count0 * ${slices[0]}u`
+          : `items${kind - 1} + (count${kind} - count${kind - 1}) * ${slices[kind]}u`
+      };`).join("")
+    }
+  for (var item = own; item < items${kinds.at(-1)}; item += ${longs}u) {
+    var across = 0u;
+    var slices = 1u;
+    var first = 0u; // group of its kind
+    var before = 0u; // items of the kinds before
+    ${
+      kinds.toReversed().map((kind) =>
+        `if (item < items${kind}) { across = ${across[kind]}u; slices = ${slices[kind]}u; ${
+          kind === 0 ? "first = 0u; before = 0u;" : `first = count${kind - 1}; before = items${kind - 1};`
+        } }`
+      ).join("\n    ")
+    }
+    let group = min(short + first + (item - before) / slices, tokens - 1u);
+    let column = (item - before) % slices * across + local % across;
     let c = min(column, ${vectors - 1}u);
+    let row = rowOf(group);
     let begin = beginOf(group);
     let end = select(begin, beginOf(group + 1u), row < ${vocabulary}u);
     let writes = local < across && column < ${vectors}u && row < ${vocabulary}u;
+    let down = ${lanes}u / across;
     var old = V();
     if (writes) { old = dTable[row * ${vectors}u + c]; }
     var sum = V();
-    for (var at = begin + local / across; at < end; at += ${ahead}u * down) {
-      ${add("down")}
+    for (var at = begin + local / across; at < end; at += ${longAhead}u * down) {
+      ${add("down", longAhead)}
     }
     shares[local] = sum;
     workgroupBarrier();

@@ -1,22 +1,24 @@
 import { assertEquals } from "@std/assert";
 import { randomUniform } from "../testing.ts";
-import { groupedTokens, groupsLength, groupTokens } from "./groups.ts";
+import { groupedTokens, groupsLength, groupTokens, headWords } from "./groups.ts";
 
 /** Groups as lists, by the slowest way there is. */
 function slowly(ids: readonly number[]) {
   const tokensOf = new Map<number, number[]>();
   ids.forEach((id, token) => tokensOf.set(id, [...tokensOf.get(id) ?? [], token]));
-  return [...tokensOf].sort(([, a], [, b]) => b.length - a.length);
+  const sorted = [...tokensOf].sort(([, a], [, b]) => b.length - a.length);
+  return [...sorted.filter(([, { length }]) => length <= 16), ...sorted.filter(([, { length }]) => length > 16)];
 }
 
 function lists(groups: Uint32Array, tokens: number) {
-  return Array.from({ length: groups[2]! }, (_, group) => {
-    const [begin, end] = groups.subarray(3 + 2 * tokens + group);
-    return [groups[3 + tokens + group]!, [...groups.subarray(3 + begin!, 3 + end!)]] as const;
+  const order = groups.subarray(headWords), idOf = order.subarray(tokens), beginOf = idOf.subarray(tokens);
+  return Array.from({ length: groups[headWords - 1]! }, (_, group) => {
+    const [begin, end] = beginOf.subarray(group);
+    return [idOf[group]!, [...order.subarray(begin, end)]] as const;
   });
 }
 
-Deno.test("groupTokens() puts the tokens of each id together, the longest groups first", () => {
+Deno.test("groupTokens() puts the tokens of each id together, long groups behind short ones, the longest first", () => {
   for (
     const ids of [
       [0],
@@ -31,6 +33,6 @@ Deno.test("groupTokens() puts the tokens of each id together, the longest groups
     assertEquals(groupedTokens(groups.length), tokens);
     assertEquals(lists(groups, tokens), expected);
     const longer = (least: number) => expected.filter(([, { length }]) => length > least).length;
-    assertEquals([...groups.subarray(0, 2)], [longer(1024), longer(16)]);
+    assertEquals([...groups.subarray(0, 3)], [1024, 64, 16].map(longer));
   }
 });

@@ -1,5 +1,6 @@
 /** Look-up of rows on the host: the oracle of the kernels beside this file. */
 import type { HostArray } from "../kernel.ts";
+import { headWords } from "./groups.ts";
 
 interface Sizes {
   readonly tokens: number;
@@ -26,15 +27,14 @@ export function embeddingGradient(
   { tokens, vocabulary, columns, firstRow = 0 }: Sizes,
   [groups, dY, dTable]: readonly HostArray[],
 ): void {
-  const count = Math.min(groups[2], tokens), sum = new Float64Array(columns);
+  const order = groups.subarray(headWords), idOf = order.subarray(tokens), beginOf = idOf.subarray(tokens);
+  const count = Math.min(groups[headWords - 1], tokens), sum = new Float64Array(columns);
   for (let group = 0; group < count; group++) {
-    const row = groups[3 + tokens + group] - firstRow;
+    const row = idOf[group] - firstRow, end = Math.min(beginOf[group + 1], tokens);
     if (row < 0 || row >= vocabulary) continue;
-    const begin = groups[3 + 2 * tokens + group], end = Math.min(groups[4 + 2 * tokens + group], tokens);
     sum.fill(0);
-    for (let place = begin; place < end; place++) {
-      const token = groups[3 + place];
-      for (let c = 0; c < columns; c++) sum[c] += dY[token * columns + c];
+    for (let place = beginOf[group]; place < end; place++) {
+      for (let c = 0; c < columns; c++) sum[c] += dY[order[place] * columns + c];
     }
     for (let c = 0; c < columns; c++) dTable[row * columns + c] += sum[c];
   }

@@ -40,7 +40,12 @@ Deno.test("words that mean nothing are refused with 2", (test) =>
     Deno.writeTextFileSync(`${folder}/words.yaml`, "hello");
     await checkAll(test, folder, processes, [
       { what: "an argument", args: ["train", "--confg", config], code: 2, says: /no argument --confg; --config is/ },
-      { what: "a word too many", args: ["train", "now"], code: 2, says: /"now" is not understood here/ },
+      {
+        what: "a word too many",
+        args: ["train", "configs/demo.yaml", "now"],
+        code: 2,
+        says: /"now" is not understood here/,
+      },
       { what: "a missing value", args: ["train", "--config"], code: 2, says: /--config needs a value/ },
       { what: "no number", args: ["train", "--nproc", "two"], code: 2, says: /--nproc: "two" is not a whole number/ },
       { what: "a port of no kind", args: ["train", "--port", "99999"], code: 2, says: /--port: 99999 is no port/ },

@@ -140,7 +140,16 @@ async function compile(tryBinary: boolean): Promise<void> {
   console.log(`${output}: ${form}, ${(size / 1e6).toFixed(1)} MB`);
 }
 
-if (import.meta.main) {
+const usage = `Usage: troupe compile [--bundle]
+
+Makes ${output}: one file that holds Troupe, Deno and the demo, for machines with nothing installed. deno compile makes a
+binary of it; where that cannot fetch its runtime, the file unpacks itself into the user's cache folder at its first start.
+
+  --help    Show this text
+  --bundle  The form that unpacks itself, at once`;
+
+if (import.meta.main && Deno.args.includes("--help")) console.log(usage);
+else if (import.meta.main) {
   const unknown = Deno.args.find((argument) => argument !== "--bundle");
   try {
     if (unknown !== undefined) throw new Error(`there is no argument ${unknown}; there is --bundle`);

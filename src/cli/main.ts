@@ -5,6 +5,7 @@
  */
 import { isMainThread, workerData } from "node:worker_threads";
 import { ConfigError } from "../config/error.ts"; // alone, as workers need no more of a run record
+import { nearest } from "../config/nearest.ts";
 import { ArgumentError } from "./parser.ts";
 import { enterUserFolder } from "./self.ts";
 import type { Verb } from "./verb.ts";
@@ -22,7 +23,8 @@ const verbs: Readonly<Record<string, { load: () => Promise<Verb>; hidden?: true 
   doctor: { load: async () => (await import("./doctor.ts")).doctorVerb },
   bench: { load: async () => (await import("./bench.ts")).bench },
   tune: { load: async () => (await import("./tune.ts")).tuneVerb },
-  test: { load: async () => (await import("./test.ts")).test },
+  test: { load: async () => (await import("./of_sources.ts")).test },
+  compile: { load: async () => (await import("./of_sources.ts")).compile },
   rank: { load: async () => (await import("./rank.ts")).rank, hidden: true },
 };
 
@@ -34,16 +36,24 @@ async function help(): Promise<number> {
     if (!hidden) console.log(`  ${name.padEnd(10)}${(await load()).summary}`);
   }
   console.log(
-    "\n`troupe VERB --help` tells what a verb takes; `troupe config --help` lists every field of a run record.",
+    "\n`troupe VERB --help` tells what a verb takes; `troupe config --help` lists every field of a run record." +
+      "\n`./troupe dawn VERB` has Dawn compute, once `./troupe doctor --add-dawn` has fetched it.",
   );
   return 0;
 }
 
 /** Runs one verb; whatever goes wrong ends in one sentence and an exit code, never in a stack trace. */
 export async function main([name = "help", ...args]: readonly string[]): Promise<number> {
-  if (name === "help" || name === "--help" || name === "-h") return await help();
+  if (name === "help" || name === "--help" || name === "-h") {
+    return args.length === 0 || args[0]!.startsWith("-") ? await help() : await main([args[0]!, "--help"]);
+  }
   if (!Object.hasOwn(verbs, name)) {
-    console.error(`troupe: there is no verb ${JSON.stringify(name)}; there are ${visible.join(", ")}`);
+    const close = nearest(name, visible);
+    console.error(
+      `troupe: there is no verb ${JSON.stringify(name)}; ${
+        close === undefined ? `there are ${visible.join(", ")}` : `${close} is the nearest`
+      }`,
+    );
     return 2;
   }
   try {

@@ -11,16 +11,16 @@ import { adviceFor, remedies, unfitting } from "../train/fit.ts";
 import { estimateHostMemory, type HostMemory } from "../train/host_memory.ts";
 import { planModel, prefetchOf } from "../train/model.ts";
 import { stageSchedule } from "../train/stage.ts";
-import { ArgumentError, getDefaultParser, type ParsedArguments } from "./parser.ts";
+import { ArgumentError, type ParsedArguments } from "./parser.ts";
 import { layoutName, planWorld, type WorldArguments } from "./plan_world.ts";
-import { resolveWritten, type Verb, writtenRecord } from "./verb.ts";
+import { getRecordParser, resolveWritten, type Verb, writtenRecord } from "./verb.ts";
 
 const summary = "estimate the device memory that a run needs, or what a layout would do on many GPUs, without a device";
 
 export const plan: Verb = {
   summary,
   async run(args) {
-    const parser = getDefaultParser()
+    const parser = getRecordParser()
       .addArgument("--memory", {
         help: "Memory of the device, such as 80GiB: says whether the run fits, or what would",
       })

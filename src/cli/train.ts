@@ -15,7 +15,7 @@ import { BlackBox, writeBlackBox } from "../observe/black_box.ts";
 import type { FlightRecord } from "../observe/flight_recorder.ts";
 import { makeNewRunFolder, makeRunFolder, type RunFolder, runFolderAt } from "../observe/run_folder.ts";
 import { onInterrupt } from "./interrupt.ts";
-import { ArgumentError, type DefaultArguments, getDefaultParser } from "./parser.ts";
+import { ArgumentError, type DefaultArguments } from "./parser.ts";
 import { detectLaunch, type Launch } from "./launch.ts";
 import { keepProcessNote } from "./process_note.ts";
 import { rankVariables } from "./rank.ts";
@@ -24,8 +24,9 @@ import { tuneFor } from "./tune.ts";
 import { deviceOptions, openBackend } from "../backend/open.ts";
 import { sharedTablesFolder } from "../data/mod.ts";
 import { hostSockets, startRankProcess } from "./rank_process.ts";
+import { requireRoomForRanks } from "./room_for_ranks.ts";
 import { programVersion } from "./self.ts";
-import { recordFromArguments, resolveWritten, say, type Verb, writtenRecord } from "./verb.ts";
+import { getRecordParser, recordFromArguments, resolveWritten, say, type Verb, writtenRecord } from "./verb.ts";
 import { requireWritable } from "./writable.ts";
 
 const summary = "train the model of a run record (configs/demo.yaml when none is named)";
@@ -48,7 +49,7 @@ function newRunFolder({ runtime: { run_dir } }: ResolvedConfig): RunFolder {
 export const train: Verb = {
   summary,
   async run(args) {
-    const parser = getDefaultParser();
+    const parser = getRecordParser();
     const parsed = parser.parse(args);
     if (parsed.help) {
       console.log(parser.help("train", summary));
@@ -62,6 +63,7 @@ export const train: Verb = {
     const token = launch.role === "alone" ? crypto.randomUUID() : sharedToken();
     if (launch.role === "member") return await beMember(parsed, launch, token);
     const record = await recordFromArguments(parsed, { worldSize: launch.world });
+    requireRoomForRanks(record.runtime.nproc);
     const { ckpt } = record;
     const pathOf = (folder: string | null) => folder ? parseStoragePath(folder).path : undefined;
     const folder = ckpt.enable_save_ckpt ? pathOf(ckpt.save_ckpt_folder) : undefined;
@@ -345,6 +347,7 @@ async function beMember(args: DefaultArguments, launch: Launch, token: string): 
   using _listening = onInterrupt(() => stopping.signal.aborted ? leaving.abort() : stopping.abort());
   const written = await writtenRecord(args, { onNotice: () => {} });
   const nproc = launch.firstRank === undefined ? args.nproc ?? 1 : 1, sockets = hostSockets(nproc, launch.localRank);
+  requireRoomForRanks(nproc);
   const { code, text } = await joinHosts({
     root: { hostname: launch.host!, port: launch.port },
     token,
@@ -388,12 +391,15 @@ const replacementMs = 10_000;
 const stoppedAtOnce = 130;
 
 function lastWords({ outcome, step, unsaved }: Outcome, folders: readonly string[], resumes: boolean): string {
-  const done = `${outcome === "finished" ? "Finished" : "Stopped"} after step ${step}.`;
+  const done = step === 0
+    ? "Stopped before a step."
+    : `${outcome === "finished" ? "Finished" : "Stopped"} after step ${step}.`;
   if (folders.length === 0) return `${done} Nothing was saved (ckpt.enable_save_ckpt is false).`;
   if (outcome === "finished") return `${done} Checkpoints: ${folders[0]}`;
   const command = `The same command${resumes ? "" : " with --set ckpt.auto_resume=true"}`;
-  if (!unsaved) return `${done} ${command} goes on from there.`;
+  if (!unsaved && step > 0) return `${done} ${command} goes on from there.`;
   const saved = listCheckpoints(folders).find(({ status }) => status === "complete")?.step ?? 0;
+  if (saved === 0) return `${done} Nothing was saved: the same command begins anew.`;
   const lost = saved < step ? ", as the last ones were not saved" : "";
   return `${done} ${command} goes on from step ${saved}${lost}.`;
 }

@@ -6,8 +6,8 @@ import { runMesh } from "../parallel/run_mesh.ts";
 import { kernelsOf } from "../train/kernel_trial.ts";
 import { type Found, tune, type TuneOptions } from "../train/tune.ts";
 import { openTuningCache, tuningFolder } from "../train/tuning_cache.ts";
-import { ArgumentError, getDefaultParser } from "./parser.ts";
-import { recordFromArguments, say, type Verb } from "./verb.ts";
+import { ArgumentError } from "./parser.ts";
+import { getRecordParser, recordFromArguments, say, type Verb } from "./verb.ts";
 
 const summary = "find the forms of a run's kernels that are fastest on this device, and keep them for its runs";
 
@@ -73,7 +73,7 @@ export async function tuneFor(
 export const tuneVerb: Verb = {
   summary,
   async run(args) {
-    const parser = getDefaultParser()
+    const parser = getRecordParser()
       .addArgument("--seconds", {
         type: "float",
         default: 120,

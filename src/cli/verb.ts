@@ -2,7 +2,13 @@
 import { loadConfig, resolveConfig, type ResolvedConfig } from "../config/mod.ts";
 import { moduleNames } from "../models/registry.ts";
 import { loadPlugins } from "../train/model.ts";
-import { type DefaultArguments, recordChanges } from "./parser.ts";
+import {
+  ArgumentError,
+  type ArgumentParser,
+  type DefaultArguments,
+  getDefaultParser,
+  recordChanges,
+} from "./parser.ts";
 import { programFile } from "./self.ts";
 
 export interface Verb {
@@ -39,14 +45,27 @@ function exists(path: string): boolean {
   }
 }
 
-type RecordArguments = Pick<DefaultArguments, "given" | "config" | "set" | "nproc" | "backend" | "seed" | "resume">;
+type RecordArguments =
+  & Pick<DefaultArguments, "given" | "config" | "set" | "nproc" | "backend" | "seed" | "resume">
+  & { readonly file?: string | undefined };
+
+/** The arguments of a run, for verbs that take its record as a word too: `troupe train mine.yaml`. */
+export const getRecordParser = (): ArgumentParser<DefaultArguments & { readonly file?: string }> =>
+  getDefaultParser().addArgument("file", { nargs: "?", help: "Run record; same as --config" }) as never;
+
+function recordFile({ file, config }: RecordArguments): string {
+  if (file !== undefined && config !== undefined && file !== config) {
+    throw new ArgumentError(`"${file}" and --config ${config} are two run records; one of them would work`);
+  }
+  return file ?? config ?? demoConfig();
+}
 
 /** Reads the record that the command line names, with its changes, and loads its plugins. */
 export async function writtenRecord(
   args: RecordArguments,
   { onNotice = say }: { onNotice?: (line: string) => void } = {},
 ): Promise<Record<string, unknown>> {
-  const written = await loadConfig(args.config ?? demoConfig(), { set: recordChanges(args, onNotice) });
+  const written = await loadConfig(recordFile(args), { set: recordChanges(args, onNotice) });
   findFiles(written);
   const plugins = (written.runtime as { plugins?: unknown } | undefined)?.plugins;
   if (Array.isArray(plugins)) await loadPlugins(plugins.map(String));

@@ -4,6 +4,7 @@ import { openBackend } from "../backend/open.ts";
 import { ConfigError } from "../config/mod.ts";
 import { caseOf, defaultTolerances, verify as replay, type VerifyReport } from "../train/verify.ts";
 import { ArgumentError, createParser, type ParsedArguments } from "./parser.ts";
+import { requireRoomForRanks } from "./room_for_ranks.ts";
 import { say, type Verb } from "./verb.ts";
 import { isOneOfSeveral, type OneOfSeveral, oneOfSeveral, verifyWithRanks } from "./verify_ranks.ts";
 
@@ -60,7 +61,10 @@ export const verify: Verb = {
       );
     }
     if (!(nproc >= 1)) throw new ArgumentError(`--nproc: ${nproc} ranks verify nothing; 1 or more would work`);
-    if (nproc > 1 && !isOneOfSeveral()) return await verifyWithRanks(args, nproc);
+    if (nproc > 1 && !isOneOfSeveral()) {
+      requireRoomForRanks(nproc);
+      return await verifyWithRanks(args, nproc);
+    }
     await using member = nproc > 1 ? oneOfSeveral() : undefined;
     using backend = await openBackend(parsed.backend, { boundsChecks: false });
     let code = 0;

@@ -95,5 +95,5 @@ function problem(path: string, message: string, cause?: unknown): ConfigError {
 function reason(error: unknown): string {
   if (error instanceof Deno.errors.NotFound) return "there is no such file";
   if (error instanceof Deno.errors.IsADirectory || /os error 21/.test(String(error))) return "it is a folder";
-  return error instanceof Error ? error.message.split("\n")[0] : String(error);
+  return error instanceof Error ? error.message.split("\n")[0].replace(/:$/, "") : String(error);
 }

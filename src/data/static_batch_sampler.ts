@@ -128,7 +128,7 @@ export class StaticBatchSampler {
     this.#usable = Math.floor((rows - rampRows) / full) * full + rampRows;
     if (this.#usable < batchSize) {
       throw new RangeError(
-        `The data set has ${rows} rows of packed_length tokens, and one batch takes ${full} ` +
+        `The data set has ${rows} rows of micro_bsz × seq_len tokens, and one batch takes ${full} ` +
           `(data.micro_num ${batchSize} × ${this.#world} data-parallel ranks). More data, or a smaller micro_num, ` +
           `micro_bsz or seq_len would work`,
       );

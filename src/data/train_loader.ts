@@ -158,7 +158,7 @@ function mixedFolders(mixture: Readonly<Record<string, number>>, { rows, types }
     const place = places[types.indexOf(folder.name)]!;
     if (place.rows > 0) return { ...folder, ...place };
     throw new RangeError(
-      `data.mixture gives "${folder.name}" a weight, and its files hold less than one row of packed_length tokens`,
+      `data.mixture gives "${folder.name}" a weight, and its files hold less than one row of micro_bsz × seq_len tokens`,
     );
   });
 }

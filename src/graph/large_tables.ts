@@ -29,6 +29,9 @@ interface Pass {
 /** Rows of a tensor begin at multiples of this many bytes where a kernel binds them. */
 const ALIGNMENT = 256;
 
+/** A step has nodes for each part, and planning takes time for each. */
+const mostParts = 1024;
+
 /** Name of part `index` of an output that is made in parts of its columns. */
 export const partName = (output: string, index: number): string => `${output} ${index}`;
 
@@ -57,6 +60,15 @@ function rowsOfParts({ nodes }: Graph, largest: number): Map<string, number> {
       throw new RangeError(
         `Cannot divide parameter ${table.name} [${table.shape}]: one binding of this device holds ${largest} bytes, less ` +
           `than the ${unit} rows of it that begin at a multiple of ${ALIGNMENT} bytes`,
+      );
+    }
+    if (rows / each > mostParts) {
+      throw new RangeError(
+        `Cannot divide parameter ${table.name} [${table.shape}]: one binding of this device holds ${largest} bytes, which ` +
+          `makes ${
+            Math.ceil(rows / each)
+          } parts of it, and ${mostParts} would be the most; a smaller model.vocab_size, ` +
+          `model.hidden_size or micro-batch would fit`,
       );
     }
     parts.set(table.name, Math.min(each, parts.get(table.name) ?? each));

@@ -22,15 +22,19 @@ const perFamily = (internlm: string, others = "0.02") => ({ derived: `${internlm
 
 /** What is computed: sizes, types and details of the model. */
 export const modelSchema = z.strictObject({
-  num_layers: works(int({ min: 1 }), "Decoder blocks in the whole model.", { example: 32 }),
-  hidden_size: works(int({ min: 1 }), "Width of the stream between the blocks.", perFamily("768", "2048")),
+  num_layers: works(int({ min: 1, max: 4096 }), "Decoder blocks in the whole model.", { example: 32 }),
+  hidden_size: works(
+    int({ min: 1, max: 2 ** 20 }),
+    "Width of the stream between the blocks.",
+    perFamily("768", "2048"),
+  ),
   num_attention_heads: works(int({ min: 1 }), "Query heads; they share hidden_size evenly.", perFamily("12", "32")),
   num_kv_attention_heads: works(
     int({ min: 1 }),
     "Key and value heads; each serves the same number of query heads. INTERNLM has as many as query heads.",
     { derived: "num_attention_heads" },
   ),
-  vocab_size: works(int({ min: 1 }).default(50304), "Entries of the vocabulary."),
+  vocab_size: works(int({ min: 1, max: 2 ** 31 - 1 }).default(50304), "Entries of the vocabulary."),
   mlp_ratio: works(
     float({ above: 0 }).default(4),
     "Inner width of the feed-forward part as a multiple of hidden_size, before rounding up to multiple_of.",

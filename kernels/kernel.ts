@@ -92,6 +92,8 @@ export interface Kernel {
   /** Sizes for people, where the operands' lengths do not tell: "4096 x 768 x 768". */
   readonly shape?: string;
   readonly operands: readonly Operand[];
+  /** Tokens of a segment where operands `start` and `end` tell segments: what it is to be measured with. */
+  readonly segment?: number;
   /** Least work: each input read once, each output written once, multiply and add counted as two. */
   readonly cost: { readonly flops: number; readonly bytes: number };
   /** Computes on the host, in double where it sums, into views given in operand order (scratch included). */

@@ -12,6 +12,7 @@ import { upTo } from "../matmul/text.ts";
 import { float } from "../norm/rows.ts";
 import { type Storage, storage } from "../storage.ts";
 import type { BlockForm, Load } from "./block_form.ts";
+import { unlessByPairs } from "./rounds.ts";
 import type { AttentionShape } from "./shape.ts";
 
 /** Scores are kept times log₂e, since `exp2` is the native one. */
@@ -109,15 +110,21 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lo
   return { code, workgroups, ...bound(places) };
 }
 
-/** q, k, v, dO, rowData → dQ. */
+/**
+ * q, k, v, dO, rowData → dQ.
+ *
+ * @param otherwise reads `pairs` too, and does nothing where their passes do it
+ */
 export function queryGradientPass(
   form: BlockForm,
   shape: AttentionShape,
   operands: readonly Operand[],
   traits: DeviceTraits,
+  otherwise = false,
 ): Pass {
   const { tokens, heads, scale } = shape;
-  const text = textOf(form, shape, operands, traits, ["q", "k", "v", "dO", "rowData", "dQ"]);
+  const names = ["q", "k", "v", "dO", "rowData", ...(otherwise ? ["pairs"] : []), "dQ"];
+  const text = textOf(form, shape, operands, traits, names);
   const { rows, sums } = text;
   const code = `
 ${text.open(heads)}
@@ -158,11 +165,17 @@ export function keyGradientPass(
   operands: readonly Operand[],
   traits: DeviceTraits,
   gradients: readonly ("dK" | "dV")[],
+  otherwise = false,
 ): Pass {
   const { tokens, heads, kvHeads, scale } = shape;
   const wantsK = gradients.includes("dK"), wantsV = gradients.includes("dV");
   const inputs = ["q", "k", ...(wantsK ? ["v"] : []), "dO"];
-  const text = textOf(form, shape, operands, traits, [...inputs, "rowData", ...gradients]);
+  const text = textOf(form, shape, operands, traits, [
+    ...inputs,
+    "rowData",
+    ...(otherwise ? ["pairs"] : []),
+    ...gradients,
+  ]);
   const { rows, sums } = text;
   const group = heads / kvHeads;
   const data = upTo(4).map((c) => `let data${c} = rowData[min(columns[${c}], ${tokens - 1}u) * ${heads}u + head];`);
@@ -247,6 +260,7 @@ ${form.declarations}`;
       const workgroups = groups(heads), total = blocks * heads;
       const guard = workgroups[1] > 1 ? `if (id >= ${total}u) { return; }` : "";
       return `${form.open}
+  ${names.includes("pairs") ? unlessByPairs : ""}
   let id = group.y * ${workgroups[0]}u + group.x;
   ${guard}
   let block = id / ${heads}u;

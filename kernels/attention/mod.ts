@@ -12,7 +12,9 @@ import {
   type MatrixTiling,
   matrixTilings,
 } from "./matrix_blocks.ts";
+import { pairGradientPasses, type PairGradients } from "./pair_gradients.ts";
 import * as reference from "./reference.ts";
+import { pairsOperand, type Rounds, roundsOf, scratchOperand } from "./rounds.ts";
 import type { AttentionOptions, AttentionShape } from "./shape.ts";
 import { isScaled, largestOperand, largestPass } from "./scales.ts";
 import { subgroupBlocks } from "./subgroup_blocks.ts";
@@ -60,13 +62,15 @@ export function attentionForward(options: AttentionOptions): Kernel {
   return {
     name: "attention.forward",
     operands,
+    segment: shape.longest ?? shape.tokens,
     cost: { flops: 2 * productFlops(shape), bytes: leastBytes(operands) },
     reference: (views) => reference.attentionForward(shape, views),
     passes(traits) {
       const form = formFor("forward", shape, traits);
-      return "forward" in form
-        ? [...scales(shape, operands), matrixForwardPass(shape, operands, traits, subgroupMatrix, form.forward)]
-        : [forwardPass(form, shape, operands, traits)];
+      if ("forward" in form) {
+        return [...scales(shape, operands), matrixForwardPass(shape, operands, traits, subgroupMatrix, form.forward)];
+      }
+      return [forwardPass("pairs" in form ? form.otherwise : form, shape, operands, traits)];
     },
   };
 }
@@ -81,7 +85,7 @@ export function attentionForward(options: AttentionOptions): Kernel {
  * @throws {RangeError} when a size does not fit
  */
 export function attentionBackward(options: AttentionOptions): Kernel {
-  const shape = shapeOf("attention.backward", options);
+  const shape = shapeOf("attention.backward", options), rounds = roundsFor(shape);
   const { queries, keys, rows } = lengthsOf(shape);
   const operands: readonly Operand[] = [
     { name: "q", type: shape.type, length: queries, access: "read" },
@@ -97,14 +101,16 @@ export function attentionBackward(options: AttentionOptions): Kernel {
     { name: "dV", type: shape.type, length: keys, access: "write" },
     { name: "rowData", type: "u32", length: 4 * rows, access: "scratch" },
     ...(isScaled(shape) ? [largestOperand(4)] : []),
+    ...(rounds ? [pairsOperand(rounds), scratchOperand(rounds, "f32")] : []),
   ];
   return {
     name: "attention.backward",
     operands,
+    segment: shape.longest ?? shape.tokens,
     cost: { flops: 5 * productFlops(shape), bytes: leastBytes(operands) },
     reference: (views) => reference.attentionBackward(shape, views),
     passes(traits) {
-      const form = formFor("backward", shape, traits);
+      const form = formFor("backward", shape, traits, rounds);
       if ("forward" in form) {
         return [
           ...scales(shape, operands),
@@ -112,16 +118,48 @@ export function attentionBackward(options: AttentionOptions): Kernel {
           ...matrixBackwardPasses(shape, operands, traits, subgroupMatrix, form),
         ];
       }
+      const byPairs = "pairs" in form, blocks = byPairs ? form.otherwise : form;
       // Sums of both gradients of a long head do not fit the registers of one invocation.
-      const fit = 2 * form.localRows * form.quads <= mostSums;
+      const fit = 2 * blocks.localRows * blocks.quads <= mostSums;
       const together: readonly ("dK" | "dV")[][] = fit ? [["dK", "dV"]] : [["dK"], ["dV"]];
       return [
         rowDataPass(shape, operands, traits),
-        queryGradientPass(form, shape, operands, traits),
-        ...together.map((gradients) => keyGradientPass(form, shape, operands, traits, gradients)),
+        ...(byPairs ? pairGradientPasses(form.pairs, rounds!, shape, operands, traits) : []),
+        queryGradientPass(blocks, shape, operands, traits, byPairs),
+        ...together.map((gradients) => keyGradientPass(blocks, shape, operands, traits, gradients, byPairs)),
       ];
     },
   };
+}
+
+/** Tokens from which on scratch for pairs of blocks is worth its place. */
+const fewestByPairs = 1024;
+
+/** Rounds of the backward pass by pairs; none where it has no form, or needs too much scratch. */
+function roundsFor(shape: AttentionShape): Rounds | undefined {
+  const { tokens, headDim, type } = shape;
+  return type === "f32" && headDim % 16 === 0 && tokens >= fewestByPairs ? roundsOf(shape, "f32") : undefined;
+}
+
+const fitsPairs = (rounds: Rounds, { limits }: DeviceTraits) =>
+  limits.maxComputeWorkgroupStorageSize >= 20 << 10 &&
+  limits.maxStorageBufferBindingSize >= 4 * scratchOperand(rounds, "f32").length;
+
+const pairForm = ({ headDim }: AttentionShape): PairGradients => ({
+  scores: { rows: 64, columns: 64, blockRows: 4, blockColumns: 8, depth: 16, together: true },
+  products: {
+    columns: headDim <= 32 ? 32 : headDim % 128 === 0 ? 128 : 64,
+    blockRows: 8,
+    blockColumns: headDim <= 32 ? 4 : 8,
+    depth: 16,
+    ends: true,
+  },
+});
+
+/** By pairs, and in blocks what has too many pairs. */
+interface PairForm {
+  readonly pairs: PairGradients;
+  readonly otherwise: BlockForm;
 }
 
 const scales = (shape: AttentionShape, operands: readonly Operand[]) => isScaled(shape) ? [largestPass(operands)] : [];
@@ -137,16 +175,20 @@ function formFor(
   pass: "forward" | "backward",
   shape: AttentionShape,
   traits: DeviceTraits,
-): BlockForm | MatrixTiling {
+  rounds?: Rounds,
+): BlockForm | MatrixTiling | PairForm {
   const { software, subgroupSize, limits } = traits, { headDim, tokens, heads, type } = shape;
   const subgroups = subgroupSize >= 4 && subgroupSize <= 32 ? subgroupBlocks(headDim, traits) : undefined;
   const fits = subgroups !== undefined && subgroups.localRows * subgroups.quads <= mostSums;
   const short = { ...traits, limits: { ...limits, maxComputeWorkgroupStorageSize: 16 << 10 } };
-  const forms = new Map<string, () => BlockForm | MatrixTiling>();
+  const forms = new Map<string, () => BlockForm | MatrixTiling | PairForm>();
   if (onMatrixUnits(shape, traits)) {
     for (const [name, tiling] of Object.entries(matrixTilings(shape))) forms.set(name, () => tiling);
   }
   if (software && fits) forms.set("subgroups", () => subgroups);
+  if (!software && rounds && fitsPairs(rounds, traits)) {
+    forms.set("pairs", () => ({ pairs: pairForm(shape), otherwise: workgroupBlocks(headDim, traits) }));
+  }
   forms.set("tiles", () => workgroupBlocks(headDim, traits));
   if (limits.maxComputeWorkgroupStorageSize > 16 << 10) {
     forms.set("tiles, short slices", () => workgroupBlocks(headDim, short));

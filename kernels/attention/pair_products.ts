@@ -1,131 +1,149 @@
-/** Products of the weights of pairs of blocks (`rounds.ts`) with what they weigh, tiled as any product in `matmul`. */
+/**
+ * Products of the weights of pairs of blocks, and of their gradients (`rounds.ts`), with what they weigh: tiled as any
+ * product in `matmul`. All three gradients are of one dispatch, as a round has too few tiles of one to fill a device.
+ */
 import { type DeviceTraits, type Operand, type Pass, spread } from "../kernel.ts";
 import { upTo } from "../matmul/text.ts";
 import { lineOf, multiply, stage, type Tile } from "../matmul/workgroup_tiles.ts";
 import { storage } from "../storage.ts";
 import { lanes } from "./pair_scores.ts";
-import { pairsText, type Rounds } from "./rounds.ts";
+import { pairsText, type Rounds, slotsOf } from "./rounds.ts";
 import type { AttentionShape } from "./shape.ts";
 
 /** A tile has the rows of a block of tokens. */
-export type PairProduct = Omit<Tile, "rows">;
+export interface PairProducts extends Omit<Tile, "rows"> {
+  /** A workgroup does the block from the stream's begin and the one from its end: where one has many pairs, the other has few. */
+  readonly ends?: boolean;
+}
 
-/**
- * weights (or their gradients), pairs, what is weighed → sums of it.
- *
- * @param over whether a sum goes over keys, for each query, or over queries, for each key
- */
-export function pairProductPass(
-  tiling: PairProduct,
+/** pairs, scratch, q, k, dO → dQ, which sums over the keys of each query, and dK and dV, which sum over the queries of each key. */
+export function pairProductsPass(
+  tiling: PairProducts,
   rounds: Rounds,
   shape: AttentionShape,
   operands: readonly Operand[],
   traits: DeviceTraits,
-  over: "keys" | "queries",
-  [weights, right, output]: readonly [string, string, string],
 ): Pass {
   const { tokens, heads, kvHeads, headDim } = shape, { block, blocks } = rounds;
-  const names = [weights, "pairs", right, output];
+  const { columns, blockRows, blockColumns, depth, ends = false } = tiling;
+  const names = ["pairs", "scratch", "q", "k", "dO", "dQ", "dK", "dV"];
   const places = names.map((name) => operands.findIndex((operand) => operand.name === name));
-  // One text for both sums over queries.
-  const called = ["weights", "pairs", "right", "sums"];
-  const bound = places.map((place, i): Operand => {
-    const operand = { ...operands[place], name: called[i] };
-    return i < 2 ? { ...operand, access: "read" } : operand;
+  const bound = places.map((place): Operand => {
+    const operand = operands[place];
+    return operand.access === "scratch" ? { ...operand, access: "read" } : operand;
   });
-  const stored = storage(traits, bound, { weights: "vec4f", right: "vec4f", sums: "vec4f" });
-  const { columns, blockRows, blockColumns, depth } = tiling;
+  const vectors = Object.fromEntries(names.slice(1).map((name) => [name, "vec4f"]));
+  const stored = storage(traits, bound, vectors);
   const tile: Tile = { ...tiling, rows: block };
   const across = columns / blockColumns, down = block / blockRows, threads = across * down;
-  const overKeys = over === "keys", group = heads / kvHeads;
+  const group = heads / kvHeads, owners = rounds.heads / group;
   const columnTiles = Math.ceil(headDim / columns), quads = headDim / 4;
-  const owners = overKeys ? rounds.heads : rounds.heads / group;
-  const workgroups = spread(owners * blocks * columnTiles);
-  const sides = [
-    stage("A", { contiguous: overKeys ? "depth" : "outer" }, block, tile, threads, "0u"),
-    stage("B", { contiguous: "outer" }, columns, tile, threads, "firstColumn"),
-  ] as const;
-  const rightHeads = overKeys ? kvHeads : heads, ownHeads = overKeys ? heads : kvHeads;
+  const turns = ends ? Math.ceil(blocks / 2) : blocks, tiles = (rounds.heads + 2 * owners) * columnTiles;
+  const workgroups = spread(tiles * turns);
+  const [overKeys, overQueries] = (["depth", "outer"] as const).map((contiguous) =>
+    stage("A", { contiguous }, block, tile, threads, "0u")
+  );
+  const right = stage("B", { contiguous: "outer" }, columns, tile, threads, "firstColumn");
   const columnQuads = upTo(blockColumns / 4), rows = upTo(blockRows);
   const perBlock = block / depth;
-  /** Brings what step \`t\` of the sum needs. */
-  const load = (t: string) =>
+  /** Brings what a step of the sum needs. */
+  const load = (step: string) =>
     `{
-      let other = first + ${t} / ${perBlock}u;
-      let within = ${t} % ${perBlock}u * ${depth}u;
-      { let z = slotOf(headPlace, ${overKeys ? "baseOf(block) + other" : "baseOf(other) + block"}); ${
-      sides[0].load("within")
-    } }
-      { let z = ${overKeys && group > 1 ? `head / ${group}u` : "head"}; let token = other * ${block}u + within; ${
-      sides[1].load("token")
-    } }
+      let other = first + ${step} / ${perBlock}u;
+      let within = ${step} % ${perBlock}u * ${depth}u;
+      if (part == 0u) {
+        let z = vec2u(${slotsOf(rounds)}u + slotOf(headPlace, baseOf(block) + other), part);
+        ${overKeys.load("within")}
+      } else {
+        let z = vec2u(select(0u, ${slotsOf(rounds)}u, part == 2u) + slotOf(headPlace, baseOf(other) + block), part);
+        ${overQueries.load("within")}
+      }
+      let token = other * ${block}u + within;
+      let z = vec2u(head, part);
+      ${right.load("token")}
     }`;
   const guards = [
     ...(tokens % block ? [`token < ${tokens}u`] : []),
     ...(headDim % columns ? [`column < ${headDim}u`] : []),
   ];
+  const keyHead = group === 1 ? "z.x" : `z.x / ${group}u`;
   const code = `${stored.directives}
 ${stored.bindings}
 ${pairsText(rounds)}
 var<workgroup> tileA: array<array<vec4f, ${lineOf(block)}>, ${depth}>;
 var<workgroup> tileB: array<array<vec4f, ${lineOf(columns)}>, ${depth}>;
-fn loadA(outer: u32, depth: u32, slot: u32) -> vec4f {
-  let at = ${
-    overKeys
-      ? `(slot * ${block}u + outer) * ${block / 4}u + depth / 4u`
-      : `(slot * ${block}u + depth) * ${block / 4}u + outer / 4u`
-  };
-  return ${stored.load("weights", "at")};
+fn loadA(outer: u32, depth: u32, z: vec2u) -> vec4f {
+  let place = select(vec2u(depth, outer), vec2u(outer, depth), z.y == 0u);
+  let at = (z.x * ${block}u + place.x) * ${block / 4}u + place.y / 4u;
+  return ${stored.load("scratch", "at")};
 }
-fn loadB(column: u32, token: u32, head: u32) -> vec4f {
-  let at = (min(token, ${tokens - 1}u) * ${rightHeads}u + head) * ${quads}u + min(column / 4u, ${quads - 1}u);
-  return ${stored.load("right", "at")};
+fn loadB(column: u32, token: u32, z: vec2u) -> vec4f {
+  let quad = min(column / 4u, ${quads - 1}u);
+  let line = min(token, ${tokens - 1}u);
+  let at = (line * ${heads}u + z.x) * ${quads}u + quad;
+  if (z.y == 0u) { let at = (line * ${kvHeads}u + ${keyHead}) * ${quads}u + quad; return ${stored.load("k", "at")}; }
+  if (z.y == 1u) { return ${stored.load("dO", "at")}; }
+  return ${stored.load("q", "at")};
 }
-fn finish(token: u32, column: u32, head: u32, sum: vec4f) {
+fn finish(token: u32, column: u32, z: vec2u, sum: vec4f) {
   ${guards.length > 0 ? `if (!(${guards.join(" && ")})) { return; }` : ""}
-  let at = (token * ${ownHeads}u + head) * ${quads}u + column / 4u;
-  ${stored.store("sums", "at", "sum")}
+  let at = (token * select(${kvHeads}u, ${heads}u, z.y == 0u) + z.x) * ${quads}u + column / 4u;
+  if (z.y == 0u) { ${stored.store("dQ", "at", "sum")} }
+  else if (z.y == 1u) { ${stored.store("dV", "at", "sum")} }
+  else { ${stored.store("dK", "at", "sum")} }
 }
 @compute @workgroup_size(${threads})
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) local: u32) {
   let id = group.y * ${workgroups[0]}u + group.x;
   let firstColumn = id % ${columnTiles}u * ${columns}u;
-  let owner = id / ${columnTiles}u % ${owners}u;
-  let place = id / ${columnTiles * owners}u;
-  let ownHead = firstHead()${overKeys || group === 1 ? "" : ` / ${group}u`} + owner;
-  if (place >= ${blocks}u || ownHead >= ${ownHeads}u) { return; }
-  // The longest of a segment first.
-  let block = ${overKeys ? `${blocks - 1}u - place` : "place"};
-  let first = ${overKeys ? "min(firstKeys(block), block)" : "block"};
-  let steps = (${overKeys ? "block + 1u" : "max(lastQueries(block), block + 1u)"} - first) * ${perBlock}u;
+  let which = id % ${tiles}u / ${columnTiles}u;
+  let place = id / ${tiles}u;
+  let part = select(select(2u, 1u, which < ${rounds.heads + owners}u), 0u, which < ${rounds.heads}u); // dQ, dV, dK
+  let owner = which - select(select(${rounds.heads + owners}u, ${rounds.heads}u, part == 1u), 0u, part == 0u);
+  let ownHead = select(firstHead()${group === 1 ? "" : ` / ${group}u`}, firstHead(), part == 0u) + owner;
+  if (place >= ${turns}u || ownHead >= select(${kvHeads}u, ${heads}u, part == 0u)) { return; }
   ${lanes(across, down)}
-  ${sides.map(({ declare }) => declare).join(" ")}
+  ${overKeys.declare} ${right.declare}
+  ${
+    ends
+      ? `for (var turn = 0u; turn < 2u; turn++) {
+  let block = select(place, ${blocks - 1}u - place, turn == 1u);
+  if (turn == 1u && block == place) { break; }`
+      : `let block = select(place, ${blocks - 1}u - place, part == 0u); // the longest of a segment first`
+  }
+  let first = select(block, min(firstKeys(block), block), part == 0u);
+  let steps = (select(max(lastQueries(block), block + 1u), block + 1u, part == 0u) - first) * ${perBlock}u;
   ${rows.flatMap((i) => columnQuads.map((q) => `var s${i}_${q} = vec4f();`)).join(" ")}
   ${
-    overKeys || group === 1
-      ? `let head = ownHead; let headPlace = owner;`
-      : `for (var headPlace = owner * ${group}u; headPlace < owner * ${group}u + ${group}u; headPlace++) {
+    group === 1 ? `let head = ownHead; let headPlace = owner;` : `let members = select(${group}u, 1u, part == 0u);
+  for (var headPlace = owner * members; headPlace < (owner + 1u) * members; headPlace++) {
   let head = firstHead() + headPlace;`
   }
   ${load("0u")}
   for (var step = 0u; step < steps; step++) {
-    ${sides.map(({ store }) => store).join("\n    ")}
+    if (part == 0u) {
+      ${overKeys.store}
+    } else {
+      ${overQueries.store}
+    }
+    ${right.store}
     workgroupBarrier();
     let next = min(step + 1u, steps - 1u);
     ${load("next")}
     ${multiply(tile).tile}
     workgroupBarrier();
   }
-  ${overKeys || group === 1 ? "" : "}"}
+  ${group === 1 ? "" : "}"}
   ${
     rows.flatMap((i) =>
       columnQuads.map((q) =>
         `finish(block * ${block}u + ${(i >> 2) * 4 * down + (i & 3)}u + ty * 4u, firstColumn + ${
           q * 4 * across
-        }u + tx * 4u, ownHead, s${i}_${q});`
+        }u + tx * 4u, vec2u(ownHead, part), s${i}_${q});`
       )
     ).join("\n  ")
   }
+  ${ends ? "}" : ""}
 }
 `;
   return { code, workgroups, ...stored.bound(places) };

@@ -3,8 +3,9 @@
  * makes the weights of every pair of some heads and their gradients, others multiply them with what they weigh. Scratch
  * holds the pairs of a round's heads; all heads take several rounds, of one text each pass: which round it is, is data.
  *
- * Which pairs there are is data too, as segments are: a pass numbers the visible ones (`pairsPass`). How many there may be
- * follows from the longest segment.
+ * Which pairs there are is data too, as segments are: a pass numbers the visible ones (`pairsPass`). How many a round has
+ * room for follows from the longest segment that is to be expected. Where there are more, passes by pairs do nothing, and
+ * others that need no scratch do all (`unlessByPairs`).
  */
 import { type DeviceTraits, elementBytes, type ElementType, type Operand, type Pass } from "../kernel.ts";
 import { storage } from "../storage.ts";
@@ -15,15 +16,15 @@ export interface Rounds {
   readonly block: number;
   /** Blocks of the stream. */
   readonly blocks: number;
-  /** Most visible pairs that a head can have. */
+  /** Visible pairs of a head for which there is room. */
   readonly pairs: number;
   /** Heads of a round, whole groups; the last round may have fewer. */
   readonly heads: number;
   readonly count: number;
 }
 
-/** Bytes of weights, and as many of their gradients, that a round may hold: what every device lets a kernel bind. */
-const mostBytes = 128 << 20;
+/** Bytes that a round may hold. */
+const mostBytes = 320 << 20;
 
 /**
  * The rounds of a shape.
@@ -39,7 +40,7 @@ export function roundsOf(
 ): Rounds | undefined {
   const { tokens, heads, kvHeads, longest = tokens } = shape;
   const pairs = mostPairs(tokens, longest, block), group = heads / kvHeads;
-  const groups = Math.floor(bytes / (pairs * block * block * elementBytes[type] * group));
+  const groups = Math.floor(bytes / (2 * pairs * block * block * elementBytes[type] * group));
   if (groups === 0) return undefined;
   const count = Math.ceil(kvHeads / groups);
   return { block, blocks: Math.ceil(tokens / block), pairs, heads: Math.ceil(kvHeads / count) * group, count };
@@ -71,20 +72,23 @@ export const pairsOperand = ({ blocks, pairs }: Rounds): Operand => ({
   access: "scratch",
 });
 
-/** Weights of pairs or their gradients: for each head of the round and each pair, a line of keys for each query. */
-export const scratchOperand = (name: string, { block, heads, pairs }: Rounds, type: ElementType): Operand => ({
-  name,
+/** Pairs of a round's heads. */
+export const slotsOf = ({ heads, pairs }: Rounds): number => heads * pairs;
+
+/** Weights of a round's pairs, then the gradients of their scores: for each head and pair a line of keys for each query. */
+export const scratchOperand = (rounds: Rounds, type: ElementType): Operand => ({
+  name: "scratch",
   type,
-  length: heads * pairs * block * block,
+  length: 2 * slotsOf(rounds) * rounds.block ** 2,
   access: "scratch",
 });
 
 /**
- * Functions that read `pairs`, whatever is in it within bounds: `roundNow()`; `pairAt(n)`, query and key block of a pair's
- * number, or past all blocks; `baseOf(i)`, which the number of pair (i, j) exceeds by j; `firstKeys(i)`, `lastQueries(j)`.
+ * Functions that read `pairs`, whatever is in it within bounds: `firstHead()` of the round, past all heads where there is
+ * none; `pairAt(n)`, query and key block of a pair's number, or past all blocks; `baseOf(i)`, which the number of pair (i, j) exceeds by j; `firstKeys(i)`, `lastQueries(j)`.
  */
 export const pairsText = ({ blocks, pairs, heads, count }: Rounds): string => `
-fn firstHead() -> u32 { return min(pairs[0], ${count - 1}u) * ${heads}u; }
+fn firstHead() -> u32 { return min(pairs[0], ${count}u) * ${heads}u; }
 fn baseOf(block: u32) -> u32 { return pairs[1u + min(block, ${blocks - 1}u)]; }
 fn firstKeys(block: u32) -> u32 { return pairs[${1 + blocks}u + min(block, ${blocks - 1}u)]; }
 fn lastQueries(block: u32) -> u32 { return min(pairs[${1 + 2 * blocks}u + min(block, ${blocks - 1}u)], ${blocks}u); }
@@ -94,6 +98,12 @@ fn pairAt(number: u32) -> vec2u {
 }
 /** Place of a pair among those of the round's heads. */
 fn slotOf(head: u32, number: u32) -> u32 { return head * ${pairs}u + min(number, ${pairs - 1}u); }`;
+
+/** A round's number that says that there are more pairs than it has room for. */
+const tooMany = 0xffff_ffff;
+
+/** Ends an invocation of a pass that is there for data which passes by pairs cannot do. */
+export const unlessByPairs = `if (pairs[0] != ${tooMany}u) { return; }`;
 
 /** start, end → pairs: the first round, and the visible pairs, numbered query block by query block. */
 export function pairsPass(rounds: Rounds, operands: readonly Operand[], traits: DeviceTraits): Pass {
@@ -129,7 +139,7 @@ fn main(@builtin(local_invocation_index) local: u32) {
   for (var rest = total + local; rest < ${pairs}u; rest += ${threads}u) { pairs[${
     1 + 3 * blocks
   }u + rest] = 0xffffffffu; }
-  if (local == 0u) { pairs[0] = 0u; }
+  if (local == 0u) { pairs[0] = select(0u, ${tooMany}u, total > ${pairs}u); }
 }
 `;
   return { code, workgroups: [1, 1, 1], ...bound(places) };
@@ -141,7 +151,7 @@ export function nextRoundPass(operands: readonly Operand[], traits: DeviceTraits
   const { directives, bindings, bound } = storage(traits, places.map((place) => operands[place]));
   const code = `${directives}${bindings}
 @compute @workgroup_size(1)
-fn main() { pairs[0] += 1u; }
+fn main() { if (pairs[0] != ${tooMany}u) { pairs[0] += 1u; } }
 `;
   return { code, workgroups: [1, 1, 1], ...bound(places) };
 }

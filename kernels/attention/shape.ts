@@ -13,7 +13,7 @@ export interface AttentionOptions extends Stored {
   readonly headDim: number;
   /** Factor of the scores. @default {1 / Math.sqrt(headDim)} */
   readonly scale?: number;
-  /** No segment has more tokens: what bounds scratch. @default {tokens} */
+  /** Tokens of the longest segment that is to be expected: scratch is for those, longer ones take longer. @default {tokens} */
   readonly longest?: number;
 }
 

@@ -442,11 +442,13 @@ export const rotate = (
 interface AttentionAttributes {
   readonly heads: number;
   readonly kvHeads: number;
+  /** Tokens of the longest segment that is to be expected. @default all */
+  readonly longest?: number;
 }
 const attentionSizes = (node: Node) => {
   const [q] = node.inputs as [Tensor], [tokens, width] = q.shape as [number, number];
-  const { heads, kvHeads } = node.attributes as AttentionAttributes;
-  return { tokens, heads, kvHeads, headDim: width / heads, type: storedAs(q) };
+  const { heads, kvHeads, longest = tokens } = node.attributes as AttentionAttributes;
+  return { tokens, heads, kvHeads, longest, headDim: width / heads, type: storedAs(q) };
 };
 const attentionOperator: Operator<AttentionAttributes> = {
   name: "attention",

@@ -90,7 +90,7 @@ function block(
       v,
     },
     inputs,
-    { heads, kvHeads },
+    { heads, kvHeads, longest: inputs.longest },
   );
   const outInit = initialization.attentionOutput(layer);
   const attended = settings.dropRate > 0 && inputs.dropoutCounter

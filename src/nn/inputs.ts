@@ -14,6 +14,8 @@ export interface ModelInputs {
   /** First token of each token's segment, and one past its last `[tokens]`. */
   readonly start: Tensor;
   readonly end: Tensor;
+  /** Tokens of the longest segment that is to be expected. */
+  readonly longest: number;
   /** `[seed, step and micro-batch]` that key dropout's random streams; absent when evaluating. */
   readonly dropoutCounter: Tensor | undefined;
   /** Losses beside that of the predictions; absent when evaluating. */
@@ -41,7 +43,7 @@ function auxiliaryLosses(graph: Graph): AuxiliaryLosses {
 /** Declares the inputs of every model, and those of its loss. */
 export function declareInputs(
   graph: Graph,
-  { tokens, training }: { tokens: number; training: boolean },
+  { tokens, longest = tokens, training }: { tokens: number; longest?: number; training: boolean },
 ): { inputs: ModelInputs; labels: Tensor; lossWeight: Tensor } {
   const perToken = (type: TensorType["type"]): TensorType => ({ shape: [tokens], type });
   return {
@@ -50,6 +52,7 @@ export function declareInputs(
       positions: graph.input("positions", perToken("u32")),
       start: graph.input("start", perToken("u32")),
       end: graph.input("end", perToken("u32")),
+      longest,
       dropoutCounter: training ? graph.input("dropoutCounter", { shape: [2], type: "u32" }) : undefined,
       auxiliary: training ? auxiliaryLosses(graph) : undefined,
     },

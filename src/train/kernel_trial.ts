@@ -75,7 +75,7 @@ function storedAs(type: Operand["type"], view: HostArray): ArrayBufferView {
 }
 
 /** Content that a kernel can work with: normal numbers, and integers that name rows, places and segments that exist. */
-function contentOf(operand: Operand, { operands }: Kernel): HostArray {
+function contentOf(operand: Operand, { operands, segment }: Kernel): HostArray {
   const { name, type, length, access } = operand;
   const view = viewOf(isHalf(type) ? "f32" : type, new ArrayBuffer(length * 4));
   if (access === "write" || access === "scratch") return view;
@@ -84,6 +84,11 @@ function contentOf(operand: Operand, { operands }: Kernel): HostArray {
   } else if (type === "f32" || isHalf(type)) {
     view.set(rounded(type, initialTensor({ kind: "normal", std: 1 }, { seed: 1, name, length })));
     if (name === "secondMoment") view.forEach((value, i) => view[i] = Math.abs(value)); // a sum of squares
+  } else if (segment !== undefined && (name === "start" || name === "end")) {
+    view.forEach((_, i) => {
+      const first = i - i % segment;
+      view[i] = name === "start" ? first : Math.min(first + segment, length);
+    });
   } else if (name === "end") view.fill(length); // one segment from the first token to the last
   else if (name === "groups") {
     view.set(groupTokens(Uint32Array.from({ length: groupedTokens(length) }, (_, i) => (i * 7919) % 100)));

@@ -100,7 +100,7 @@ export function planModel(
   const tokens = config.data.packed_length, types = modelTypes(config);
   const trace = (training: boolean) => {
     const graph = new Graph(types);
-    const { inputs, labels, lossWeight } = declareInputs(graph, { tokens, training });
+    const { inputs, labels, lossWeight } = declareInputs(graph, { tokens, longest: config.data.seq_len, training });
     const logits = family.model(graph, inputs, config.model);
     const attributes = { labelSmoothing: config.loss.label_smoothing };
     const loss = crossEntropy({ logits, labels, weight: lossWeight }, attributes);

@@ -349,7 +349,7 @@ for (const type of types) {
   }
   if (wanted("attention") && type !== "split" && type !== "packed") {
     for (const [batch, heads, tokens, headDim] of [[4, 16, 2048, 64], [4, 12, 1024, 64], [4, 16, 2048, 128]] as const) {
-      const sizes = { tokens: batch * tokens, heads, kvHeads: heads, headDim, type: half };
+      const sizes = { tokens: batch * tokens, longest: tokens, heads, kvHeads: heads, headDim, type: half };
       const first = (i: number) => Math.floor(i / tokens) * tokens;
       const fill = (name: string) =>
         name === "start"

@@ -6,11 +6,12 @@ import type { GroupedSizes } from "./mod.ts";
 
 const product = (options: MatmulOptions, views: readonly HostArray[]): void => matmul(shapeOf(options), views);
 
-/** For each group its number, and its rows. */
+/** For each group that has any rows its number, and its rows. */
 function* groupsOf({ rows, groups }: GroupedSizes, offset: HostArray) {
   for (let group = 0; group < groups; group++) {
     const start = Math.min(offset[group], rows);
-    yield { group, start, end: Math.max(start, Math.min(offset[group + 1], rows)) };
+    const end = Math.min(offset[group + 1], rows);
+    if (start < end) yield { group, start, end };
   }
 }
 
@@ -30,6 +31,7 @@ export function groupedMatmul(sizes: GroupedSizes, transposeB: boolean, views: r
 /** a, b, offset → c: each group's own matrix, written or added to. */
 export function groupedOuter(sizes: GroupedSizes, accumulate: boolean, views: readonly HostArray[]): void {
   const [a, b, offset, c] = views, { n, k } = sizes;
+  if (!accumulate) c.fill(0);
   for (const { group, start, end } of groupsOf(sizes, offset)) {
     product({ m: n, n: k, k: end - start, transposeA: true, accumulate }, [
       a.subarray(start * n, end * n),

@@ -388,14 +388,8 @@ export const rules: readonly Rule[] = [
       );
     }
   },
-  function expertsShareNothing({ hybrid_zero_optimizer: zero, model, parallel }, fail, { worldSize }) {
+  function expertsShareNothing({ model, parallel }, fail, { worldSize }) {
     if (model.num_experts === 1) return;
-    if (zero.overlap_sync_grad && zero.overlap_sync_param) {
-      fail(
-        "hybrid_zero_optimizer.overlap_sync_param",
-        "true cannot be with overlap_sync_grad and experts; false would work",
-      );
-    }
     const dp = Math.max(1, Math.floor(worldSize / parallel.pipeline.size / parallel.tensor.size));
     if (parallel.zero1.size !== -1 && parallel.zero1.size !== dp) {
       fail("parallel.zero1.size", `${parallel.zero1.size} cannot be with experts; -1 would work`);

@@ -275,6 +275,16 @@ const overlapping: [string, Record<string, unknown>, Record<string, unknown>, (t
       "backward weight 0" in model.program.plan.segments &&
       [...model.gatherOverlap!.passes.values()].every(({ cuts }) => cuts.length > 0),
   ],
+  [
+    "of a mixture of experts",
+    { num_experts: 4, top_k: 2, moe_type: "Dropless" },
+    { expert: { size: 2 } },
+    (trainer) => {
+      const groups = (of: readonly { group: number }[]) => new Set(of.map(({ group }) => group)).size;
+      const { overlap, gatherOverlap } = trainer.model;
+      return groups(overlap!.buckets) > 1 && new Set(gatherOverlap!.passes.get("forward 0")!.groups).size > 1;
+    },
+  ],
   ["where gradients are summed a second time, over a tensor group", {}, { tensor: { size: 2, mode: "msp" } }, (
     trainer,
   ) => trainer.model.terms.length > 0],
@@ -284,6 +294,7 @@ for (const [what, model, parallel, covers] of overlapping) {
     const whole = (parallel.pipeline as { mode?: string } | undefined)?.mode !== "ZBH1";
     const config = (overlap: boolean) =>
       tinyRecord({
+        model_type: "num_experts" in model ? "INTERNLM_MoE" : "INTERNLM2",
         model: { hidden_size: 16, num_attention_heads: 2, num_kv_attention_heads: 2, vocab_size: 18, ...model },
         data: { seq_len: 10, micro_num: 2 },
         hybrid_zero_optimizer: {

@@ -1,27 +1,46 @@
 /**
- * Whether communication hides behind computing on a slow link: two ranks, each in a network namespace of its own, joined by
- * a link of 1 Gbit/s; trained without and with overlap. Needs root, `iproute2` and `nsenter`.
+ * Whether communication hides behind computing on a slow link, and computing behind communication: two ranks, each in a
+ * network namespace of its own, joined by a link of 1 Gbit/s; trained without and with overlap. Needs root, `iproute2` and
+ * `util-linux`. Each of the two has half of the processors for itself, as two hosts would.
  *
- *     deno run --allow-all tests/bench/slow_link.ts [--rate=1gbit] [--tokens=24] [--layers=4] [--hidden=512] [--keep=FOLDER]
+ *     deno run --allow-all tests/bench/slow_link.ts [--rate=1gbit] [--tokens=8,96] [--layers=4] [--hidden=256] [--experts=16]
+ *         [--keep=FOLDER]
+ *
+ * The model is a mixture of experts, whose tokens see few of its parameters: so the tokens of a step decide how much computing
+ * there is beside the same communication. Parameters can only be gathered during the forward pass, which needs them, and
+ * gradients only summed during the backward pass, which makes them: between the two is the norm of all gradients. So a
+ * step takes `least` = max(forward, communication / 2) + max(backward, communication / 2) + optimizer. Where backward is
+ * two thirds of computing, that is up to 1.17 × the larger of the two, and over 1.1 × wherever computing is 0.90 to 1.15
+ * of communication. The two numbers of tokens are therefore chosen to be clear of that, after two runs without overlap: one
+ * with so many that computing is `few` of communication, or less, and one where it is `many` of it.
  *
  * Prints a JSON line for each run, of rank 0's trace of five steps (`--profiling`), seconds a step:
  *
  *  - `step`: from the beginning of one to that of the next;
  *  - `compute`: forward and backward passes less what is waited for, read back and uploaded within them; of the slower of the
- *    two ranks, step by step;
+ *    two ranks, step by step; `forward` and `backward`: of it;
  *  - `communication`: what was sent and received, divided by what a bare stream carries over the link both ways at once;
  *  - `optimizer`: norm and update; `under_way`: while at least one collective was; of the thread that computes,
  *    `waited_for_gradients` and `_parameters` of other ranks, `copied` to and from the device, `agreed` on losses and norms;
- *  - `bound`: 1.1 × max(compute, communication) + optimizer; `read_backs`: how many a step has.
+ *  - `bound`: 1.1 × max(compute, communication) + optimizer; `least`: as above; `read_backs`: how many a step has.
  *
- * `--keep` copies the traces into a folder, for chrome://tracing. The exit code is 1 where the overlapped step is over its bound.
+ * `--keep` copies the traces into a folder, for chrome://tracing. The exit code is 1 where an overlapped step is over its
+ * bound.
  */
 import { fileURLToPath } from "node:url";
 
 const option = (name: string, otherwise: string) =>
   Deno.args.find((arg) => arg.startsWith(`--${name}=`))?.slice(name.length + 3) ?? otherwise;
-const rate = option("rate", "1gbit"), tokens = Number(option("tokens", "24"));
-const layers = Number(option("layers", "4")), hidden = Number(option("hidden", "512"));
+const rate = option("rate", "1gbit"), given = option("tokens", "").split(",").filter(Boolean).map(Number);
+const layers = Number(option("layers", "4")), hidden = Number(option("hidden", "256"));
+const experts = Number(option("experts", "16"));
+/**
+ * Of communication, what computing is to be in the two runs: well below 0.90, well above 1.15. With overlap it takes longer
+ * than without, as the processors that compute also move the bytes: by a third of communication on one core a rank.
+ */
+const few = 0.15, many = 2.2;
+/** Tokens of the runs that show how computing grows with them. */
+const trial = [4, 64] as const;
 const project = fileURLToPath(new URL("../../", import.meta.url));
 const [a, b] = [`slow${Deno.pid}a`, `slow${Deno.pid}b`], address = "10.79.78.1", other = "10.79.78.2";
 
@@ -31,8 +50,14 @@ function shell(text: string): void {
 }
 
 function start(namespace: string, args: string[], env: Record<string, string> = {}): Deno.ChildProcess {
+  const half = Math.max(1, navigator.hardwareConcurrency >> 1);
+  const processors = navigator.hardwareConcurrency === 1
+    ? "0"
+    : namespace === a
+    ? `0-${half - 1}`
+    : `${half}-${2 * half - 1}`;
   return new Deno.Command("nsenter", {
-    args: [`--net=/run/netns/${namespace}`, ...args],
+    args: [`--net=/run/netns/${namespace}`, "taskset", "-c", processors, ...args],
     cwd: project,
     env: { LP_NUM_THREADS: "1", ...env },
     stdout: "piped",
@@ -41,8 +66,19 @@ function start(namespace: string, args: string[], env: Record<string, string> = 
 }
 
 async function finished(name: string, ...children: Deno.ChildProcess[]): Promise<void> {
-  const outputs = await Promise.all(children.map((child) => child.output()));
-  const failed = outputs.find(({ success }) => !success);
+  let failed: Deno.CommandOutput | undefined;
+  await Promise.all(children.map(async (child) => {
+    const output = await child.output();
+    if (output.success || failed) return;
+    failed = output;
+    for (const other of children) {
+      try {
+        if (other !== child) other.kill(); // it waits for the one that failed
+      } catch {
+        // ended already
+      }
+    }
+  }));
   if (failed) throw new Error(`${name} failed:\n${new TextDecoder().decode(failed.stderr)}`);
 }
 
@@ -86,25 +122,27 @@ function find(folder: string, wanted: string): string | undefined {
   }
 }
 
-/** Trains nine steps and reads rank 0's trace. */
-async function train(folder: string, overlap: boolean) {
+/** Trains nine steps and reads the traces. */
+async function train(folder: string, tokens: number, overlap: boolean) {
   await Deno.mkdir(folder);
   const record = {
     JOB_NAME: "slow_link",
-    model_type: "INTERNLM2",
+    model_type: "INTERNLM_MoE",
     model: {
       num_layers: layers,
       hidden_size: hidden,
       num_attention_heads: 8,
       num_kv_attention_heads: 8,
       vocab_size: 512,
-      mlp_ratio: 8 / 3,
+      mlp_ratio: 1,
       multiple_of: 64,
-      no_bias: true,
+      num_experts: experts,
+      top_k: 2,
+      moe_type: "Dropless",
     },
     data: { seq_len: tokens, micro_bsz: 1, micro_num: 1, total_steps: 9, valid_every: 0 },
     adam: { lr: 1e-3 },
-    parallel: { zero1: { size: -1 } },
+    parallel: { zero1: { size: -1 }, expert: { size: 1 } },
     hybrid_zero_optimizer: {
       overlap_sync_grad: overlap,
       overlap_sync_param: overlap,
@@ -127,12 +165,22 @@ async function train(folder: string, overlap: boolean) {
   const [own, others] = await Promise.all([0, 1].map(async (rank) => {
     const trace = find(folder, `steps_rank${rank}.json`), kept = option("keep", "");
     if (trace === undefined) throw new Error(`The training left no trace of rank ${rank}`);
-    if (kept !== "") await Deno.copyFile(trace, `${kept}/overlap_${overlap}_rank${rank}.json`);
+    if (kept !== "") await Deno.copyFile(trace, `${kept}/tokens_${tokens}_overlap_${overlap}_rank${rank}.json`);
     return analyse(JSON.parse(await Deno.readTextFile(trace)));
   }));
   // Ranks wait for each other in every step: none is quicker than the slower one's computing.
-  const slower = own!.computing.map((seconds, step) => Math.max(seconds, others!.computing[step]!));
-  return { ...own!.figures, compute: slower.reduce((sum, each) => sum + each, 0) / slower.length };
+  const slower = own!.computing.map((mine, step) => {
+    const other = others!.computing[step]!;
+    return mine.forward + mine.backward >= other.forward + other.backward ? mine : other;
+  });
+  const mean = (of: (each: Computing) => number) => slower.reduce((sum, each) => sum + of(each), 0) / slower.length;
+  const forward = mean((each) => each.forward), backward = mean((each) => each.backward);
+  return { ...own!.figures, compute: forward + backward, forward, backward };
+}
+
+interface Computing {
+  readonly forward: number;
+  readonly backward: number;
 }
 
 /** What a rank's trace says, in seconds a step, and its computing in each. */
@@ -149,11 +197,16 @@ function analyse(events: readonly TraceEvent[]) {
   const passes = host.filter(({ name }) => /^(forward|backward) /.test(name));
   const phases = host.filter(({ name }) => /^(read-back|take|upload|wait for )/.test(name));
   const nested = phases.filter((phase) => passes.some(({ begin, end }) => phase.begin >= begin && phase.end <= end));
-  const computing = steps.slice(0, -1).map(({ begin: from }, step) => {
-    const here = (chosen: typeof host) =>
-      chosen.filter(({ begin }) => begin >= from && begin < steps[step + 1]!.begin)
-        .reduce((total, { begin, end }) => total + end - begin, 0);
-    return here(passes) - here(nested);
+  const computing = steps.slice(0, -1).map(({ begin: from }, step): Computing => {
+    const length = (chosen: typeof host) => chosen.reduce((total, { begin, end }) => total + end - begin, 0);
+    const of = (kind: string) => {
+      const here = passes.filter(({ name, begin }) =>
+        name.startsWith(kind) && begin >= from && begin < steps[step + 1]!.begin
+      );
+      const within = nested.filter((phase) => here.some(({ begin, end }) => phase.begin >= begin && phase.end <= end));
+      return length(here) - length(within);
+    };
+    return { forward: of("forward"), backward: of("backward") };
   });
   let underWay = 0, reached = from;
   for (const { begin, end } of within.filter(({ lane }) => lane === "communicator").sort((x, y) => x.begin - y.begin)) {
@@ -198,19 +251,36 @@ try {
       rate,
     }),
   );
-  for (const overlap of [false, true]) {
-    const { step, compute, optimizer, bytes, ...more } = await train(`${folder}/${overlap}`, overlap);
-    const communication = bytes / bytesPerSecond, bound = 1.1 * Math.max(compute, communication) + optimizer;
-    const line = { step, compute, communication, optimizer, bound, ...more };
+  let runs = 0;
+  /** @returns computing as a share of communication */
+  const run = async (tokens: number, overlap: boolean): Promise<number> => {
+    const { bytes, step, ...parts } = await train(`${folder}/${runs++}`, tokens, overlap);
+    const { compute, forward, backward, optimizer } = parts, communication = bytes / bytesPerSecond;
+    const bound = 1.1 * Math.max(compute, communication) + optimizer;
+    const least = Math.max(forward, communication / 2) + Math.max(backward, communication / 2) + optimizer;
     console.log(JSON.stringify({
       bench: "slow_link",
       overlap,
       tokens,
       bytes_each_way: Math.round(bytes),
-      ...Object.fromEntries(Object.entries(line).map(([key, value]) => [key, digits(value)])),
-      within_bound: step <= bound,
+      ...Object.fromEntries(
+        Object.entries({ step, bound, least, communication, ...parts }).map(([key, value]) => [key, digits(value)]),
+      ),
+      ...(overlap ? { within_bound: step <= bound } : {}),
     }));
     if (overlap && step > bound) Deno.exitCode = 1;
+    return compute / communication;
+  };
+  const chosen = given.length > 0 ? given : await (async () => {
+    const [low, high] = [await run(trial[0], false), await run(trial[1], false)];
+    const each = (high - low) / (trial[1] - trial[0]);
+    if (each <= 0) throw new Error(`${trial[1]} tokens took no longer than ${trial[0]}: is the machine busy?`);
+    const tokens = (share: number) => Math.max(1, Math.round(trial[0] + (share - low) / each));
+    return [tokens(few), tokens(many)];
+  })();
+  for (const tokens of chosen) {
+    if (given.length > 0 || !trial.some((known) => known === tokens)) await run(tokens, false);
+    await run(tokens, true);
   }
 } finally {
   new Deno.Command("sh", { args: ["-c", `ip netns del ${a}; ip netns del ${b}`] }).outputSync();

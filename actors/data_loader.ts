@@ -89,7 +89,8 @@ export const dataLoader = ({ data, position, dataRank, dataWorldSize, pipeline }
           dataRank,
           dataWorldSize,
           ...(pipeline === undefined ? {} : { pipeline }),
-          onNotice: (line) => context.log(line),
+          // All read the same data, and say the same of it.
+          ...(dataRank === 0 && { onNotice: (line: string) => context.log(line) }),
         });
         if (position) loader.load({ ...loader.state(), ...position });
         context.sendSelf({ kind: "fill" });

@@ -374,7 +374,10 @@ async function gather(state: State, options: SupervisorOptions, context: Own): P
 function begin({ members, attempt, from: resumed }: State, { config, monitor }: SupervisorOptions): void {
   const { step, batch, loaded, parameters, memory, device, software, rows } = members[0]!.initialised!;
   const from = resumed ?? (loaded && `with ${loaded}`), many = members.length > 1;
-  const known = `${parameters.toLocaleString("en")} parameters, ${rows.toLocaleString("en")} rows of data, ` +
+  const known =
+    `${parameters.toLocaleString("en")} parameters, ${
+      rows > 0 ? `${rows.toLocaleString("en")} rows of data` : "streamed data"
+    }, ` +
     `${formatBytes(memory.total!)}${memory.room ? ` of ${formatBytes(memory.room)}` : ""} planned on ${
       many ? `each of ${members.length} ranks, the first on ` : ""
     }` +

@@ -1,7 +1,7 @@
 /** `troupe blackbox`: what the ranks of a run did last, before an accident or now, as one story. */
 import { type BlackBoxContent, formatStory } from "../observe/black_box.ts";
 import { runFolderAt } from "../observe/run_folder.ts";
-import { createParser, type ParsedArguments } from "./parser.ts";
+import { ArgumentError, createParser, type ParsedArguments } from "./parser.ts";
 import { say, type Verb } from "./verb.ts";
 
 const summary = "tell what the ranks of a run did last: who waited for whom";
@@ -35,6 +35,7 @@ export const blackbox: Verb = {
       say("troupe blackbox: there is no run below RUN; the folder of one would work");
       return 1;
     }
+    if (!isFolder(folder)) throw new ArgumentError(`there is no folder ${folder}; a run's own below RUN would work`);
     const run = runFolderAt(folder.replace(/\/+$/, "")), before = written(run.blackBox);
     if (isRunning(run.path)) {
       try {
@@ -48,7 +49,7 @@ export const blackbox: Verb = {
       }
     }
     if (written(run.blackBox) === undefined) {
-      say(`troupe blackbox: ${run.path} has none: nothing happened to the run, and it does not run now`);
+      say(`troupe blackbox: ${run.path} has no black box: nothing happened to the run, and it does not run now`);
       return 1;
     }
     const text = Deno.readTextFileSync(run.blackBox);
@@ -62,6 +63,14 @@ function written(path: string): number | undefined {
     return Deno.statSync(path).mtime?.getTime();
   } catch {
     return undefined; // there is none
+  }
+}
+
+function isFolder(path: string): boolean {
+  try {
+    return Deno.statSync(path).isDirectory;
+  } catch {
+    return false; // absent, or nobody may look
   }
 }
 

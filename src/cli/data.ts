@@ -222,6 +222,12 @@ export const data: Verb = {
     const config = await recordFromArguments(
       { ...parsed, nproc: undefined, backend: undefined, seed: 0, resume: false },
     );
+    const { total_steps } = config.data;
+    if (parsed.batch >= total_steps) {
+      throw new ArgumentError(
+        `--batch: ${parsed.batch} is beyond the run, which has ${total_steps} batches, numbered from 0 (data.total_steps)`,
+      );
+    }
     const tokenizer = findTokenizer(config, parsed.tokenizer);
     const loader = createTrainLoader({ ...config.data, use_shm: false }, {
       dataRank: 0,

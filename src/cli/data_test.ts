@@ -71,6 +71,7 @@ Deno.test("data inspect refuses in one sentence what cannot work", () =>
       [["insepct"], 2, /"insepct" is not understood; inspect works/],
       [["inspect", "--row", "2"], 2, /batch 0 has 2 rows, numbered from 0: saw 2/],
       [["inspect", "--batch", "-1"], 2, /--batch: -1 is below 0/],
+      [["inspect", "--batch", "1000000000"], 2, /--batch: 1000000000 is beyond the run, which has \d+ batches/],
       [["inspect", "--tokenizer", `${folder}/none.json`], 1, /none\.json is missing/],
       [["inspect", "--set", `data.train_folder=${folder}/none`], 1, /data\.train_folder .*none is not a folder/],
       [["inspect", "--set", "data.seq_len=0"], 2, /data\.seq_len/],

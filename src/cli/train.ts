@@ -391,9 +391,12 @@ const replacementMs = 10_000;
 const stoppedAtOnce = 130;
 
 function lastWords({ outcome, step, unsaved }: Outcome, folders: readonly string[], resumes: boolean): string {
-  const done = step === 0
-    ? "Stopped before a step."
-    : `${outcome === "finished" ? "Finished" : "Stopped"} after step ${step}.`;
+  const ended = outcome === "finished" ? "Finished" : "Stopped";
+  const done = step > 0
+    ? `${ended} after step ${step}.`
+    : outcome === "finished"
+    ? "Finished without a step: no gradient was finite, or data.skip_batches left out every batch."
+    : "Stopped before the first step.";
   if (folders.length === 0) return `${done} Nothing was saved (ckpt.enable_save_ckpt is false).`;
   if (outcome === "finished") return `${done} Checkpoints: ${folders[0]}`;
   const command = `The same command${resumes ? "" : " with --set ckpt.auto_resume=true"}`;

@@ -15,7 +15,10 @@ export async function runWorker(task: WorkerTask | DataTask | DrawTask): Promise
   if (isDrawTask(task)) return (await import("../nn/draw_worker.ts")).runDrawWorker(task);
   switch (task.actor) {
     case "data_loader":
-      return await serve((await import("../../actors/data_loader.ts")).dataLoader(task.options));
+      // What it says is for people, who know no actors.
+      return await serve((await import("../../actors/data_loader.ts")).dataLoader(task.options), {
+        log: (_, text) => console.error(text),
+      });
     case "communicator":
       return await serve(
         (await import("../../actors/communicator.ts")).communicator({ kill: () => Deno.kill(Deno.pid, "SIGKILL") }),

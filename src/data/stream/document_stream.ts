@@ -127,7 +127,9 @@ export function openDocumentStream(options: DocumentStreamOptions, from?: Stream
     if (corrupt > maxCorrupt) {
       throw new SyntaxError(`More than ${maxCorrupt} rows cannot be used; the last is ${problem}`);
     }
-    if (Number.isInteger(Math.log2(corrupt))) onNotice?.(`Left out ${corrupt} rows that cannot be used: ${problem}`);
+    if (Number.isInteger(Math.log2(corrupt))) {
+      onNotice?.(`Left out ${corrupt === 1 ? "a row" : `${corrupt} rows`} that cannot be used: ${problem}`);
+    }
   };
 
   const readNext = async (): Promise<StreamDocument | undefined> => {

@@ -245,7 +245,9 @@ type Moving = readonly [
   bytes?: number,
 ];
 function* memoryBound(): Generator<readonly [word: string, kernels: readonly Moving[]]> {
-  for (const bytes of [1 << 30, 64 << 20, 12 << 20]) {
+  // Beside large ones, as many bytes as smaller kernels move.
+  for (const mebibytes of [1024, 320, 208, 80, 64, 32, 12]) {
+    const bytes = mebibytes << 20;
     yield ["copy", [["copy", `${bytes} bytes`, scale({ length: bytes / 4, factor: 1 })]]];
   }
   yield ["copy", [["add", `${1 << 26}`, add({ length: 1 << 26 })]]];

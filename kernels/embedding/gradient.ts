@@ -5,8 +5,9 @@
  *
  * An invocation sums a column of a group in the order of its tokens. It takes several groups and asks for the first row
  * of each, and for what is in the table, before it adds anything. Groups too long for that are summed by workgroups, whose
- * rows of invocations take every so many tokens each; those workgroups are the first, since they take longest. In software there is no
- * such thing as too long: the processors are few, and a workgroup's memory is as slow as any.
+ * rows of invocations take every so many tokens each: the longer a group, the fewer columns and the more such rows a
+ * workgroup has. Those workgroups are the first, since they take longest. In software there is no such thing as too long:
+ * the processors are few, and a workgroup's memory is as slow as any.
  */
 import type { FloatType } from "../host.ts";
 import { type DeviceTraits, type Operand, type Pass, spread } from "../kernel.ts";
@@ -39,13 +40,20 @@ export interface GradientForm {
   readonly across: readonly number[];
 }
 
-export const gradientForm = ({ software }: Pick<DeviceTraits, "software">): GradientForm => ({
+/**
+ * On an H200, of many forms that were tried. Few rows at once keep registers few, and so invocations many; where all
+ * invocations fit the device at once, each must be quick.
+ */
+export const gradientForm = (
+  { software }: Pick<DeviceTraits, "software">,
+  { tokens, columns }: Pick<GradientSizes, "tokens" | "columns">,
+): GradientForm => ({
   each: software ? 1 : 2,
-  ahead: software ? 1 : 2,
+  ahead: software || tokens * columns > 2 ** 23 ? 1 : 2,
   longAhead: 4,
   lanes: 128,
-  longs: software ? 0 : 1024,
-  across: [2, 8, 32],
+  longs: software ? 0 : 528,
+  across: [1, 8, 32],
 });
 
 export const gradientOperands = ({ tokens, vocabulary, columns, type }: GradientSizes): readonly Operand[] => [
@@ -59,7 +67,7 @@ const upTo = (count: number) => Array.from({ length: count }, (_, k) => k);
 export function gradientPasses(
   traits: DeviceTraits,
   sizes: GradientSizes,
-  form: GradientForm = gradientForm(traits),
+  form: GradientForm = gradientForm(traits, sizes),
 ): readonly Pass[] {
   const { tokens, vocabulary, columns, firstRow } = sizes, { each, ahead, longAhead, lanes, across } = form;
   const width = columns % 4 === 0 ? 4 : 1, vectors = columns / width;

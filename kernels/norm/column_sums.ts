@@ -39,15 +39,19 @@ interface Form {
 const nameOf = ({ across, down, ahead, chunks }: Form) => `${across} x ${down}, ${ahead} ahead, ${chunks} chunks`;
 
 /**
- * On an H200, 8,192 x 2,048 in `f32` (a copy of as many bytes: 37 us): 41 us in one chunk by "4 x 256", 44 in 64 chunks by
- * "32 x 8", 47 by one invocation for each chunk of a column, whichever way. Of 768 columns there are too few groups in one
- * chunk: 4,096 rows take 17 us so and 15 in chunks, 34 by one invocation; in `f16`, whose rows are shorter, 12 and 14.
+ * On an H200 the weight gradient of a norm of 8,192 x 2,048 in `f32` (a copy of as many bytes: 37 us) takes 41 us in one
+ * chunk by "4 x 256", 44 in 64 chunks by "32 x 8", 47 by one invocation for each chunk of a column, whichever way. Of 768
+ * columns there are too few groups in one chunk: 4,096 rows take 17 us so and 15 in chunks, 34 by one invocation; in `f16`,
+ * whose rows are shorter, 12 and 14. Where one operand alone is read, whole lines of 128 bytes are quicker, by "8 x 128":
+ * 16,384 x 4,096 takes 66 us (78 by "4 x 256"), 65,536 x 2,048 130 (139), 8,192 x 2,048 23 to 24.5 (24 to 24.5), and a
+ * second pass costs 6; 32 bytes, "2 x 512", take half as long again.
  *
  * @param sums columns' worth of them
+ * @param read how many operands are read
  * @param bytes of a vector of what is summed
  */
 function formOf(
-  { rows, vectors, sums, bytes }: { rows: number; vectors: number; sums: number; bytes: number },
+  { rows, vectors, sums, read, bytes }: { rows: number; vectors: number; sums: number; read: number; bytes: number },
   traits: DeviceTraits,
 ): Form {
   const most = chunkCount(rows), { limits } = traits;
@@ -60,7 +64,11 @@ function formOf(
     limits.maxComputeWorkgroupStorageSize >= 16384 * sums;
   if (!fits || rows < 1024) return fewerRows;
   const groups = Math.ceil(vectors / oneChunk.across);
-  const forms = groups >= (bytes === 16 ? 64 : 48) ? [oneChunk, fewerRows] : [fewerRows, oneChunk];
+  const lines = { across: 8, down: 128, ahead: 16, chunks: 1 };
+  const forms = [
+    ...(read === 1 && Math.ceil(vectors / lines.across) >= 64 ? [lines] : []),
+    ...(groups >= (bytes === 16 ? 64 : 48) ? [oneChunk, fewerRows] : [fewerRows, oneChunk]),
+  ];
   const question = `column sums ${sizeClass(rows)} x ${sizeClass(vectors)}, ${sums} of ${bytes}`;
   const name = choose(traits, question, forms.map(nameOf));
   return forms.find((form) => nameOf(form) === name)!;
@@ -93,7 +101,10 @@ export function columnSumPasses(
   const added = terms(storage(traits, read, elements, width, imaged)), outputs = Object.keys(added);
   const bytes = width *
     Math.min(4, ...read.filter(({ name }) => !perRow.includes(name)).map(({ type }) => elementBytes[type]));
-  const { across, down, ahead, ...form } = formOf({ rows, vectors, sums: outputs.length, bytes }, traits);
+  const { across, down, ahead, ...form } = formOf(
+    { rows, vectors, sums: outputs.length, read: imaged.length, bytes },
+    traits,
+  );
   const rowsEach = Math.ceil(rows / form.chunks), chunks = Math.ceil(rows / rowsEach);
   const declare = (places: readonly number[]) => {
     const { directives, bindings, bound } = storage(traits, places.map((i) => operands[i]), elements, width, imaged);

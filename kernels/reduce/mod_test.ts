@@ -13,6 +13,14 @@ for (const [i, [rows, columns]] of [[1, 1], [3, 7], [32, 12], [33, 5], [131, 65]
   }
 }
 
+Deno.test("columnSum() by whole lines, as on a GPU, matches its reference", async () => {
+  for (const [rows, columns, accumulate] of [[1024, 2048, false], [1100, 2052, true]] as const) {
+    const x = randomNormal(rows * columns, 1).map((value) => value + 0.5), y = { y: randomNormal(columns, 2) };
+    const options = { tolerance: 1e-6, traits: { software: false } };
+    await checkKernel(columnSum({ rows, columns, accumulate }), { x, ...(accumulate && y) }, options);
+  }
+});
+
 // 1,050,003 needs more than one round of 1,024 groups and ends in the middle of a vector.
 for (const length of [1, 3, 4, 255, 1024, 1025, 4100, 1_050_003, 1_100_004]) {
   Deno.test(`squaredNorm() of ${length} matches its reference and repeats bit for bit`, async () => {

@@ -128,9 +128,8 @@ Deno.test("offsets that fall or pass the last row keep products by group in thei
     for (const offset of [[0xffff_ffff, 0, 0x8000_0000, 3], [9, 4, 0xffff_ffff, 0], [0, 0, 0, 10]]) {
       const rows = 10, groups = offset.length - 1, sizes = { rows, groups, n, k };
       const a = randomNormal(rows * k, 1), b = randomNormal(groups * n * k, 2), dY = randomNormal(rows * n, 3);
-      for (const transposeB of [false, true]) {
-        await check(groupedMatmul({ ...sizes, transposeB }), { a, b, offset }, whatever);
-      }
+      // B lies one way where its lines are vectors, the other way where they are not.
+      await check(groupedMatmul({ ...sizes, transposeB: n === 8 }), { a, b, offset }, whatever);
       await check(groupedOuter(sizes), { a: dY, b: a, offset }, whatever);
     }
   }

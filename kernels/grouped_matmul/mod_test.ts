@@ -13,23 +13,26 @@ const cases = [
 const gpu = { software: false };
 
 Deno.test("groupedMatmul() matches its reference in every form", async () => {
-  for (const { rows, n, k, offset } of cases) {
+  for (const [i, { rows, n, k, offset }] of cases.entries()) {
     const groups = offset.length - 1, a = randomNormal(rows * k, 1), b = randomNormal(groups * n * k, 2);
     for (const transposeB of [false, true]) {
       const kernel = groupedMatmul({ rows, groups, n, k, transposeB });
       await checkKernel(kernel, { a, b, offset });
-      await checkKernel(kernel, { a, b, offset }, { traits: gpu });
+      // Tiles take long to compile here: the groups of each pair of cases both ways.
+      if (transposeB === (i % 2 === 0)) await checkKernel(kernel, { a, b, offset }, { traits: gpu });
     }
   }
 });
 
 Deno.test("groupedOuter() matches its reference, written and added to, in every form", async () => {
-  for (const { rows, n, k, offset } of cases) {
+  for (const [i, { rows, n, k, offset }] of cases.entries()) {
     const groups = offset.length - 1, a = randomNormal(rows * n, 1), b = randomNormal(rows * k, 2);
     const c = randomNormal(groups * n * k, 3);
-    for (const traits of [{}, gpu]) {
-      await checkKernel(groupedOuter({ rows, groups, n, k }), { a, b, offset }, { traits });
-      await checkKernel(groupedOuter({ rows, groups, n, k, accumulate: true }), { a, b, offset, c }, { traits });
+    // Each case is written by one form and added to by the other.
+    for (const [j, traits] of [{}, gpu].entries()) {
+      const accumulate = (i + j) % 2 === 1;
+      const kernel = groupedOuter({ rows, groups, n, k, accumulate });
+      await checkKernel(kernel, { a, b, offset, ...(accumulate && { c }) }, { traits });
     }
   }
 });

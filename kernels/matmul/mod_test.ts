@@ -2,6 +2,8 @@ import { assertAlmostEquals, assertEquals, assertLess, assertMatch, assertThrows
 import type { DeviceTraits, Kernel } from "../kernel.ts";
 import { checkKernel, halfTypes, randomNormal, storageError, testDevice } from "../testing.ts";
 import { matmul, type MatmulOptions } from "./mod.ts";
+import { shapeOf } from "./shape.ts";
+import { type Tile, workgroupTilePasses } from "./workgroup_tiles.ts";
 
 /** Traits that lead to the form for GPUs, whatever the device at hand. */
 const gpu: Partial<DeviceTraits> = { software: false };
@@ -21,6 +23,21 @@ async function check(options: MatmulOptions, traits?: Partial<DeviceTraits>) {
   await checkKernel(kernel, inputsOf(kernel), { tolerance, ...(traits && { traits }) });
 }
 
+/**
+ * Tiles that are cut as those that ship, which the tests "as a GPU would" take. Texts have the depth of a tile unrolled, and
+ * take as long to compile: these are shorter, one less deep than ships, the other filled in one round.
+ */
+const flat: Tile = { rows: 32, columns: 32, blockRows: 4, blockColumns: 4, depth: 8 };
+const wide: Tile = { rows: 64, columns: 64, blockRows: 4, blockColumns: 4, depth: 16 };
+
+async function checkTile(options: MatmulOptions, tile: Tile & { readonly run?: number }, allowed = tolerance) {
+  const kernel = matmul(options), terms = tile.depth * (tile.run ?? 1);
+  const tiling = { ...tile, splits: 1, partDepth: Math.ceil(options.k / terms) * terms };
+  const passes = (traits: DeviceTraits) =>
+    workgroupTilePasses(shapeOf(options), kernel.operands, { ...traits, ...gpu }, tiling);
+  await checkKernel({ ...kernel, passes }, inputsOf(kernel), { tolerance: allowed });
+}
+
 const transposes = [false, true].flatMap((transposeA) =>
   [false, true].map((transposeB) => ({ transposeA, transposeB }))
 );
@@ -32,25 +49,30 @@ const epilogues: readonly Partial<MatmulOptions>[] = [
   { accumulate: true, bias: true, residual: true },
 ];
 
-for (const [form, traits] of [["on this device", undefined], ["as a GPU would", gpu]] as const) {
+for (const inTiles of [false, true]) {
+  const form = inTiles ? "in tiles for GPUs" : "on this device";
+  const checkIn = (options: MatmulOptions, tile: Tile) => inTiles ? checkTile(options, tile) : check(options);
+
   Deno.test(`matmul() matches its reference with every transpose, ${form}`, async () => {
     for (const transpose of transposes) {
-      await check({ m: 37, n: 45, k: 19, batch: 3, ...transpose }, traits); // multiples of nothing
-      await check({ m: 36, n: 68, k: 44, ...transpose }, traits); // of 4 but not of the tiles
+      await checkIn({ m: 37, n: 45, k: 19, batch: 3, ...transpose }, wide); // multiples of nothing
+      await checkIn({ m: 36, n: 68, k: 44, ...transpose }, flat); // of 4 but not of the tiles
     }
-    await check({ m: 40, n: 72, k: 48, transposeB: true }, traits); // of 8
-    await check({ m: 40, n: 72, k: 48, transposeA: true }, traits);
+    await checkIn({ m: 40, n: 72, k: 48, transposeB: true }, flat); // of 8
+    await checkIn({ m: 40, n: 72, k: 48, transposeA: true }, flat);
   });
 
   Deno.test(`matmul() matches its reference with every epilogue, ${form}`, async () => {
     // Texts take long to compile here: all parts of an epilogue at both widths of loads, each alone at one.
     for (const [i, epilogue] of epilogues.entries()) {
       const all = i === epilogues.length - 1;
-      if (all || i % 2 === 1) await check({ m: 9, n: 36, k: 12, batch: 2, transposeB: true, ...epilogue }, traits);
-      if (all || i % 2 === 0) await check({ m: 9, n: 35, k: 13, batch: 2, ...epilogue }, traits);
+      if (all || i % 2 === 1) await checkIn({ m: 9, n: 36, k: 12, batch: 2, transposeB: true, ...epilogue }, flat);
+      if (all || i % 2 === 0) await checkIn({ m: 9, n: 35, k: 13, batch: 2, ...epilogue }, flat);
     }
   });
+}
 
+for (const [form, traits] of [["on this device", undefined], ["as a GPU would", gpu]] as const) {
   Deno.test(`matmul() matches its reference at size one, ${form}`, async () => {
     for (const [i, transpose] of transposes.entries()) {
       await check({ m: 1, n: i % 3 === 0 ? 1 : 33, k: i % 3 === 0 ? 1 : 5, ...transpose }, traits);
@@ -90,15 +112,17 @@ for (const type of halfTypes) {
     { transposeB: true, residual: true, types: { a: type, b: type } },
     { transposeB: true, types: { b: type, c: type } },
   ];
-  for (const [form, traits] of [["on this device", undefined], ["as a GPU would", gpu]] as const) {
+  for (const inTiles of [false, true]) {
+    const form = inTiles ? "in tiles for GPUs" : "on this device";
     Deno.test(`matmul() of ${type} operands sums in f32 and rounds once, ${form}`, async () => {
       // Texts take long to compile here: each use has either vectors on every side, or words that two rows share, and of the
       // other type the other way round.
       for (const [i, use] of uses.entries()) {
         const vectors = (i % 2 === 0) === (type === "f16");
-        await check({ ...(vectors ? { m: 36, n: 68, k: 44 } : { m: 37, n: 45, k: 19, batch: 3 }), ...use }, traits);
+        const options = { ...(vectors ? { m: 36, n: 68, k: 44 } : { m: 37, n: 45, k: 19, batch: 3 }), ...use };
+        await (inTiles ? checkTile(options, vectors ? flat : wide) : check(options));
       }
-      await check({ m: 20, n: 23, k: 1100, ...uses[2] }, traits); // split where the device is a GPU
+      await check({ m: 20, n: 23, k: 1100, ...uses[2] }, inTiles ? gpu : undefined); // split where the device is a GPU
     });
   }
 
@@ -132,19 +156,18 @@ Deno.test("matmul() of packed f16 is off by less than a thousandth at any depth,
 });
 
 Deno.test("matmul() of packed f16 uses its larger tile as a GPU would", async () => {
-  const types = { a: "f16", b: "f16", c: "f32" } as const, vectors = { m: 132, n: 140, k: 36 };
-  for (
-    const options of [
-      vectors,
-      { ...vectors, transposeB: true, accumulate: true },
-      { m: 130, n: 131, k: 97, transposeA: true, residual: true },
-    ]
-  ) {
-    const kernel = matmul({ batch: 43, ...options, types, packed: true });
-    const [{ code }] = kernel.passes({ ...(await testDevice()).traits, features: allFeatures, ...gpu });
-    assertMatch(code, /tileA: array<array<array<vec4<f16>, 2>, 17>, 16>/); // 64 lines of 32 terms
-    await checkKernel(kernel, inputsOf(kernel), { tolerance: 6e-3, traits: gpu });
-  }
+  const packed = { types: { a: "f16", b: "f16", c: "f32" }, packed: true } as const;
+  const options = { m: 132, n: 140, k: 36, batch: 43, transposeB: true, accumulate: true, ...packed };
+  const kernel = matmul(options);
+  const [{ code }] = kernel.passes({ ...(await testDevice()).traits, features: allFeatures, ...gpu });
+  assertMatch(code, /tileA: array<array<array<vec4<f16>, 2>, 17>, 16>/); // 64 lines of 32 terms
+  await checkKernel(kernel, inputsOf(kernel), { tolerance: 6e-3, traits: gpu });
+});
+
+Deno.test("matmul() of packed f16 cuts its larger tile where nothing is a multiple of it, either side across the depth", async () => {
+  const packed = { types: { a: "f16", b: "f16", c: "f32" }, packed: true } as const;
+  const options = { m: 130, n: 131, k: 97, transposeA: true, residual: true, ...packed };
+  await checkTile(options, { rows: 64, columns: 64, blockRows: 8, blockColumns: 4, depth: 8, run: 2 }, 6e-3);
 });
 
 Deno.test("matmul() refuses f16 where the device has none, and says what works", () => {

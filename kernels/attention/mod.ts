@@ -146,13 +146,12 @@ const fitsPairs = (rounds: Rounds, { limits }: DeviceTraits) =>
   limits.maxStorageBufferBindingSize >= 4 * scratchOperand(rounds, "f32").length;
 
 const pairForm = ({ headDim }: AttentionShape): PairGradients => ({
-  scores: { rows: 64, columns: 64, blockRows: 4, blockColumns: 8, depth: 16, together: true },
+  scores: { rows: 64, columns: 64, blockRows: 8, blockColumns: 4, depth: 16 },
   products: {
     columns: headDim <= 32 ? 32 : headDim % 128 === 0 ? 128 : 64,
     blockRows: 8,
     blockColumns: headDim <= 32 ? 4 : 8,
     depth: 16,
-    ends: true,
   },
 });
 

@@ -11,10 +11,7 @@ import { pairsText, type Rounds, slotsOf } from "./rounds.ts";
 import type { AttentionShape } from "./shape.ts";
 
 /** A tile has the rows of a block of tokens. */
-export interface PairProducts extends Omit<Tile, "rows"> {
-  /** A workgroup does the block from the stream's begin and the one from its end: where one has many pairs, the other has few. */
-  readonly ends?: boolean;
-}
+export type PairProducts = Omit<Tile, "rows">;
 
 /** pairs, scratch, q, k, dO → dQ, which sums over the keys of each query, and dK and dV, which sum over the queries of each key. */
 export function pairProductsPass(
@@ -25,7 +22,7 @@ export function pairProductsPass(
   traits: DeviceTraits,
 ): Pass {
   const { tokens, heads, kvHeads, headDim } = shape, { block, blocks } = rounds;
-  const { columns, blockRows, blockColumns, depth, ends = false } = tiling;
+  const { columns, blockRows, blockColumns, depth } = tiling;
   const names = ["pairs", "scratch", "q", "k", "dO", "dQ", "dK", "dV"];
   const places = names.map((name) => operands.findIndex((operand) => operand.name === name));
   const bound = places.map((place): Operand => {
@@ -38,8 +35,8 @@ export function pairProductsPass(
   const across = columns / blockColumns, down = block / blockRows, threads = across * down;
   const group = heads / kvHeads, owners = rounds.heads / group;
   const columnTiles = Math.ceil(headDim / columns), quads = headDim / 4;
-  const turns = ends ? Math.ceil(blocks / 2) : blocks, tiles = (rounds.heads + 2 * owners) * columnTiles;
-  const workgroups = spread(tiles * turns);
+  const tiles = (rounds.heads + 2 * owners) * columnTiles;
+  const workgroups = spread(tiles * blocks);
   const [overKeys, overQueries] = (["depth", "outer"] as const).map((contiguous) =>
     stage("A", { contiguous }, block, tile, threads, "0u")
   );
@@ -101,16 +98,10 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lo
   let part = select(select(2u, 1u, which < ${rounds.heads + owners}u), 0u, which < ${rounds.heads}u); // dQ, dV, dK
   let owner = which - select(select(${rounds.heads + owners}u, ${rounds.heads}u, part == 1u), 0u, part == 0u);
   let ownHead = select(firstHead()${group === 1 ? "" : ` / ${group}u`}, firstHead(), part == 0u) + owner;
-  if (place >= ${turns}u || ownHead >= select(${kvHeads}u, ${heads}u, part == 0u)) { return; }
+  if (place >= ${blocks}u || ownHead >= select(${kvHeads}u, ${heads}u, part == 0u)) { return; }
   ${lanes(across, down)}
   ${overKeys.declare} ${right.declare}
-  ${
-    ends
-      ? `for (var turn = 0u; turn < 2u; turn++) {
-  let block = select(place, ${blocks - 1}u - place, turn == 1u);
-  if (turn == 1u && block == place) { break; }`
-      : `let block = select(place, ${blocks - 1}u - place, part == 0u); // the longest of a segment first`
-  }
+  let block = select(keysAt(place), queriesAt(place), part == 0u); // the longest first
   let first = select(block, min(firstKeys(block), block), part == 0u);
   let steps = (select(max(lastQueries(block), block + 1u), block + 1u, part == 0u) - first) * ${perBlock}u;
   ${rows.flatMap((i) => columnQuads.map((q) => `var s${i}_${q} = vec4f();`)).join(" ")}
@@ -143,7 +134,6 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lo
       )
     ).join("\n  ")
   }
-  ${ends ? "}" : ""}
 }
 `;
   return { code, workgroups, ...stored.bound(places) };

@@ -7,13 +7,8 @@ import { storage } from "../storage.ts";
 import { pairsText, type Rounds, slotsOf } from "./rounds.ts";
 import type { AttentionShape } from "./shape.ts";
 
-/** A tile is a part of a pair: its rows are queries, its columns keys. */
-export interface PairScores extends Tile {
-  /** Sums of both products are alive together, so that weights need not come back from scratch. */
-  readonly together: boolean;
-  /** Both products are made at once, where sums are alive together. */
-  readonly atOnce?: boolean;
-}
+/** A part of a pair, that a workgroup makes: rows are queries, columns keys. */
+export type PairScores = Tile;
 
 /** q, k, v, dO, rowData, pairs → scratch: exp(scores − logSumExp), and the scaled gradients of scores. */
 export function pairScoresPass(
@@ -34,7 +29,7 @@ export function pairScoresPass(
     names.filter((name) => !["pairs", "rowData"].includes(name)).map((n) => [n, "vec4f"]),
   );
   const stored = storage(traits, bound, { ...types, rowData: "vec4u" });
-  const { rows, columns, blockRows, blockColumns, depth, together, atOnce = false } = tile;
+  const { rows, columns, blockRows, blockColumns, depth } = tile;
   const across = columns / blockColumns, down = rows / blockRows, threads = across * down;
   const tilesAcross = block / columns, parts = tilesAcross * block / rows;
   const workgroups = spread(slotsOf(rounds) * parts), quads = headDim / 4;
@@ -55,69 +50,25 @@ fn load${side}(token: u32, depth: u32, z: vec2u) -> vec4f {
   const columnOf = (q: number) => `${q * 4 * across}u + tx * 4u`;
   const sums = (name: string, text: (i: number, q: number) => string) =>
     own.flatMap((i) => columnQuads.map((q) => text(i, q).replaceAll("$", `${name}${i}_${q}`))).join("\n  ");
-  const product = (z: string, after: string) => `
+  const of = (z: string, text: string) => `{ let z = vec2u(${z}, head); ${text} }`;
+  /** Queries and keys, or gradients of what came out and values, whose first tile is asked for while the former are done. */
+  const product = (z: "0u" | "1u") => `
   for (var k0 = 0u; k0 < ${headDim}u; k0 += ${depth}u) {
     ${sides.map(({ store }) => store).join("\n    ")}
     workgroupBarrier();
-    {
-      let last = k0 + ${depth}u >= ${headDim}u;
-      let z = select(vec2u(${z}, head), vec2u(${after}, head), last);
-      let next = select(k0 + ${depth}u, 0u, last);
-      ${load("next")}
-    }
+    let last = k0 + ${depth}u >= ${headDim}u;
+    let next = select(k0 + ${depth}u, 0u, last);
+    ${of(z === "0u" ? "select(0u, 1u, last)" : "1u", load("next"))}
     ${multiply(tile).tile}
-    workgroupBarrier();
-  }`;
-  /** The text of the second product where it has tiles of its own. */
-  const turned = (text: string) =>
-    text.replaceAll(/\b(tile|next)A/g, "$1C").replaceAll(/\b(tile|next)B/g, "$1D").replaceAll(/\bs(\d+_\d+)\b/g, "d$1");
-  const of = (z: string, text: string) => `{ let z = vec2u(${z}, head); ${text} }`;
-  const bothProducts = `
-  ${of("0u", load("0u"))} ${of("1u", turned(load("0u")))}
-  for (var k0 = 0u; k0 < ${headDim}u; k0 += ${depth}u) {
-    ${sides.map(({ store }) => `${store} ${turned(store)}`).join("\n    ")}
-    workgroupBarrier();
-    let next = min(k0 + ${depth}u, ${headDim - depth}u);
-    ${of("0u", load("next"))} ${of("1u", turned(load("next")))}
-    ${multiply(tile).tile} ${turned(multiply(tile).tile)}
     workgroupBarrier();
   }`;
   const at = (i: number, q: number) => `line + (${rowOf(i)}) * ${block / 4}u + ${q * across}u + tx`;
   const gradients = `${slotsOf(rounds) * block ** 2 / 4}u`;
-  // The sums of the second product have the first one's names where these are done with.
-  const second = (text: string) => together ? text.replaceAll(/\bs(\d+_\d+)\b/g, "d$1") : text;
-  const delta = (i: number) => `vec4f(-bitcast<f32>(data${i}.y))`;
-  const weights = `
-  ${
-    own.map((i) => `let data${i} = rowData[min(firstQuery + ${rowOf(i)}, ${tokens - 1}u) * ${heads}u + head];`).join(
-      "\n  ",
-    )
-  }
-  ${sums("s", (i) => `$ = exp2(fma($, vec4f(${float(scale * Math.LOG2E)}), vec4f(-bitcast<f32>(data${i}.x))));`)}
-  if (edge) {
-    ${columnQuads.map((q) => `let column${q} = vec4u(firstKey + ${columnOf(q)}) + vec4u(0u, 1u, 2u, 3u);`).join(" ")}
-    ${
-    own.map((i) =>
-      `{ let row = firstQuery + ${rowOf(i)}; ${
-        columnQuads.map((q) =>
-          `s${i}_${q} = select(vec4f(), s${i}_${q}, (column${q} >= vec4u(data${i}.z)) & (column${q} <= vec4u(row)) & vec4<bool>(row < ${tokens}u));`
-        ).join(" ")
-      } }`
-    ).join("\n    ")
-  }
-  }
-  ${sums("s", (i, q) => stored.store("scratch", at(i, q), "$"))}`;
   const code = `${stored.directives}
 ${stored.bindings}
 ${pairsText(rounds)}
 var<workgroup> tileA: array<array<vec4f, ${lineOf(rows)}>, ${depth}>;
 var<workgroup> tileB: array<array<vec4f, ${lineOf(columns)}>, ${depth}>;
-${
-    atOnce
-      ? `var<workgroup> tileC: array<array<vec4f, ${lineOf(rows)}>, ${depth}>;
-var<workgroup> tileD: array<array<vec4f, ${lineOf(columns)}>, ${depth}>;`
-      : ""
-  }
 ${loader("A", ["q", "dO"], heads, "y")}
 ${loader("B", ["k", "v"], kvHeads, group === 1 ? "y" : `y / ${group}u`)}
 @compute @workgroup_size(${threads})
@@ -148,27 +99,36 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lo
   }
   let edge = firstKey + ${columns - 1}u > firstQuery || lastQuery < firstQuery + ${rows - 1}u ||
     rowData[lastQuery * ${heads}u + head].z > firstKey;
-  ${sides.map(({ declare }) => `${declare} ${atOnce ? turned(declare) : ""}`).join(" ")}
-  ${sums("s", () => "var $ = vec4f();")}
-  ${
-    atOnce ? `${sums("d", () => "var $ = vec4f();")} ${bothProducts}` : `
+  ${sides.map(({ declare }) => declare).join(" ")}
+  ${sums("s", () => "var $ = vec4f();")} ${sums("d", () => "var $ = vec4f();")}
   ${of("0u", load("0u"))}
-  ${product("0u", "1u")}
+  ${product("0u")}
+  ${product("1u").replaceAll(/\bs(\d+_\d+)\b/g, "d$1")}
   ${
-      together ? sums("d", () => "var $ = vec4f();") : `${weights}
-  ${sums("s", (i) => `$ = ${delta(i)};`)}`
-    }
-  ${second(product("1u", "1u"))}`
+    own.map((i) => `let data${i} = rowData[min(firstQuery + ${rowOf(i)}, ${tokens - 1}u) * ${heads}u + head];`).join(
+      "\n  ",
+    )
   }
-  ${together ? weights : ""}
+  ${sums("s", (i) => `$ = exp2(fma($, vec4f(${float(scale * Math.LOG2E)}), vec4f(-bitcast<f32>(data${i}.x))));`)}
+  if (edge) {
+    ${columnQuads.map((q) => `let column${q} = vec4u(firstKey + ${columnOf(q)}) + vec4u(0u, 1u, 2u, 3u);`).join(" ")}
+    ${
+    own.map((i) =>
+      `{ let row = firstQuery + ${rowOf(i)}; ${
+        columnQuads.map((q) =>
+          `s${i}_${q} = select(vec4f(), s${i}_${q}, (column${q} >= vec4u(data${i}.z)) & (column${q} <= vec4u(row)) & vec4<bool>(row < ${tokens}u));`
+        ).join(" ")
+      } }`
+    ).join("\n    ")
+  }
+  }
+  ${sums("s", (i, q) => stored.store("scratch", at(i, q), "$"))}
   ${
     sums("s", (i, q) =>
       stored.store(
         "scratch",
         `${gradients} + ${at(i, q)}`,
-        together
-          ? `$ * (d${i}_${q} + ${delta(i)}) * ${float(scale)}`
-          : `${stored.load("scratch", at(i, q))} * $ * ${float(scale)}`,
+        `$ * (d${i}_${q} - bitcast<f32>(data${i}.y)) * ${float(scale)}`,
       ))
   }
 }

@@ -64,11 +64,24 @@ export function mostPairs(tokens: number, longest: number, block: number): numbe
   return Math.min(ofSegments, blocks * (blocks + 1) / 2);
 }
 
-/** Words of `pairs`: the round; for each block its base, first key block and one past its last query block; the list. */
-export const pairsOperand = ({ blocks, pairs }: Rounds): Operand => ({
+/**
+ * Places of what `pairs` holds: the round; for each block its base, first key block and one past its last query block; the
+ * blocks in the order of how many key blocks they see, and how many query blocks see them, most first; the list.
+ */
+const placesOf = ({ blocks, pairs }: Rounds) => ({
+  base: 1,
+  firstKeys: 1 + blocks,
+  lastQueries: 1 + 2 * blocks,
+  queryOrder: 1 + 3 * blocks,
+  keyOrder: 1 + 4 * blocks,
+  list: 1 + 5 * blocks,
+  length: 1 + 5 * blocks + pairs,
+});
+
+export const pairsOperand = (rounds: Rounds): Operand => ({
   name: "pairs",
   type: "u32",
-  length: 1 + 3 * blocks + pairs,
+  length: placesOf(rounds).length,
   access: "scratch",
 });
 
@@ -85,19 +98,26 @@ export const scratchOperand = (rounds: Rounds, type: ElementType): Operand => ({
 
 /**
  * Functions that read `pairs`, whatever is in it within bounds: `firstHead()` of the round, past all heads where there is
- * none; `pairAt(n)`, query and key block of a pair's number, or past all blocks; `baseOf(i)`, which the number of pair (i, j) exceeds by j; `firstKeys(i)`, `lastQueries(j)`.
+ * none; `pairAt(n)`, query and key block of a pair's number, or past all blocks; `baseOf(i)`, which the number of pair (i, j) exceeds by j; `firstKeys(i)`, `lastQueries(j)`;
+ * `queriesAt(n)`, `keysAt(n)`, the block with the nth most pairs.
  */
-export const pairsText = ({ blocks, pairs, heads, count }: Rounds): string => `
+export const pairsText = (rounds: Rounds): string => {
+  const { blocks, pairs, heads, count } = rounds, places = placesOf(rounds);
+  const ofBlock = (place: number) => `pairs[${place}u + min(block, ${blocks - 1}u)]`;
+  return `
 fn firstHead() -> u32 { return min(pairs[0], ${count}u) * ${heads}u; }
-fn baseOf(block: u32) -> u32 { return pairs[1u + min(block, ${blocks - 1}u)]; }
-fn firstKeys(block: u32) -> u32 { return pairs[${1 + blocks}u + min(block, ${blocks - 1}u)]; }
-fn lastQueries(block: u32) -> u32 { return min(pairs[${1 + 2 * blocks}u + min(block, ${blocks - 1}u)], ${blocks}u); }
+fn baseOf(block: u32) -> u32 { return ${ofBlock(places.base)}; }
+fn firstKeys(block: u32) -> u32 { return ${ofBlock(places.firstKeys)}; }
+fn lastQueries(block: u32) -> u32 { return min(${ofBlock(places.lastQueries)}, ${blocks}u); }
+fn queriesAt(block: u32) -> u32 { return min(${ofBlock(places.queryOrder)}, ${blocks - 1}u); }
+fn keysAt(block: u32) -> u32 { return min(${ofBlock(places.keyOrder)}, ${blocks - 1}u); }
 fn pairAt(number: u32) -> vec2u {
-  let pair = pairs[${1 + 3 * blocks}u + min(number, ${pairs - 1}u)];
+  let pair = pairs[${places.list}u + min(number, ${pairs - 1}u)];
   return vec2u(pair >> 16u, pair & 0xffffu);
 }
 /** Place of a pair among those of the round's heads. */
 fn slotOf(head: u32, number: u32) -> u32 { return head * ${pairs}u + min(number, ${pairs - 1}u); }`;
+};
 
 /** A round's number that says that there are more pairs than it has room for. */
 const tooMany = 0xffff_ffff;
@@ -109,36 +129,49 @@ export const unlessByPairs = `if (pairs[0] != ${tooMany}u) { return; }`;
 export function pairsPass(rounds: Rounds, operands: readonly Operand[], traits: DeviceTraits): Pass {
   const { block, blocks, pairs } = rounds, tokens = operands.find(({ name }) => name === "start")!.length;
   const places = ["start", "end", "pairs"].map((name) => operands.findIndex((operand) => operand.name === name));
-  const { directives, bindings, bound } = storage(traits, places.map((place) => operands[place]));
-  const threads = 256, own = Math.ceil(blocks / threads);
+  const { directives, bindings, bound } = storage(traits, places.map((place) => operands[place])),
+    at = placesOf(rounds);
+  const threads = 256, own = Math.ceil(blocks / threads), active = Math.ceil(blocks / own);
   const code = `${directives}${bindings}
 var<workgroup> counts: array<u32, ${threads}>;
 fn firstKeysOf(block: u32) -> u32 { return min(start[min(block * ${block}u, ${tokens - 1}u)] / ${block}u, block); }
+fn lastQueriesOf(block: u32) -> u32 {
+  let finish = min(end[min(block * ${block}u + ${block - 1}u, ${tokens - 1}u)], ${tokens}u);
+  return max(block + 1u, (finish + ${block - 1}u) / ${block}u);
+}
 @compute @workgroup_size(${threads})
 fn main(@builtin(local_invocation_index) local: u32) {
+  let begin = local * ${own}u;
+  let finish = min(begin + ${own}u, ${blocks}u);
   var count = 0u;
-  for (var i = local * ${own}u; i < min((local + 1u) * ${own}u, ${blocks}u); i++) { count += i - firstKeysOf(i) + 1u; }
+  for (var i = begin; i < finish; i++) { count += i - firstKeysOf(i) + 1u; }
   counts[local] = count;
   workgroupBarrier();
   var number = 0u; var total = 0u;
-  for (var other = 0u; other < ${threads}u; other++) {
+  for (var other = 0u; other < ${active}u; other++) {
     if (other < local) { number += counts[other]; }
     total += counts[other];
   }
-  for (var i = local * ${own}u; i < min((local + 1u) * ${own}u, ${blocks}u); i++) {
+  for (var i = begin; i < finish; i++) {
     let first = firstKeysOf(i);
-    pairs[1u + i] = number - first;
-    pairs[${1 + blocks}u + i] = first;
-    let finish = min(end[min(i * ${block}u + ${block - 1}u, ${tokens - 1}u)], ${tokens}u);
-    pairs[${1 + 2 * blocks}u + i] = max(i + 1u, (finish + ${block - 1}u) / ${block}u);
+    let last = lastQueriesOf(i);
+    pairs[${at.base}u + i] = number - first;
+    pairs[${at.firstKeys}u + i] = first;
+    pairs[${at.lastQueries}u + i] = last;
     for (var j = first; j <= i && number < ${pairs}u; j++) {
-      pairs[${1 + 3 * blocks}u + number] = (i << 16u) | j;
+      pairs[${at.list}u + number] = (i << 16u) | j;
       number++;
     }
+    var place = vec2u();
+    for (var other = 0u; other < ${blocks}u; other++) {
+      let more = vec2u(other - firstKeysOf(other), lastQueriesOf(other) - other);
+      let less = vec2u(i - first, last - i);
+      place += select(vec2u(), vec2u(1u), (more > less) | ((more == less) & vec2<bool>(other < i)));
+    }
+    pairs[${at.queryOrder}u + place.x] = i;
+    pairs[${at.keyOrder}u + place.y] = i;
   }
-  for (var rest = total + local; rest < ${pairs}u; rest += ${threads}u) { pairs[${
-    1 + 3 * blocks
-  }u + rest] = 0xffffffffu; }
+  for (var rest = total + local; rest < ${pairs}u; rest += ${threads}u) { pairs[${at.list}u + rest] = 0xffffffffu; }
   if (local == 0u) { pairs[0] = select(0u, ${tooMany}u, total > ${pairs}u); }
 }
 `;

@@ -4,6 +4,9 @@ import { formatLoss } from "./format.ts";
 /** A step whose loss is more than this many times the loss before it is a spike. */
 export const LOSS_SPIKE_LIMIT = 1.5;
 
+/** For so many steps after a spike others are counted, not told: a run whose loss is rough would tell nothing else. */
+const quietSteps = 100;
+
 /**
  * Compares each step's loss with the one before.
  *
@@ -17,6 +20,8 @@ export const LOSS_SPIKE_LIMIT = 1.5;
 export class LossSpikeDetector {
   readonly #limit: number;
   #last: number | undefined;
+  #toldAt = -Infinity;
+  #untold = 0;
 
   constructor(limit: number = LOSS_SPIKE_LIMIT) {
     this.#limit = limit;
@@ -28,8 +33,14 @@ export class LossSpikeDetector {
     if (!Number.isFinite(loss)) return `Loss is ${loss} at step ${step}`;
     this.#last = loss;
     if (last === undefined || loss <= this.#limit * last) return undefined;
-    const [now, before] = [formatLoss(loss), formatLoss(last)];
-    return `Loss spike at step ${step}: ${now}, more than ${this.#limit} times the ${before} of the step before`;
+    if (step <= this.#toldAt + quietSteps) {
+      this.#untold++;
+      return undefined;
+    }
+    const [now, before] = [formatLoss(loss), formatLoss(last)], since = this.#toldAt, more = this.#untold;
+    [this.#toldAt, this.#untold] = [step, 0];
+    return `Loss spike at step ${step}: ${now}, more than ${this.#limit} times the ${before} of the step before` +
+      (more > 0 ? ` (and ${more} more since step ${since})` : "");
   }
 }
 

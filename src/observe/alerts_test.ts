@@ -1,12 +1,16 @@
-import { assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
+import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
 import { alertTitle, claimAlert, LossSpikeDetector, sendFeishuMessage, StuckDetector } from "./alerts.ts";
 
 Deno.test("LossSpikeDetector tells losses above 1.5 times the one before, and losses that are no number", () => {
   const spikes = new LossSpikeDetector();
   const losses = [10, 15, 22.6, 5, NaN, 7.4, 12];
   const told = losses.map((loss, step) => spikes.check(step, loss));
-  assertEquals(told.map((text) => text !== undefined), [false, false, true, false, true, false, true]);
+  assertEquals(told.map((text) => text !== undefined), [false, false, true, false, true, false, false]);
   assertStringIncludes(told[2]!, "step 2: 22.6000, more than 1.5 times the 15.0000 of");
+  spikes.check(102, 30);
+  spikes.check(103, 10);
+  const later = spikes.check(104, 20)!;
+  assert(later.endsWith("step before (and 2 more since step 2)"), later);
 });
 
 Deno.test("StuckDetector tells once each time a run falls silent", () => {

@@ -39,6 +39,8 @@ export class BlackBox {
 
 /** A collective that did not come to its end. */
 const begun = /^(.*): (?:begun|failed)$/;
+/** Ranks tell what they do every second: of shorter waits nothing follows, unless they failed. */
+const longMs = 2000;
 
 const clock = (at: number) => new Date(at).toISOString().slice(11, 23);
 
@@ -57,7 +59,8 @@ export function formatStory({ why, at, ranks }: BlackBoxContent, most = 60): str
   for (const { rank, text, at: since } of busy) {
     lines.push(`Rank ${rank} was last heard of at ${clock(since)}: ${text}`);
   }
-  if (waiting.length > 0 && busy.length > 0) {
+  const inVain = waiting.some(({ text, at: since }) => text.endsWith("failed") || at - since >= longMs);
+  if (inVain && busy.length > 0) {
     const who = busy.map(({ rank }) => rank).join(", ");
     lines.push(busy.length === 1 ? `So rank ${who} was waited for.` : `So ranks ${who} were waited for.`);
   }

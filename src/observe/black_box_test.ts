@@ -27,4 +27,6 @@ Deno.test("formatStory() says who waited for whom, and tells all ranks' records 
   assertStringIncludes(story, "So rank 1 was waited for.");
   assertMatch(story, /rank 0 {2}forward 0\n.*rank 1 {2}backward 0 of micro-batch 1\n.*rank 0 {2}all-reduce #4/);
   assertEquals(story.includes("earlier"), false);
+  const live = { ...box.content("troupe blackbox asked"), at: 40 };
+  assertEquals(formatStory(live).includes("was waited for"), false, "a run that goes on waits for nobody");
 });

@@ -79,8 +79,8 @@ export function attentionForward(options: AttentionOptions): Kernel {
  * The gradient of {@linkcode attentionForward}, from its outputs and the gradient dO of o. Each sum has one owner, so
  * the result repeats bit for bit.
  *
- * Operands: q, k, v, o, logSumExp, dO (shaped as o), start, end → dQ, dK, dV; scratch of 4 words a token and head, and for
- * `bf16` a few more.
+ * Operands: q, k, v, o, logSumExp, dO (shaped as o), start, end → dQ, dK, dV; scratch of 4 words a token and head, for
+ * `bf16` a few more, and for `f32` what pairs of blocks take (`rounds.ts`), which is bounded.
  *
  * @throws {RangeError} when a size does not fit
  */

@@ -1,6 +1,6 @@
 /**
  * The WebGPU backend. Commands are made ready once: pipelines cached by text, bind groups by pipeline and ranges; a
- * submission replays them through one encoder, as few compute passes as copies allow, and one submit.
+ * submission replays them through the encoder of its turn (`recorder.ts`), in as few compute passes as copies allow.
  *
  * The device reports faults later than the call that caused them. They are kept, and thrown by the next call: a device
  * that has failed once computes nothing that can be trusted, so every later call throws too.
@@ -13,6 +13,7 @@ import { createImages, type Image } from "./images.ts";
 import { createPipelineCache } from "./pipelines.ts";
 import { type DeviceOptions, openDevice, type Provider } from "./provider.ts";
 import { openReadback } from "./readback.ts";
+import { type Copy, type Extent, Recorder } from "./recorder.ts";
 import { createTimer, type Timer } from "./timer.ts";
 
 /**
@@ -37,11 +38,14 @@ type ReadyDispatch = {
 };
 type ReadyCommand =
   | { readonly kind: "dispatch"; readonly kernel: Kernel; readonly dispatches: readonly ReadyDispatch[] }
-  | { readonly kind: "copy"; readonly source: Range; readonly target: Range }
-  | { readonly kind: "clear"; readonly target: Range };
+  | { readonly kind: "copy" } & Copy
+  | { readonly kind: "clear"; readonly target: Extent };
 
 interface ReadyList extends CommandList {
   readonly ready: readonly ReadyCommand[];
+  /** All that they read or write. */
+  readonly extents: readonly Extent[];
+  readonly buffers: ReadonlySet<GPUBuffer>;
 }
 
 export interface WebGpuOptions extends DeviceOptions {
@@ -85,7 +89,17 @@ export async function openWebGpuBackend(
     if (failure !== undefined) throw new Error(failure.message, { cause: failure });
   }
 
-  const readback = await openReadback(device, provider);
+  /** Bytes uploaded since the last submission, which alone lets the device free its copies of them. */
+  let unsubmitted = 0;
+  const recorder = new Recorder(device, (encoder) => {
+    timer?.resolve(encoder);
+    unsubmitted = 0;
+  });
+  const readback = await openReadback(device, provider, (record) => {
+    recorder.before();
+    record(recorder.encoder);
+    recorder.flush(0);
+  });
   const gpuRange = (range: Range) => ({ buffer: gpuBuffer(range), offset: range.offset, bytes: range.bytes });
   const checked = <Taken>(ticket: ReadTicket<Taken>): ReadTicket<Taken> => ({
     wait() {
@@ -101,9 +115,6 @@ export async function openWebGpuBackend(
       await ticket.ready();
     },
   });
-  /** Bytes uploaded since the last submission, which alone lets the device free its copies of them. */
-  let unsubmitted = 0;
-
   function gpuBuffer({ buffer }: Range): GPUBuffer {
     return (buffer as GpuBuffer).gpu;
   }
@@ -158,7 +169,10 @@ export async function openWebGpuBackend(
     );
 
   async function ready(command: Command): Promise<ReadyCommand> {
-    if (command.kind !== "dispatch") return command;
+    if (command.kind === "copy") {
+      return { kind: "copy", source: gpuRange(command.source), target: gpuRange(command.target) };
+    }
+    if (command.kind === "clear") return { kind: "clear", target: gpuRange(command.target) };
     const { kernel, ranges } = command;
     const dispatches: ReadyDispatch[] = [];
     for (const pass of rendered(kernel)) {
@@ -190,10 +204,32 @@ export async function openWebGpuBackend(
     return { kind: "dispatch", kernel, dispatches };
   }
 
-  const hostTimes = { encode: 0, queue: 0 };
+  function record(command: ReadyCommand): void {
+    switch (command.kind) {
+      case "dispatch":
+        for (const [index, { pipeline, bindGroup, workgroups, images }] of command.dispatches.entries()) {
+          if (timer !== undefined) recorder.endPass();
+          images.forEach((image) => image.fill(recorder.encoder));
+          recorder.dispatch(pipeline, bindGroup, workgroups, timer?.next(command.kernel, index === 0));
+        }
+        break;
+      case "copy":
+        recorder.copy(command);
+        break;
+      case "clear":
+        recorder.encoder.clearBuffer(command.target.buffer, command.target.offset, command.target.bytes);
+        break;
+      default:
+        command satisfies never;
+    }
+  }
+
+  let encodeSeconds = 0;
   const backend: Backend = {
     name: "webgpu",
-    hostTimes,
+    get hostTimes() {
+      return { encode: encodeSeconds, queue: recorder.seconds };
+    },
     choices,
     traits,
     get allocatedBytes() {
@@ -222,11 +258,13 @@ export async function openWebGpuBackend(
     release(buffer) {
       const { gpu, bindGroups: keys } = ledger.remove(buffer);
       for (const key of keys) bindGroups.delete(key);
+      if (recorder.uses(gpu)) recorder.flush();
       gpu.destroy(); // once the work submitted so far no longer needs it
     },
     upload(target, data) {
       check();
       const { gpu } = ledger.checkUpload(target, data);
+      if (recorder.uses(gpu)) recorder.flush(); // what is recorded comes first
       let bytes = new Uint8Array(data.buffer as ArrayBuffer, data.byteOffset, data.byteLength);
       if (bytes.length % 4 !== 0) { // an odd count of half-width elements: WebGPU writes whole words
         const padded = new Uint8Array(Math.ceil(bytes.length / 4) * 4);
@@ -248,60 +286,27 @@ export async function openWebGpuBackend(
       await compile(commands);
       const readyCommands: ReadyCommand[] = [];
       for (const command of commands) readyCommands.push(await ready(command));
-      return { commands: [...commands], ready: readyCommands };
+      const extents = commands.flatMap((command) => {
+        if (command.kind === "dispatch") return command.ranges;
+        return command.kind === "copy" ? [command.source, command.target] : [command.target];
+      }).map(gpuRange);
+      const buffers = new Set(extents.map(({ buffer }) => buffer));
+      return { commands: [...commands], ready: readyCommands, extents, buffers };
     },
     submit(list) {
       check();
-      const { ready: readyCommands } = list as ReadyList;
+      const { ready: readyCommands, extents, buffers } = list as ReadyList;
       if (readyCommands === undefined) {
         throw new TypeError("Cannot submit: the command list is not from this prepare()");
       }
-      const started = performance.now(), encoder = device.createCommandEncoder();
-      let pass: GPUComputePassEncoder | undefined;
-      let lastPipeline: GPUComputePipeline | undefined;
-      const endPass = () => {
-        pass?.end();
-        pass = lastPipeline = undefined;
-      };
-      for (const command of readyCommands) {
-        switch (command.kind) {
-          case "dispatch":
-            for (const [index, { pipeline, bindGroup, workgroups, images }] of command.dispatches.entries()) {
-              if (timer !== undefined || images.length > 0) endPass();
-              images.forEach((image) => image.fill(encoder));
-              pass ??= encoder.beginComputePass(timer?.next(command.kernel, index === 0));
-              if (pipeline !== lastPipeline) pass.setPipeline(lastPipeline = pipeline);
-              pass.setBindGroup(0, bindGroup);
-              pass.dispatchWorkgroups(...workgroups);
-            }
-            break;
-          case "copy": {
-            endPass();
-            const { source, target } = command;
-            encoder.copyBufferToBuffer(
-              gpuBuffer(source),
-              source.offset,
-              gpuBuffer(target),
-              target.offset,
-              source.bytes,
-            );
-            break;
-          }
-          case "clear":
-            endPass();
-            encoder.clearBuffer(gpuBuffer(command.target), command.target.offset, command.target.bytes);
-            break;
-          default:
-            command satisfies never;
-        }
+      const started = performance.now(), handedOver = recorder.seconds;
+      if (readyCommands.every((command) => command.kind === "copy")) recorder.copyLater(readyCommands);
+      else {
+        recorder.before(extents);
+        readyCommands.forEach(record);
       }
-      endPass();
-      timer?.resolve(encoder);
-      const commands = encoder.finish(), encoded = performance.now();
-      device.queue.submit([commands]);
-      hostTimes.encode += (encoded - started) / 1000;
-      hostTimes.queue += (performance.now() - encoded) / 1000;
-      unsubmitted = 0;
+      recorder.close(buffers);
+      encodeSeconds += (performance.now() - started) / 1000 - (recorder.seconds - handedOver);
     },
     read(ranges) {
       check();
@@ -315,6 +320,7 @@ export async function openWebGpuBackend(
     },
     async finish() {
       check();
+      recorder.flush();
       await device.queue.onSubmittedWorkDone();
       await readback.settle();
       // Errors arrive as events, one turn of the event loop behind the work.
@@ -325,9 +331,11 @@ export async function openWebGpuBackend(
       async profile(body) {
         check();
         if (timer !== undefined) throw new Error("Cannot profile: the webgpu backend is being profiled already");
+        recorder.flush();
         const running = timer = createTimer(device);
         try {
           await body();
+          recorder.flush();
           timer = undefined;
           return await running.read();
         } finally {
@@ -338,6 +346,7 @@ export async function openWebGpuBackend(
     }),
     [Symbol.dispose]() {
       disposed = true;
+      recorder[Symbol.dispose]();
       for (const { gpu } of ledger.buffers) gpu.destroy();
       ledger.clear();
       bindGroups.clear();

@@ -138,3 +138,28 @@ Deno.test("profile() times every dispatch submitted meanwhile, in order", async 
   const quickest = sorted(true)[0]!, typical = sorted(false)[150]!;
   assert(quickest > 10 * typical, `${quickest} ${typical}`);
 });
+
+Deno.test("uploads, copies and dispatches take effect in the order of their calls", async () => {
+  using backend = await openWebGpuBackend("deno");
+  const range = (buffer: ReturnType<typeof backend.allocate>) => ({ buffer, offset: 0, bytes: 16 });
+  const [x, kept, last] = ["x", "kept", "last"].map((label) => range(backend.allocate(16, label)));
+  const add = await backend.prepare([{ kind: "dispatch", kernel: kernelOf(increment), ranges: [x] }]);
+  const keep = await backend.prepare([{ kind: "copy", source: x, target: kept }]);
+  const again = await backend.prepare([{ kind: "copy", source: kept, target: last }]);
+  const clear = await backend.prepare([{ kind: "clear", target: x }]);
+  const values = () => backend.read([x, kept, last]).take().map((bytes) => new Uint32Array(bytes.buffer)[0]);
+  for (let round = 0; round < 2; round++) { // the first finds the device idle
+    backend.upload(x, Uint32Array.of(10, 10, 10, 10));
+    for (const list of [add, keep, add, again, add, keep]) backend.submit(list);
+    assertEquals(values(), [13, 13, 11]);
+    backend.submit(add);
+    backend.submit(keep);
+    backend.upload(x, Uint32Array.of(20, 20, 20, 20));
+    backend.submit(add);
+    backend.submit(again);
+    assertEquals(values(), [21, 14, 14]);
+    for (const list of [add, keep, clear, add]) backend.submit(list);
+    assertEquals(values(), [1, 22, 14]);
+  }
+  await backend.finish();
+});

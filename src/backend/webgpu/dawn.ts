@@ -114,46 +114,68 @@ export function endWithoutTeardown(): void {
   globalThis.addEventListener("unload", () => Deno.exit());
 }
 
+/**
+ * When to ask Dawn for the answer of a read-back, by how long the ones before took. Each question costs memory for ever
+ * (`pollFromTimer`), so one that comes in vain is dear, and one that comes late delays a step.
+ */
+export class PollSchedule {
+  #begun = -Infinity;
+  #polls = 0;
+  #expected = 0;
+  /** What the last one took, by the same measure. */
+  #last = 0;
+  /** How many in a row had their answer at the first poll, perhaps long before it. */
+  #atFirst = 0;
+
+  /** A read-back begins at this time, in milliseconds. */
+  begin(now: number): void {
+    this.#begun = now;
+    this.#polls = 0;
+  }
+
+  /** How many milliseconds from now the next poll is due: at first a little before the answer, then at a twentieth more. */
+  next(now: number): number {
+    const elapsed = now - this.#begun, step = (time: number) => Math.min(1, Math.max(0.05, time / 20));
+    if (this.#polls++ > 0) return step(elapsed);
+    return Math.max(0, this.#expected - step(this.#expected) - elapsed);
+  }
+
+  /**
+   * The answer is there. The next one is expected as the quicker of the last two, so that one that was slow, behind a
+   * compilation or on a busy machine, delays none after it. Answers that are there at the first poll are looked for sooner
+   * and sooner.
+   */
+  end(now: number): void {
+    this.#atFirst = this.#polls <= 1 ? this.#atFirst + 1 : 0;
+    const took = (now - this.#begun) * (1 - Math.min(0.5, this.#atFirst && 0.02 * 2 ** this.#atFirst));
+    this.#expected = Math.min(took, this.#last);
+    this.#last = took;
+  }
+}
+
+const schedule = new PollSchedule();
+/** Told by read-backs, so that polls come when an answer may. */
+export const beginWait = (): void => schedule.begin(performance.now());
+export const endWait = (): void => schedule.end(performance.now());
+
 let wrapped = false;
 /**
- * Of read-backs: when the one under way began, how long one is thought to take and how long the last one took, in
- * milliseconds, and how many polls it has had at once and by timer.
- */
-const wait = { begun: -Infinity, expected: 0, last: 0, polls: 0, timed: 0 };
-
-/** Told by read-backs, so that polls come when an answer may. */
-export function beginWait(): void {
-  wait.begun = performance.now();
-  wait.polls = wait.timed = 0;
-}
-export function endWait(): void {
-  const took = performance.now() - wait.begun;
-  wait.expected = expectedNext(took, wait.timed, wait.last);
-  wait.last = took;
-}
-
-/**
- * How long the next read-back is thought to take: as long as the quicker of the last two, so that one that was slow, behind a
- * compilation or on a busy machine, delays none after it. Where the first poll by timer found the answer there already, it
- * may have been there long before, and a poll that waited for it as long again would find it late for ever.
- */
-export const expectedNext = (took: number, timedPolls: number, before: number): number =>
-  Math.min(timedPolls === 1 ? took / 2 : took, before);
-
-/**
- * Dawn polls by `setImmediate` while an answer is due, and each poll leaks some 70 bytes in Deno: 4 MB a minute at one a
- * millisecond. So a poll comes when four fifths of the time that a read-back is thought to take have passed, then every
- * millisecond; a few come at once where answers are quick.
+ * Dawn polls by `setImmediate` while an answer is due, each time with a function made for it, of which Deno never gives 32
+ * bytes back: 2 MB a minute at one a millisecond. So a poll comes when an answer may. Until then the thread is given
+ * up, for less than a millisecond by turns of the event loop, as a timer is no finer than that.
  */
 function pollFromTimer(): void {
   if (wrapped) return;
   wrapped = true;
   const immediate = globalThis.setImmediate;
   const polling = (...[callback, ...args]: Parameters<typeof setImmediate>) => {
-    if (wait.expected < 2 && wait.polls++ < 20) return immediate(callback, ...args);
-    const left = 0.8 * wait.expected - (performance.now() - wait.begun);
-    wait.timed++;
-    return setTimeout(callback, Math.max(1, left), ...args) as unknown as ReturnType<typeof setImmediate>;
+    const begun = performance.now(), due = begun + schedule.next(begun);
+    const turn = (): unknown => performance.now() < due ? wait() : callback(...args);
+    const wait = () => {
+      const left = due - performance.now();
+      return left < 1 ? immediate(turn) : setTimeout(turn, Math.floor(left));
+    };
+    return wait();
   };
   globalThis.setImmediate = polling as typeof setImmediate;
 }

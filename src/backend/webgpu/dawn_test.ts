@@ -1,7 +1,7 @@
 import { assert, assertEquals, assertRejects, assertStringIncludes } from "@std/assert";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
-import { dawnFolder, dawnPackage, expectedNext, findDawn, loadDawn } from "./dawn.ts";
+import { dawnFolder, dawnPackage, findDawn, loadDawn, PollSchedule } from "./dawn.ts";
 
 const launcher = fileURLToPath(new URL("../../../troupe", import.meta.url));
 
@@ -27,20 +27,42 @@ Deno.test({
   },
 });
 
-Deno.test("expectedNext() comes down again after answers that came late", () => {
-  // A machine whose timers are 30 ms late, and a device that has its answer after 0.1 ms.
-  let expected = 5000, before = Infinity;
-  const waits: number[] = [];
-  while (expected >= 2) {
-    const took = Math.max(1, 0.8 * expected) + 30;
-    waits.push(took);
-    expected = expectedNext(took, 1, before);
-    before = took;
-    if (waits.length === 12) break;
+/** Polls until there is an answer after `takes` milliseconds, each poll `late`; gives how many it took and when it was seen. */
+function poll(schedule: PollSchedule, takes: number, late = 0.01): { polls: number; seen: number } {
+  schedule.begin(1000);
+  let now = 1000, polls = 0;
+  do {
+    now += schedule.next(now) + late;
+    polls++;
+  } while (now < 1000 + takes);
+  schedule.end(now);
+  return { polls, seen: now - 1000 };
+}
+
+Deno.test("PollSchedule asks once or twice for answers that take alike, and soon after they are there", () => {
+  for (const takes of [0.3, 4, 20]) {
+    const schedule = new PollSchedule();
+    for (let read = 0; read < 20; read++) poll(schedule, takes);
+    const reads = Array.from({ length: 50 }, (_, read) => poll(schedule, takes * (1 + 0.01 * Math.sin(read))));
+    const polls = reads.reduce((sum, read) => sum + read.polls, 0) / 50;
+    assert(polls <= 3, `${takes} ms: ${polls} polls a read`);
+    const late = reads.map(({ seen }, read) => seen - takes * (1 + 0.01 * Math.sin(read)));
+    assert(Math.max(...late) <= Math.max(1, takes / 20) + 0.1, `${takes} ms: seen up to ${Math.max(...late)} ms late`);
   }
-  assert(waits.at(-1)! < 60, `${waits}`);
-  assertEquals(expectedNext(40, 3, 41), 40); // polled before it was there: as long as it took
-  assertEquals(expectedNext(20_000, 900, 40), 40); // one that was slow says nothing of the next
+});
+
+Deno.test("PollSchedule forgets an answer that was slow once", () => {
+  const schedule = new PollSchedule();
+  for (const takes of [20, 20, 5000, 20]) poll(schedule, takes);
+  assert(poll(schedule, 20).seen < 22);
+});
+
+Deno.test("PollSchedule comes down again after answers that came late", () => {
+  // A machine whose timers are 30 ms late, and a device that has its answer after 0.1 ms.
+  const schedule = new PollSchedule();
+  for (const takes of [5000, 5000]) poll(schedule, takes, 30);
+  const seen = Array.from({ length: 16 }, () => poll(schedule, 0.1, 30).seen);
+  assert(seen.at(-1)! < 60, `${seen}`);
 });
 
 /** The rasteriser in software that Dawn accepts; Debian has it with Chromium. */

@@ -89,15 +89,28 @@ function intoFresh(
 const takenTwice = () => new Error("Cannot take a read-back twice: keep the arrays of the first call");
 
 /** Opens the form that suits the provider: on Dawn a read-back is simply awaited. */
-export async function openReadback(device: GPUDevice, provider: Provider = "deno"): Promise<Readback> {
-  return provider === "dawn" ? openAwaitedReadback(device) : await openPolledReadback(device);
+export async function openReadback(
+  device: GPUDevice,
+  provider: Provider = "deno",
+  submit: SubmitCopies = submitAlone(device),
+): Promise<Readback> {
+  return provider === "dawn" ? openAwaitedReadback(device, submit) : await openPolledReadback(device, submit);
 }
+
+/** Records copies after all work so far, and submits it all. */
+export type SubmitCopies = (record: (encoder: GPUCommandEncoder) => void) => void;
+
+const submitAlone = (device: GPUDevice): SubmitCopies => (record) => {
+  const encoder = device.createCommandEncoder({ label: "readback" });
+  record(encoder);
+  device.queue.submit([encoder.finish()]);
+};
 
 /**
  * Dawn's form: an awaited map costs 0.05 to 0.1 ms there and waits for its own copy alone, whatever is queued behind it.
  * Staging buffers are made when none that is free fits, and kept for the next time.
  */
-function openAwaitedReadback(device: GPUDevice): Readback {
+function openAwaitedReadback(device: GPUDevice, submit: SubmitCopies): Readback {
   const free: Staging[] = [];
   const pending = new Set<Promise<unknown>>();
   const largest = Math.min(largestStaging, device.limits.maxBufferSize);
@@ -121,7 +134,7 @@ function openAwaitedReadback(device: GPUDevice): Readback {
     const flights = pack(ranges, largest).map((pieces): Flight => {
       const bytes = pieces.reduce((sum, piece) => sum + piece.bytes, 0);
       const staging = acquire(bytes);
-      submitCopies(device, ranges, pieces, staging);
+      submit(copies(ranges, pieces, staging));
       const mapping = staging.buffer.mapAsync(GPUMapMode.READ, 0, bytes);
       const settled = mapping.catch(() => {}).finally(() => pending.delete(settled));
       pending.add(settled);
@@ -162,19 +175,14 @@ function openAwaitedReadback(device: GPUDevice): Readback {
   };
 }
 
-function submitCopies(
-  device: GPUDevice,
-  ranges: readonly ReadRange[],
-  pieces: readonly Piece[],
-  { buffer: staging }: Staging,
-): void {
-  const encoder = device.createCommandEncoder({ label: "readback" });
-  for (const { range, rangeOffset, stagingOffset, bytes } of pieces) {
-    const { buffer, offset } = ranges[range];
-    encoder.copyBufferToBuffer(buffer, offset + rangeOffset, staging, stagingOffset, bytes);
-  }
-  device.queue.submit([encoder.finish()]);
-}
+const copies =
+  (ranges: readonly ReadRange[], pieces: readonly Piece[], { buffer: staging }: Staging) =>
+  (encoder: GPUCommandEncoder): void => {
+    for (const { range, rangeOffset, stagingOffset, bytes } of pieces) {
+      const { buffer, offset } = ranges[range];
+      encoder.copyBufferToBuffer(buffer, offset + rangeOffset, staging, stagingOffset, bytes);
+    }
+  };
 
 /** Copies what of the pieces lies in a window of the staging buffer, which begins at `begin`, to its places. */
 function copyOut(window: Uint8Array, begin: number, pieces: readonly Piece[], places: readonly Uint8Array[]): void {
@@ -186,7 +194,7 @@ function copyOut(window: Uint8Array, begin: number, pieces: readonly Piece[], pl
 }
 
 /** Opens the ring, its staging buffers warmed. */
-async function openPolledReadback(device: GPUDevice): Promise<Readback> {
+async function openPolledReadback(device: GPUDevice, submit: SubmitCopies): Promise<Readback> {
   const free: Staging[] = await Promise.all(
     Array.from({ length: ringSize }, () => warm(device, firstStaging)),
   );
@@ -228,7 +236,7 @@ async function openPolledReadback(device: GPUDevice): Promise<Readback> {
   function launch(ranges: readonly ReadRange[], pieces: readonly Piece[], places: readonly Uint8Array[]): Flight {
     const bytes = pieces.reduce((sum, piece) => sum + piece.bytes, 0);
     const staging = acquire(bytes);
-    submitCopies(device, ranges, pieces, staging);
+    submit(copies(ranges, pieces, staging));
     const flight: Flight = { staging, pieces, bytes, places, landed: false };
     flights.push(flight);
     return flight;

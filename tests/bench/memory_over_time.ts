@@ -1,9 +1,9 @@
 /**
- * Whether a process that trains grows: a small model is trained for as long as asked, and every ten seconds one JSON line
+ * Whether a process that trains grows: a small model, or one of the benchmark's, is trained for as long as asked, and every ten seconds one JSON line
  * tells what the process holds, the last one by how much it grew.
  *
  *     TROUPE_WEBGPU=dawn deno run --allow-all --v8-flags=--expose-gc tests/bench/memory_over_time.ts
- *       [--seconds=200] [--pace=20] [--type=float16] [--bounds_checks]
+ *       [--seconds=200] [--pace=20] [--type=float16] [--model=124M] [--bounds_checks]
  *
  * `--pace`: milliseconds from one step to the next, at least. With `--expose-gc` garbage is collected before each line, so
  * that what is left is held by someone. The growth is told from a third of the time on: before, caches fill.
@@ -26,13 +26,17 @@ if (defaultProvider() === "dawn") endWithoutTeardown();
 const backend = await openWebGpuBackend(defaultProvider(), { boundsChecks });
 const half = type === "float16" && !backend.traits.features.shaderF16;
 if (half) console.error(`${backend.traits.description} has no f16: float32 instead`);
-const set = [
+const small = [
   ...modelSettings("124M", { batch: 2, tokens: 128 }),
   "model.num_layers=2",
   "model.hidden_size=128",
   "model.num_attention_heads=2",
   "model.num_kv_attention_heads=2",
   "model.vocab_size=1024",
+];
+const model = option("model", "");
+const set = [
+  ...(model ? modelSettings(model as "124M", { batch: 4, tokens: 1024 }) : small),
   ...typeSettings(half ? "float32" : type as BenchType),
   "data.total_steps=1000000",
 ];

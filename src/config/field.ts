@@ -20,6 +20,8 @@ export interface FieldNote {
   readonly example?: unknown;
   /** For `refused`: this field means nothing, and may be written, while the field of this path has its default. */
   readonly onlyWith?: string;
+  /** For `refused`: what serves the same end today. */
+  readonly instead?: string;
   /** For `works`: the only values that do yet. */
   readonly only?: readonly unknown[];
   /** For `works`: why one value of the field is refused, or undefined for a value that works. */

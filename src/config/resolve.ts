@@ -146,7 +146,8 @@ export function resolveConfig(input: unknown, options: ResolveOptions = {}): Res
     } else if (differs && !isIdle(note.onlyWith)) {
       fail(
         path,
-        `${show(value)} is refused: Troupe does not do this yet; ${show(standard)} works (${brief(note.help)})`,
+        `${show(value)} is refused: Troupe does not do this yet; ${show(standard)} works (${brief(note.help)})` +
+          (note.instead === undefined ? "" : `; ${note.instead}`),
       );
     }
   }

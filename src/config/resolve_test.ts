@@ -173,6 +173,7 @@ Deno.test("resolveConfig() refuses what the user asks for and is not built, neve
     problemOf({ parallel: { pipeline: { mode: "ZBV" } } }),
     `parallel.pipeline.mode: "ZBV" is refused: Troupe does not do this yet; "1F1B" or "ZBH1" works`,
   );
+  assertStringIncludes(problemOf({ generation: { eos_id: 1 } }), "(Text generation); troupe convert makes");
   assertStringIncludes(problemOf({ model_type: "BAICHUAN2" }), "INTERNLM2");
   assertStringIncludes(
     problemOf({ ckpt: { enable_save_ckpt: true, checkpoint_every: 1, save_ckpt_folder: "boto3:s3://a.b/c" } }),

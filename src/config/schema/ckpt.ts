@@ -27,6 +27,8 @@ function unloadable(value: unknown): string | undefined {
   return localOnly(path);
 }
 
+const anyLayout = "changes nothing: a checkpoint of any layout loads in any other";
+
 /** When checkpoints are written, kept and read. */
 export const ckptSchema = z.strictObject({
   enable_save_ckpt: works(bool().default(true), "Save checkpoints at all."),
@@ -70,7 +72,9 @@ export const ckptSchema = z.strictObject({
     "Steps between snapshots, from 2 on; null for never. Of these checkpoints between checkpoints the newest two are kept.",
     { derived: "null" },
   ),
-  enable_internevo2hf_ckpt: refused(bool().default(false), "Also write each checkpoint as a Hugging Face folder."),
+  enable_internevo2hf_ckpt: refused(bool().default(false), "Also write each checkpoint as a Hugging Face folder.", {
+    instead: "troupe convert makes one of any checkpoint",
+  }),
   async_upload: refused(bool(), "Upload to an object store while training goes on.", {
     derived: "false",
   }),
@@ -94,6 +98,10 @@ export const ckptSchema = z.strictObject({
   ),
   load_optimizer: works(bool().default(true), "Older form: whether load_ckpt_folder takes the optimizer too."),
   load_given_ckpt: works(bool().nullable().default(null), "Older form: the opposite of auto_resume."),
-  generate_meta_data: refused(bool().default(false), "Write data for a change of layout. Every checkpoint has it."),
-  universal_ckpt: refused(bool().default(false), "Load a checkpoint of another layout. Every checkpoint can be."),
+  generate_meta_data: works(bool().default(false), "Write data for a change of layout. Every checkpoint has it.", {
+    notice: anyLayout,
+  }),
+  universal_ckpt: works(bool().default(false), "Load a checkpoint of another layout. Every checkpoint can be.", {
+    notice: anyLayout,
+  }),
 }).describe("Checkpoints");

@@ -47,11 +47,17 @@ export const topFields = {
     textOrNull().default(null),
     "TensorBoard folder of the run that this one continues: its files are copied first.",
   ),
-  alert_address: refused(textOrNull().default(null), "Address of a general alert sink."),
-  batch_count: refused(int({ min: 0 }).default(0), "Batch counter to start from."),
+  alert_address: refused(textOrNull().default(null), "Address of a general alert sink.", {
+    instead: "monitor.alert.feishu_alert_address and monitor.alert.alert_file_path get alerts",
+  }),
+  batch_count: refused(int({ min: 0 }).default(0), "Batch counter to start from.", {
+    instead: "a checkpoint brings its own, and data.skip_batches leaves batches out",
+  }),
   TENSOR_SHAPE: refused(
     z.array(int({ min: 1 })).nullable().default(null),
     "Shape of the messages between pipeline stages, when it is not the computed one.",
   ),
-  generation: refused(anyMapping().nullable().default(null), "Text generation: folders, eos_id, top_k, temperature."),
+  generation: refused(anyMapping().nullable().default(null), "Text generation: folders, eos_id, top_k, temperature.", {
+    instead: "troupe convert makes a Hugging Face folder, from which other programs generate",
+  }),
 };

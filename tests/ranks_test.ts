@@ -47,37 +47,38 @@ const more = async (run: Started, count: number) => {
   await run.out.until(() => steps(run) >= base + count, `${count} steps`);
 };
 
-/** Whether, when all ranks ended the last time, one waited for rank 0 to hand its turn on. */
+/** Whether, when all ranks ended the last time, rank 2 waited for rank 1 to hand its turn on. */
 const wasInTurn = (folder: string) =>
-  JSON.parse(Deno.readTextFileSync(`${runFolders(folder).at(-1)}/blackbox.json`)).ranks[1].records
-    .some(({ text }: { text: string }) => /^receive of device with place 0, .*: failed$/.test(text));
+  JSON.parse(Deno.readTextFileSync(`${runFolders(folder).at(-1)}/blackbox.json`)).ranks[2].records
+    .some(({ text }: { text: string }) => /^receive of device with place 1, .*: failed$/.test(text));
 
 Deno.test("a rank that freezes, or is killed, in its turn on what ranks share is named and replaced, and the curve does not tell", () =>
   inFolder(async (parent, processes) => {
     const [calm, rough] = folders(parent, "calm", "rough") as [string, string],
-      data = { micro_num: 6, total_steps: 12 };
-    const undisturbed = train(calm, processes, 2, { data });
-    const run = train(rough, processes, 2, { data, runtime: { gpu_turns: "always" } });
+      data = { micro_num: 8, total_steps: 12 };
+    const undisturbed = train(calm, processes, 3, { data });
+    const run = train(rough, processes, 3, { data, runtime: { gpu_turns: "always" } });
     let attempt = 1;
     for (const signal of ["STOP", "KILL"] as const) {
-      // Right after a step the first rank has its turn, unless the machine was slow to tell of the step.
-      for (let caught = false; !caught; caught = wasInTurn(rough)) {
-        const pid = await rankOf(rough, attempt, 0);
+      // Soon after a step the first rank has its turn, or the second: which gets it all the same, and does not hand it on. On
+      // a machine with much else to do the second may not have begun its step; what must hold is the same then.
+      for (let tries = 0, caught = false; !caught && tries < 2; tries++, caught = wasInTurn(rough)) {
+        const pid = await rankOf(rough, attempt, 1);
         await more(run, 2);
-        assert(await processes.signal(signal, pid), `rank 0 was there:\n${run.err.text}`);
-        await rankOf(rough, ++attempt, 0);
+        assert(await processes.signal(signal, pid), `rank 1 was there:\n${run.err.text}`);
+        await rankOf(rough, ++attempt, 1);
       }
     }
     const ended = await run.ended;
     assertEquals(ended.code, 0, ended.err);
     assertNoStackTrace(ended);
-    assertStringIncludes(ended.err, "planned on each of 2 ranks");
+    assertStringIncludes(ended.err, "planned on each of 3 ranks");
     assertMatch(
       ended.err,
-      /^ALERT Ranks lost each other .*: rank 0 does not answer, its last was .*; starting all ranks again/m,
+      /^ALERT Ranks lost each other .*: rank 1 does not answer, its last was .*; starting all ranks again/m,
     );
-    assertMatch(ended.err, /^ALERT Rank 0 was killed by SIGKILL .*; starting all ranks again \(restart \d, of 20/m);
-    assertStringIncludes(ended.err, "All 2 ranks are back and go on from ");
+    assertMatch(ended.err, /^ALERT Rank 1 was killed by SIGKILL .*; starting all ranks again \(restart \d+, of 20/m);
+    assertStringIncludes(ended.err, "All 3 ranks are back and go on from ");
     assertEquals((await undisturbed.ended).code, 0);
     assertEquals(curve(rough), curve(calm));
   }));

@@ -80,8 +80,7 @@ export function rowDataPass(shape: AttentionShape, operands: readonly Operand[],
   const { tokens, heads, headDim } = shape;
   const names = ["o", "dO", "logSumExp", "start", "end", "rowData"];
   const places = placesOf(operands, names);
-  const total = tokens * heads, workgroups = spread(Math.ceil(total / 64));
-  const width = headDim % 4 === 0 ? 4 : 1;
+  const total = tokens * heads, width = headDim % 4 === 0 ? 4 : 1, count = headDim / width;
   const element = width === 4 ? "vec4f" : "f32";
   const { directives, bindings, load, bound } = storage(
     traits,
@@ -90,19 +89,38 @@ export function rowDataPass(shape: AttentionShape, operands: readonly Operand[],
     1,
     ["o", "dO"],
   );
-  const term = (c: number) => {
-    const at = `i * ${headDim / width}u + ${c}u`;
-    return `sum += ${load("o", at)} * ${load("dO", at)};`;
-  };
-  const code = `${directives}
-${bindings}
-@compute @workgroup_size(64)
-fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) local: u32) {
-  let i = (group.y * ${workgroups[0]}u + group.x) * 64u + local;
+  // A row is an invocation's; where memory is read side by side, its products are made by others, as they lie.
+  const apart = !traits.software && width === 4;
+  const rows = apart && count > 32 ? 32 : 64, line = count + 1, workgroups = spread(Math.ceil(total / rows));
+  const product = (at: string) => `${load("o", at)} * ${load("dO", at)}`;
+  const sum = apart
+    ? `
+  ${
+      upTo(rows * count / 64).map((r) => {
+        const own = `${r * 64}u + local`;
+        return `{ let at = min(first * ${count}u + ${own}, ${total * count - 1}u); ` +
+          `parts[(${own}) / ${count}u * ${line}u + (${own}) % ${count}u] = dot(${load("o", "at")}, ${
+            load("dO", "at")
+          }); }`;
+      }).join("\n  ")
+    }
+  workgroupBarrier();
+  if (local >= ${rows}u || i >= ${total}u) { return; }
+  var delta = parts[local * ${line}u];
+  ${upTo(count).slice(1).map((c) => `delta += parts[local * ${line}u + ${c}u];`).join(" ")}`
+    : `
   if (i >= ${total}u) { return; }
   var sum = ${element}();
-  ${upTo(headDim / width).map(term).join("\n  ")}
-  let delta = ${width === 4 ? "(sum.x + sum.y) + (sum.z + sum.w)" : "sum"};
+  ${upTo(count).map((c) => `sum += ${product(`i * ${count}u + ${c}u`)};`).join("\n  ")}
+  let delta = ${width === 4 ? "(sum.x + sum.y) + (sum.z + sum.w)" : "sum"};`;
+  const code = `${directives}
+${bindings}
+${apart ? `var<workgroup> parts: array<f32, ${rows * line}>;` : ""}
+@compute @workgroup_size(64)
+fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) local: u32) {
+  let first = (group.y * ${workgroups[0]}u + group.x) * ${rows}u;
+  let i = first + local;
+  ${sum}
   let token = i / ${heads}u;
   rowData[i] = vec4u(bitcast<u32>(logSumExp[i] * ${float(log2e)}), bitcast<u32>(delta), start[token], end[token]);
 }

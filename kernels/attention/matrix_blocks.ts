@@ -18,6 +18,8 @@ import { upTo } from "../matmul/text.ts";
 import { matrixLanes, type MatrixPlace, matrixSize, type MatrixUnit, octet } from "../matrix_unit.ts";
 import { float } from "../norm/rows.ts";
 import { storage } from "../storage.ts";
+import { keptWord, matrixKeptPass, type MatrixSums, pairWords } from "./matrix_kept.ts";
+import { pairsText, roundPasses, type Rounds, unlessByPairs } from "./rounds.ts";
 import { gradientScale, halvesText, isScaled, scalesText } from "./scales.ts";
 import type { AttentionShape } from "./shape.ts";
 
@@ -39,26 +41,33 @@ export interface MatrixTiling {
   readonly forward: MatrixBlocks;
   readonly queryGradient: MatrixBlocks;
   readonly keyGradient: MatrixBlocks;
+  /** The product that makes dQ of what the pass for dK and dV keeps: in place of a pass of its own. */
+  readonly kept?: MatrixSums;
 }
 
+/** The name of the division whose backward pass makes gradients of scores once. */
+export const keptForm = "units, gradients kept";
+
 /**
- * Divisions by name, the one that ships first: the quickest on an H200 of those that were tried. The other has more
+ * Divisions by name, the one that ships first: the quickest on an H200 of those that were tried. The last one has more
  * workgroups, for few tokens.
  */
 export function matrixTilings({ headDim }: AttentionShape): Readonly<Record<string, MatrixTiling>> {
   const large = { subgroups: 4, rows: 32, columns: 32 }, small = { subgroups: 4, rows: 16, columns: 32 };
+  const units: MatrixTiling = headDim <= 64
+    ? {
+      forward: { ...large, subgroups: 8 },
+      queryGradient: { ...large, early: true },
+      keyGradient: { ...large, columns: 16, early: true },
+    }
+    : {
+      forward: { ...large, early: true },
+      queryGradient: { ...small, subgroups: 6, early: true },
+      keyGradient: small,
+    };
   return {
-    units: headDim <= 64
-      ? {
-        forward: { ...large, subgroups: 8 },
-        queryGradient: { ...large, early: true },
-        keyGradient: { ...large, columns: 16, early: true },
-      }
-      : {
-        forward: { ...large, early: true },
-        queryGradient: { ...small, subgroups: 6, early: true },
-        keyGradient: small,
-      },
+    [keptForm]: { ...units, kept: { subgroups: 4, rows: 16, depth: 32 } },
+    units,
     "units, small groups": { forward: large, queryGradient: small, keyGradient: small },
   };
 }
@@ -162,6 +171,28 @@ ${text.open(heads)}
   return { code, workgroups: text.groups(heads), operands: text.places };
 }
 
+/**
+ * Passes of the backward by which gradients of scores are made once: q, k, v, dO, rowData, start, end → dQ, dK, dV. What
+ * has too many pairs of blocks is done as {@linkcode matrixBackwardPasses} does it.
+ */
+export function matrixKeptPasses(
+  rounds: Rounds,
+  shape: AttentionShape,
+  operands: readonly Operand[],
+  traits: DeviceTraits,
+  unit: MatrixUnit,
+  { queryGradient, keyGradient, kept }: MatrixTiling & Required<Pick<MatrixTiling, "kept">>,
+): Pass[] {
+  return [
+    ...roundPasses(rounds, operands, traits, [
+      matrixKeyGradientPass(shape, operands, traits, unit, keyGradient, rounds),
+      matrixKeptPass(kept, rounds, shape, operands, traits, unit),
+    ]),
+    matrixQueryGradientPass(shape, operands, traits, unit, queryGradient, true),
+    matrixKeyGradientPass(shape, operands, traits, unit, keyGradient, undefined, true),
+  ];
+}
+
 /** q, k, v, dO, rowData → dQ, dK, dV. */
 export function matrixBackwardPasses(
   shape: AttentionShape,
@@ -176,19 +207,24 @@ export function matrixBackwardPasses(
   ];
 }
 
-/** q, k, v, dO, rowData → dQ. */
+/**
+ * q, k, v, dO, rowData → dQ.
+ *
+ * @param otherwise reads `pairs` too, and does nothing where passes by pairs do it
+ */
 export function matrixQueryGradientPass(
   shape: AttentionShape,
   operands: readonly Operand[],
   traits: DeviceTraits,
   unit: MatrixUnit,
   form: MatrixBlocks,
+  otherwise = false,
 ): Pass {
   const { tokens, heads, kvHeads } = shape, { columns } = form;
   const text = textOf(shape, operands, traits, unit, form, {
     rows: ["q", "dO"],
     columns: ["k", "v"],
-    others: ["rowData"],
+    others: otherwise ? ["rowData", "pairs"] : ["rowData"],
     outputs: ["dQ"],
     scores: 2,
   });
@@ -197,6 +233,7 @@ export function matrixQueryGradientPass(
   const code = `
 ${text.head}
 ${text.open(heads)}
+  ${otherwise ? unlessByPairs : ""}
   let kvHead = head / ${heads / kvHeads}u;
   let firstRow = (${text.blocks - 1}u - block) * ${text.rows}u;
   let ownRow = firstRow + subgroup * ${form.rows}u;
@@ -235,19 +272,27 @@ ${text.open(heads)}
   return { code, workgroups: text.groups(heads), operands: text.places };
 }
 
-/** q, k, v, dO, rowData → dK, dV: rows are keys here, columns the queries of every head of the group. */
+/**
+ * q, k, v, dO, rowData → dK, dV: rows are keys here, columns the queries of every head of the group.
+ *
+ * @param rounds keeps gradients of scores in scratch (`matrix_kept.ts`), and does the heads of a round; a workgroup has the
+ * rows of a block
+ * @param otherwise reads `pairs` too, and does nothing where passes by pairs do it
+ */
 export function matrixKeyGradientPass(
   shape: AttentionShape,
   operands: readonly Operand[],
   traits: DeviceTraits,
   unit: MatrixUnit,
   form: MatrixBlocks,
+  rounds?: Rounds,
+  otherwise = false,
 ): Pass {
   const { tokens, heads, kvHeads } = shape, { columns } = form;
   const text = textOf(shape, operands, traits, unit, form, {
     rows: ["k", "v"],
     columns: ["q", "dO"],
-    others: ["rowData"],
+    others: ["rowData", ...(rounds ? ["pairs", "scratch"] : otherwise ? ["pairs"] : [])],
     outputs: ["dK", "dV"],
     scores: 2,
     turned: true,
@@ -257,9 +302,20 @@ export function matrixKeyGradientPass(
     `rowData[min(${firstColumn} + ${text.ownLine}, ${tokens - 1}u) * ${heads}u + head]`;
   const bring = (firstColumn: string) =>
     `${text.bring("q", firstColumn, "head")} ${text.bring("dO", firstColumn, "head")}`;
+  const ownHeads = rounds ? rounds.heads / group : kvHeads;
+  // What is kept is whole blocks, of zeros where nothing is seen.
+  const wholeBlocks = rounds ? `finish = (finish + ${rounds.block - 1}u) / ${rounds.block}u * ${rounds.block}u;` : "";
+  const ofRound = rounds && `
+  let kvHead = firstHead() / ${group}u + headPlace;
+  if (kvHead >= ${kvHeads}u) { return; }`;
+  const keep = rounds && `
+      let pair = slotOf(head - firstHead(), baseOf(firstColumn / ${rounds.block}u) + block) * ${pairWords(rounds)}u;
+      ${text.keep((key) => `scratch[pair + ${keptWord(rounds.block, `firstColumn + ${text.ownLine}`, key)}]`, "d")}`;
   const code = `
 ${text.head}
-${text.open(kvHeads, "kvHead")}
+${rounds ? pairsText(rounds) : ""}
+${text.open(ownHeads, rounds ? "headPlace" : "kvHead")}
+  ${ofRound ?? (otherwise ? unlessByPairs : "")}
   let firstRow = block * ${text.rows}u;
   let lastRow = min(firstRow + ${text.rows}u, ${tokens}u) - 1u;
   let ownRow = firstRow + subgroup * ${form.rows}u;
@@ -267,7 +323,8 @@ ${text.open(kvHeads, "kvHead")}
   ${[...text.sums("dK"), ...text.sums("dV")].map((sum) => unit.sum(sum)).join(" ")}
   ${text.declareNext}
   for (var head = kvHead * ${group}u; head < (kvHead + 1u) * ${group}u; head++) {
-  let finish = min(rowData[lastRow * ${heads}u + head].w, ${tokens}u);
+  var finish = min(rowData[lastRow * ${heads}u + head].w, ${tokens}u);
+  ${wholeBlocks}
   { ${bring("firstRow")} ${text.stage("q")} ${text.stage("dO")} }
   ${text.early(bring(`firstRow + ${columns}u`))}
   var data = ${dataOf("firstRow")};
@@ -290,6 +347,7 @@ ${text.open(kvHeads, "kvHead")}
       },
     )
   }
+      ${keep ?? ""}
     }
     data = nextData;
     workgroupBarrier();
@@ -302,7 +360,7 @@ ${text.open(kvHeads, "kvHead")}
   ${text.finish("dV", "dV", "kvHead", `1f${text.unscaled("dO")}`)}
 }
 `;
-  return { code, workgroups: text.groups(kvHeads), operands: text.places };
+  return { code, workgroups: text.groups(ownHeads), operands: text.places };
 }
 
 /** Parts of a pass's text. */
@@ -326,12 +384,14 @@ function textOf(
       const operand = operands[place];
       // Inputs are read as words of eight; scratch is only read.
       if (inputs.includes(operand.name)) return { ...operand, type: "u32" };
+      if (operand.name === "scratch") return { ...operand, type: "u32", access: "write" };
       return operand.access === "scratch" ? { ...operand, access: "read" } : operand;
     }),
     {
       ...Object.fromEntries(inputs.map((name) => [name, "vec4u"])),
       ...Object.fromEntries(names.outputs.filter((name) => name !== "logSumExp").map((name) => [name, "vec4f"])),
       rowData: "vec4u",
+      scratch: "vec4u",
       largest: "vec4u",
     },
   );
@@ -515,6 +575,15 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lo
       }) + vec4u(${upTo(4).map((c) => `${4 * q + c}u`).join(", ")})`,
     score: (score: number, q: number) => `bitcast<vec4f>(tiles[${ownScore(score)} + ${q}u])`,
     weights,
+    /** Stores a lane's part of a line, as `f16`, where `place` says that eight of the workgroup's keys go. */
+    keep: (place: (key: string) => string, values: string) =>
+      upTo(quads / 2).map((w) =>
+        `${
+          place(
+            `subgroup * ${ownRows}u + ${sharers === 1 ? "" : `lane % ${sharers}u * ${4 * quads}u + `}${octet * w}u`,
+          )
+        } = ${wordOf(values, w)};`
+      ).join("\n      "),
     /** From scores and gradients of weights: gradients of scores, and the weights too where the pass sums with them. */
     scoreGradients(
       { edge, seen, weights: weighs }: { edge: string; seen: (key: string) => string; weights: boolean },
@@ -594,11 +663,12 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lo
 
   /** Puts a lane's part of a line in place of its scores, as `f16`: words that no other lane reads. */
   function weights(score: number, values: string) {
-    return upTo(quads / 2).map((w) =>
-      `tiles[${ownScore(score)} + ${w}u] = vec4u(${
-        [`${values}${2 * w}.xy`, `${values}${2 * w}.zw`, `${values}${2 * w + 1}.xy`, `${values}${2 * w + 1}.zw`]
-          .map((pair) => `pack2x16float(${pair})`).join(", ")
-      });`
-    ).join("\n    ");
+    return upTo(quads / 2).map((w) => `tiles[${ownScore(score)} + ${w}u] = ${wordOf(values, w)};`).join("\n    ");
+  }
+  function wordOf(values: string, w: number) {
+    return `vec4u(${
+      [`${values}${2 * w}.xy`, `${values}${2 * w}.zw`, `${values}${2 * w + 1}.xy`, `${values}${2 * w + 1}.zw`]
+        .map((pair) => `pack2x16float(${pair})`).join(", ")
+    })`;
   }
 }

@@ -1,14 +1,16 @@
 /** Causal attention within segments of a flat stream of tokens, forward and backward. */
 import { choose, sizeClass } from "../choices.ts";
-import { type DeviceTraits, type Kernel, leastBytes, type Operand } from "../kernel.ts";
+import { type DeviceTraits, elementBytes, type Kernel, leastBytes, type Operand } from "../kernel.ts";
 import { subgroupMatrix } from "../matrix_unit.ts";
 import { requireSizes } from "../norm/rows.ts";
 import type { BlockForm } from "./block_form.ts";
 import { forwardPass, keyGradientPass, queryGradientPass, rowDataPass } from "./flash.ts";
 import {
   fitsMatrixBlocks,
+  keptForm,
   matrixBackwardPasses,
   matrixForwardPass,
+  matrixKeptPasses,
   type MatrixTiling,
   matrixTilings,
 } from "./matrix_blocks.ts";
@@ -80,7 +82,7 @@ export function attentionForward(options: AttentionOptions): Kernel {
  * the result repeats bit for bit.
  *
  * Operands: q, k, v, o, logSumExp, dO (shaped as o), start, end → dQ, dK, dV; scratch of 4 words a token and head, for
- * `bf16` a few more, and for `f32` what pairs of blocks take (`rounds.ts`), which is bounded.
+ * `bf16` a few more, and for `f32` and `f16` what pairs of blocks take (`rounds.ts`), which is bounded.
  *
  * @throws {RangeError} when a size does not fit
  */
@@ -101,7 +103,7 @@ export function attentionBackward(options: AttentionOptions): Kernel {
     { name: "dV", type: shape.type, length: keys, access: "write" },
     { name: "rowData", type: "u32", length: 4 * rows, access: "scratch" },
     ...(isScaled(shape) ? [largestOperand(4)] : []),
-    ...(rounds ? [pairsOperand(rounds), scratchOperand(rounds, "f32")] : []),
+    ...(rounds ? [pairsOperand(rounds), scratchOperand(rounds, shape.type, partsOf(shape))] : []),
   ];
   return {
     name: "attention.backward",
@@ -115,7 +117,9 @@ export function attentionBackward(options: AttentionOptions): Kernel {
         return [
           ...scales(shape, operands),
           rowDataPass(shape, operands, traits),
-          ...matrixBackwardPasses(shape, operands, traits, subgroupMatrix, form),
+          ...(form.kept
+            ? matrixKeptPasses(rounds!, shape, operands, traits, subgroupMatrix, { ...form, kept: form.kept })
+            : matrixBackwardPasses(shape, operands, traits, subgroupMatrix, form)),
         ];
       }
       const byPairs = "pairs" in form, blocks = byPairs ? form.otherwise : form;
@@ -138,12 +142,22 @@ const fewestByPairs = 1024;
 /** Rounds of the backward pass by pairs; none where it has no form, or needs too much scratch. */
 function roundsFor(shape: AttentionShape): Rounds | undefined {
   const { tokens, headDim, type } = shape;
-  return type === "f32" && headDim % 16 === 0 && tokens >= fewestByPairs ? roundsOf(shape, "f32") : undefined;
+  if (headDim % 16 !== 0 || tokens < fewestByPairs) return undefined;
+  if (type === "f32") return roundsOf(shape, "f32");
+  if (type !== "f16" || !fitsMatrixBlocks(shape)) return undefined;
+  const { subgroups, rows } = matrixTilings(shape)[keptForm].keyGradient;
+  return roundsOf(shape, type, { block: subgroups * rows, parts: partsOf(shape) });
 }
 
-const fitsPairs = (rounds: Rounds, { limits }: DeviceTraits) =>
+/** Vector units keep weights and gradients of scores, matrix units these alone. */
+const partsOf = ({ type }: AttentionShape): 1 | 2 => type === "f32" ? 2 : 1;
+
+/** Whether scratch of rounds can be bound, beside eight other operands on matrix units. */
+const fitsPairs = (rounds: Rounds, shape: AttentionShape, { limits }: DeviceTraits) =>
   limits.maxComputeWorkgroupStorageSize >= 20 << 10 &&
-  limits.maxStorageBufferBindingSize >= 4 * scratchOperand(rounds, "f32").length;
+  limits.maxStorageBuffersPerShaderStage >= (shape.type === "f32" ? 8 : 9) &&
+  limits.maxStorageBufferBindingSize >=
+    elementBytes[shape.type] * scratchOperand(rounds, shape.type, partsOf(shape)).length;
 
 const pairForm = ({ headDim }: AttentionShape): PairGradients => ({
   scores: { rows: 64, columns: 64, blockRows: 8, blockColumns: 4, depth: 16 },
@@ -182,10 +196,14 @@ function formFor(
   const short = { ...traits, limits: { ...limits, maxComputeWorkgroupStorageSize: 16 << 10 } };
   const forms = new Map<string, () => BlockForm | MatrixTiling | PairForm>();
   if (onMatrixUnits(shape, traits)) {
-    for (const [name, tiling] of Object.entries(matrixTilings(shape))) forms.set(name, () => tiling);
+    for (const [name, tiling] of Object.entries(matrixTilings(shape))) {
+      // Forward passes keep nothing.
+      if (tiling.kept && !(rounds && fitsPairs(rounds, shape, traits))) continue;
+      forms.set(name, () => tiling);
+    }
   }
   if (software && fits) forms.set("subgroups", () => subgroups);
-  if (!software && rounds && fitsPairs(rounds, traits)) {
+  if (!software && type === "f32" && rounds && fitsPairs(rounds, shape, traits)) {
     forms.set("pairs", () => ({ pairs: pairForm(shape), otherwise: workgroupBlocks(headDim, traits) }));
   }
   forms.set("tiles", () => workgroupBlocks(headDim, traits));

@@ -30,17 +30,17 @@ const mostBytes = 320 << 20;
  * The rounds of a shape.
  *
  * @param type of the weights in scratch
+ * @param parts what is kept of a pair: its weights and the gradients of its scores, or one of them
  * @returns undefined where the pairs of a single group of heads would not fit
  */
 export function roundsOf(
   shape: AttentionShape,
   type: ElementType,
-  block = 128,
-  bytes = mostBytes,
+  { block = 128, parts = 2, bytes = mostBytes }: { block?: number; parts?: 1 | 2; bytes?: number } = {},
 ): Rounds | undefined {
   const { tokens, heads, kvHeads, longest = tokens } = shape;
   const pairs = mostPairs(tokens, longest, block), group = heads / kvHeads;
-  const groups = Math.floor(bytes / (2 * pairs * block * block * elementBytes[type] * group));
+  const groups = Math.floor(bytes / (parts * pairs * block * block * elementBytes[type] * group));
   if (groups === 0) return undefined;
   const count = Math.ceil(kvHeads / groups);
   return { block, blocks: Math.ceil(tokens / block), pairs, heads: Math.ceil(kvHeads / count) * group, count };
@@ -89,10 +89,10 @@ export const pairsOperand = (rounds: Rounds): Operand => ({
 export const slotsOf = ({ heads, pairs }: Rounds): number => heads * pairs;
 
 /** Weights of a round's pairs, then the gradients of their scores: for each head and pair a line of keys for each query. */
-export const scratchOperand = (rounds: Rounds, type: ElementType): Operand => ({
+export const scratchOperand = (rounds: Rounds, type: ElementType, parts: 1 | 2 = 2): Operand => ({
   name: "scratch",
   type,
-  length: 2 * slotsOf(rounds) * rounds.block ** 2,
+  length: parts * slotsOf(rounds) * rounds.block ** 2,
   access: "scratch",
 });
 

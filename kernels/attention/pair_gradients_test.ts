@@ -9,15 +9,15 @@ import type { AttentionShape } from "./shape.ts";
 import { subgroupBlocks } from "./subgroup_blocks.ts";
 import { workgroupBlocks } from "./workgroup_blocks.ts";
 
-/** Blocks of 16 tokens, whose texts compile soon. */
-const block = 16;
+/** Blocks of 8 tokens, whose texts compile soon. */
+const block = 8;
 const square: PairGradients = {
-  scores: { rows: 16, columns: 16, blockRows: 4, blockColumns: 8, depth: 8 },
-  products: { columns: 16, blockRows: 4, blockColumns: 4, depth: 8 },
+  scores: { rows: 8, columns: 8, blockRows: 4, blockColumns: 4, depth: 4 },
+  products: { columns: 8, blockRows: 4, blockColumns: 4, depth: 4 },
 };
 const broad: PairGradients = {
-  scores: { rows: 16, columns: 8, blockRows: 4, blockColumns: 4, depth: 8 },
-  products: { columns: 8, blockRows: 8, blockColumns: 4, depth: 16 },
+  scores: { rows: 8, columns: 4, blockRows: 4, blockColumns: 4, depth: 4 },
+  products: { columns: 4, blockRows: 8, blockColumns: 4, depth: 8 },
 };
 
 const shapeOf = (options: AttentionOptions): AttentionShape => ({
@@ -106,20 +106,19 @@ async function check(
 }
 
 Deno.test("attention's gradients by pairs of blocks match their reference, whatever the segments", async () => {
-  const sizes = { heads: 4, kvHeads: 2, headDim: 24 };
+  const sizes = { heads: 4, kvHeads: 2, headDim: 12 };
   // Lengths that sum to one number share a text if the longest is the same.
   for (const lengths of [[40, 1, 1, 9, 20], [1, 2, 40, 3, 5, 4, 16]]) await check(sizes, lengths, square, 2);
-  await check(sizes, [40, 9], square, 4);
 });
 
 Deno.test("attention's gradients by pairs match where the last round has fewer heads, and repeat bit for bit", async () => {
-  const sizes = { heads: 3, kvHeads: 3, headDim: 16 };
+  const sizes = { heads: 3, kvHeads: 3, headDim: 8 };
   const [first, again] = [await check(sizes, [33, 15], broad, 2), await check(sizes, [33, 15], broad, 2)];
   assertEquals(first.outputs, again.outputs);
 });
 
 Deno.test("attention's gradients by pairs are made in blocks where segments are longer than expected", async () => {
-  const sizes = { heads: 2, kvHeads: 1, headDim: 16 };
+  const sizes = { heads: 2, kvHeads: 1, headDim: 8 };
   await check(sizes, [50, 3], broad, 2, 16);
 });
 
@@ -152,7 +151,7 @@ Deno.test("attention's gradients by pairs match their reference as they ship", a
 });
 
 Deno.test("attention's gradients by pairs of half types match their reference", async () => {
-  await check({ heads: 2, kvHeads: 1, headDim: 8, type: "bf16" }, [5, 18], broad, 2);
+  await check({ heads: 2, kvHeads: 1, headDim: 8, type: "bf16" }, [5, 18], square, 2);
 });
 
 Deno.test("mostPairs() is never exceeded, and reached where it is one segment or aligned ones and a token", () => {

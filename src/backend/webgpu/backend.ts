@@ -51,6 +51,8 @@ interface ReadyList extends CommandList {
 export interface WebGpuOptions extends DeviceOptions {
   /** Lower ones than the device's, which plans and dispatches then keep to. */
   readonly limits?: Partial<DeviceTraits["limits"]>;
+  /** Lists wait for each other to share objects (`recorder.ts`). @default {true on Dawn} */
+  readonly gather?: boolean;
 }
 
 /**
@@ -58,7 +60,7 @@ export interface WebGpuOptions extends DeviceOptions {
  */
 export async function openWebGpuBackend(
   provider: Provider,
-  { limits = {}, ...options }: WebGpuOptions = {},
+  { limits = {}, gather = provider === "dawn", ...options }: WebGpuOptions = {},
 ): Promise<Backend> {
   const { device, traits: whole } = await openDevice(provider, options);
   const choices = new ChoiceTable();
@@ -94,7 +96,7 @@ export async function openWebGpuBackend(
   const recorder = new Recorder(device, (encoder) => {
     timer?.resolve(encoder);
     unsubmitted = 0;
-  });
+  }, gather);
   const readback = await openReadback(device, provider, (record) => {
     recorder.before();
     record(recorder.encoder);

@@ -139,8 +139,8 @@ Deno.test("profile() times every dispatch submitted meanwhile, in order", async 
   assert(quickest > 10 * typical, `${quickest} ${typical}`);
 });
 
-Deno.test("uploads, copies and dispatches take effect in the order of their calls", async () => {
-  using backend = await openWebGpuBackend("deno");
+Deno.test("uploads, copies and dispatches that gather take effect in the order of their calls", async () => {
+  using backend = await openWebGpuBackend("deno", { gather: true });
   const range = (buffer: ReturnType<typeof backend.allocate>) => ({ buffer, offset: 0, bytes: 16 });
   const [x, kept, last] = ["x", "kept", "last"].map((label) => range(backend.allocate(16, label)));
   const add = await backend.prepare([{ kind: "dispatch", kernel: kernelOf(increment), ranges: [x] }]);

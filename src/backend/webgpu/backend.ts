@@ -273,9 +273,12 @@ export async function openWebGpuBackend(
         padded.set(bytes);
         bytes = padded;
       }
+      // Dawn's package reads shared memory from a wrong address and takes the process down.
+      const unshared = provider === "dawn" && (bytes.buffer as ArrayBufferLike) instanceof SharedArrayBuffer;
       for (let begin = 0; begin < bytes.length; begin += uploadBytes) {
         const size = Math.min(uploadBytes, bytes.length - begin);
-        device.queue.writeBuffer(gpu, target.offset + begin, bytes, begin, size);
+        if (unshared) device.queue.writeBuffer(gpu, target.offset + begin, bytes.slice(begin, begin + size));
+        else device.queue.writeBuffer(gpu, target.offset + begin, bytes, begin, size);
         unsubmitted += size;
         if (unsubmitted < mostUnsubmitted) continue;
         device.queue.submit([]);

@@ -96,9 +96,12 @@ export function rowDataPass(shape: AttentionShape, operands: readonly Operand[],
   const sum = apart
     ? `
   ${
-      upTo(rows * count / 64).map((r) => {
+      upTo(Math.ceil(rows * count / 64)).map((r) => {
         const own = `${r * 64}u + local`;
-        return `{ let at = min(first * ${count}u + ${own}, ${total * count - 1}u); ` +
+        const whole = (r + 1) * 64 <= rows * count;
+        return `${whole ? "" : `if (${own} < ${rows * count}u) `}{ let at = min(first * ${count}u + ${own}, ${
+          total * count - 1
+        }u); ` +
           `parts[(${own}) / ${count}u * ${line}u + (${own}) % ${count}u] = dot(${load("o", "at")}, ${
             load("dO", "at")
           }); }`;

@@ -149,8 +149,8 @@ export function workgroupTilePasses(
   // lanes the former read the same rows and the latter the same columns, 1% faster.
   const blocked = across % 8 === 0 && down % 4 === 0;
   const lanes = blocked
-    ? `let tx = local / 32u % ${across / 8}u * 8u + ${packed ? "(local & 1u) + (local >> 2u & 6u)" : "local % 8u"};
-  let ty = local / ${4 * across}u * 4u + ${packed ? "(local >> 1u & 3u)" : "local / 8u % 4u"};`
+    ? `let tx = local / 32u % ${across / 8}u * 8u + ${packed ? "(local & 1u) + ((local >> 2u) & 6u)" : "local % 8u"};
+  let ty = local / ${4 * across}u * 4u + ${packed ? "((local >> 1u) & 3u)" : "local / 8u % 4u"};`
     : `let tx = local % ${across}u;
   let ty = local / ${across}u;`;
   const tile = (outer: number) => packed ? pairTile(outer, depth) : `array<array<vec4f, ${lineOf(outer)}>, ${depth}>`;

@@ -54,6 +54,10 @@ const acceptedErrors: { reason: string; applies: (error: string, message: string
     reason: "weights are divided over data-parallel ranks beside stages and experts",
     applies: (_, message) => /^FSDP (is not supportted when pipeline size|does not support num_experts)/.test(message),
   },
+  {
+    reason: "gradients and parameters of experts may travel during the passes, both",
+    applies: (_, message) => /^not support overlap and moe at the same time$/.test(message),
+  },
   { reason: "no package of experts could be missing", applies: (error) => error === "SystemExit" },
   {
     reason: "types may be written without torch.",

@@ -13,7 +13,7 @@ import { createImages, type Image } from "./images.ts";
 import { createPipelineCache } from "./pipelines.ts";
 import { type DeviceOptions, openDevice, type Provider } from "./provider.ts";
 import { openReadback } from "./readback.ts";
-import { type Copy, type Extent, Recorder } from "./recorder.ts";
+import { type Copy, type Extent, type Part, type Recordable, Recorder } from "./recorder.ts";
 import { createTimer, type Timer } from "./timer.ts";
 
 /**
@@ -41,12 +41,7 @@ type ReadyCommand =
   | { readonly kind: "copy" } & Copy
   | { readonly kind: "clear"; readonly target: Extent };
 
-interface ReadyList extends CommandList {
-  readonly ready: readonly ReadyCommand[];
-  /** All that they read or write. */
-  readonly extents: readonly Extent[];
-  readonly buffers: ReadonlySet<GPUBuffer>;
-}
+interface ReadyList extends CommandList, Recordable {}
 
 export interface WebGpuOptions extends DeviceOptions {
   /** Lower ones than the device's, which plans and dispatches then keep to. */
@@ -97,11 +92,7 @@ export async function openWebGpuBackend(
     timer?.resolve(encoder);
     unsubmitted = 0;
   }, gather);
-  const readback = await openReadback(device, provider, (record) => {
-    recorder.before();
-    record(recorder.encoder);
-    recorder.flush(0);
-  });
+  const readback = await openReadback(device, provider, (copies) => recorder.flushWith(copies));
   const gpuRange = (range: Range) => ({ buffer: gpuBuffer(range), offset: range.offset, bytes: range.bytes });
   const checked = <Taken>(ticket: ReadTicket<Taken>): ReadTicket<Taken> => ({
     wait() {
@@ -206,31 +197,49 @@ export async function openWebGpuBackend(
     return { kind: "dispatch", kernel, dispatches };
   }
 
-  function record(command: ReadyCommand): void {
+  function record(command: ReadyCommand, part: Part): void {
     switch (command.kind) {
       case "dispatch":
         for (const [index, { pipeline, bindGroup, workgroups, images }] of command.dispatches.entries()) {
-          if (timer !== undefined) recorder.endPass();
-          images.forEach((image) => image.fill(recorder.encoder));
-          recorder.dispatch(pipeline, bindGroup, workgroups, timer?.next(command.kernel, index === 0));
+          if (timer !== undefined) part.endPass();
+          images.forEach((image) => image.fill(part.encoder));
+          part.dispatch(pipeline, bindGroup, workgroups, timer?.next(command.kernel, index === 0));
         }
         break;
       case "copy":
-        recorder.copy(command);
+        part.copy(command);
         break;
       case "clear":
-        recorder.encoder.clearBuffer(command.target.buffer, command.target.offset, command.target.bytes);
+        part.encoder.clearBuffer(command.target.buffer, command.target.offset, command.target.bytes);
         break;
       default:
         command satisfies never;
     }
   }
 
-  let encodeSeconds = 0;
+  /** The list with what it takes to record it. */
+  function recordable(commands: readonly Command[], readyCommands: readonly ReadyCommand[]): ReadyList {
+    const extents = commands.flatMap((command) => {
+      if (command.kind === "dispatch") return command.ranges;
+      return command.kind === "copy" ? [command.source, command.target] : [command.target];
+    }).map(gpuRange);
+    const copies = readyCommands.filter((command) => command.kind === "copy");
+    return {
+      commands: [...commands],
+      buffers: new Set(extents.map(({ buffer }) => buffer)),
+      record(part) {
+        if (copies.length === readyCommands.length) return part.copyLater(copies);
+        part.before(extents);
+        for (const command of readyCommands) record(command, part);
+      },
+    };
+  }
+
   const backend: Backend = {
     name: "webgpu",
     get hostTimes() {
-      return { encode: encodeSeconds, queue: recorder.seconds };
+      const { record: encode, queue } = recorder.seconds;
+      return { encode, queue };
     },
     choices,
     traits,
@@ -260,7 +269,7 @@ export async function openWebGpuBackend(
     release(buffer) {
       const { gpu, bindGroups: keys } = ledger.remove(buffer);
       for (const key of keys) bindGroups.delete(key);
-      if (recorder.uses(gpu)) recorder.flush();
+      recorder.release(gpu);
       gpu.destroy(); // once the work submitted so far no longer needs it
     },
     upload(target, data) {
@@ -291,27 +300,15 @@ export async function openWebGpuBackend(
       await compile(commands);
       const readyCommands: ReadyCommand[] = [];
       for (const command of commands) readyCommands.push(await ready(command));
-      const extents = commands.flatMap((command) => {
-        if (command.kind === "dispatch") return command.ranges;
-        return command.kind === "copy" ? [command.source, command.target] : [command.target];
-      }).map(gpuRange);
-      const buffers = new Set(extents.map(({ buffer }) => buffer));
-      return { commands: [...commands], ready: readyCommands, extents, buffers };
+      return recordable(commands, readyCommands);
     },
     submit(list) {
       check();
-      const { ready: readyCommands, extents, buffers } = list as ReadyList;
-      if (readyCommands === undefined) {
+      const ready = list as ReadyList;
+      if (ready.record === undefined) {
         throw new TypeError("Cannot submit: the command list is not from this prepare()");
       }
-      const started = performance.now(), handedOver = recorder.seconds;
-      if (readyCommands.every((command) => command.kind === "copy")) recorder.copyLater(readyCommands);
-      else {
-        recorder.before(extents);
-        readyCommands.forEach(record);
-      }
-      recorder.close(buffers);
-      encodeSeconds += (performance.now() - started) / 1000 - (recorder.seconds - handedOver);
+      recorder.add(ready);
     },
     read(ranges) {
       check();
@@ -336,7 +333,7 @@ export async function openWebGpuBackend(
       async profile(body) {
         check();
         if (timer !== undefined) throw new Error("Cannot profile: the webgpu backend is being profiled already");
-        recorder.flush();
+        recorder.lookAhead(false);
         const running = timer = createTimer(device);
         try {
           await body();
@@ -345,6 +342,7 @@ export async function openWebGpuBackend(
           return await running.read();
         } finally {
           timer = undefined;
+          recorder.lookAhead(true);
           running[Symbol.dispose]();
         }
       },

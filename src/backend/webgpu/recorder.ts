@@ -1,9 +1,10 @@
 /**
- * Records work for the device into as few objects as its order allows: lists that are submitted one after the other share
- * an encoder, and a pass where no copy lies between; copies that can wait do.
+ * Records lists of commands for the device into as few objects as their order allows: lists that are submitted one after the
+ * other share an encoder, and a pass where no copy lies between; copies that can wait do.
  *
- * For speed that is worth nothing: on an H200 steps of `float32` through Deno were 2 % slower for it. But Dawn makes each encoder, pass and command buffer with a note of 32 bytes that Deno's
- * native interface never frees, so that what a step makes is what a process grows by.
+ * Dawn makes each encoder, pass and command buffer with a note of 32 bytes that Deno's native interface never frees, so what
+ * a step makes is what a process grows by. Yet lists that wait for each other leave the device without work, for 2 % of a
+ * step: so what is likely to come is recorded ahead, while the device is busy.
  */
 import { clearImmediate, setImmediate } from "node:timers"; // not the global one, by which Dawn polls
 
@@ -18,38 +19,22 @@ export interface Copy {
   readonly target: Extent;
 }
 
-/**
- * The first list after a read-back goes to the queue at once, as the device has nothing to do. The next ones gather until
- * there are so many dispatches, so that it has enough while the rest is recorded, and that until there are more.
- */
-const someDispatches = 128, manyDispatches = 1024;
+/** What is recorded as one, any number of times. */
+export interface Recordable {
+  /** All that it reads or writes. */
+  readonly buffers: ReadonlySet<GPUBuffer>;
+  record(part: Part): void;
+}
 
-export class Recorder {
+/** One encoder's worth of commands, which goes to the queue as one. */
+export class Part {
   #encoder: GPUCommandEncoder | undefined;
   #pass: GPUComputePassEncoder | undefined;
   #pipeline: GPUComputePipeline | undefined;
-  #dispatches = 0;
-  #most = 0;
   #copies: Copy[] = [];
-  /** Buffers of what is not handed over. */
-  #buffers: ReadonlySet<GPUBuffer>[] = [];
-  #atTurnsEnd: ReturnType<typeof setImmediate> | undefined;
-  #seconds = 0;
+  dispatches = 0;
 
-  /**
-   * @param atEnd records what comes last, before a part is handed over
-   * @param gathers whether lists wait for each other at all: where objects cost no memory, each is quickest alone
-   */
-  constructor(
-    readonly device: GPUDevice,
-    readonly atEnd: (encoder: GPUCommandEncoder) => void,
-    readonly gathers = true,
-  ) {}
-
-  /** Seconds of handing over so far. */
-  get seconds(): number {
-    return this.#seconds;
-  }
+  constructor(readonly device: GPUDevice) {}
 
   /** Where copies go: outside of passes. */
   get encoder(): GPUCommandEncoder {
@@ -67,7 +52,7 @@ export class Recorder {
     if (pipeline !== this.#pipeline) this.#pass.setPipeline(this.#pipeline = pipeline);
     this.#pass.setBindGroup(0, bindGroup);
     this.#pass.dispatchWorkgroups(...workgroups);
-    this.#dispatches++;
+    this.dispatches++;
   }
 
   endPass(): void {
@@ -94,48 +79,200 @@ export class Recorder {
     this.#copies = [];
   }
 
-  /** A list with these buffers is recorded: it goes to the queue when enough has gathered, or by the turn's end. */
-  close(buffers: ReadonlySet<GPUBuffer>): void {
-    this.#buffers.push(buffers);
-    if (!this.gathers) this.flush();
-    else if (this.#dispatches >= this.#most) this.flush(this.#most === 0 ? someDispatches : manyDispatches);
+  /** The commands, or nothing where there are none; `atEnd` records what comes last. */
+  finish(atEnd: (encoder: GPUCommandEncoder) => void): GPUCommandBuffer | undefined {
+    this.before();
+    if (this.#encoder === undefined) return undefined;
+    this.endPass();
+    atEnd(this.#encoder);
+    return this.#encoder.finish();
+  }
+}
+
+/** What is expected from here to the next read-back, recorded ahead. */
+interface Forecast {
+  readonly part: Part;
+  readonly lists: readonly Recordable[];
+  /** How many of them have come. */
+  come: number;
+}
+
+/**
+ * The first list after a read-back goes to the queue at once, as the device has nothing to do. The next ones gather until
+ * there are so many dispatches, so that it has enough while the rest is recorded, and that until there are more.
+ */
+const someDispatches = 80, manyDispatches = 1024;
+
+/** A round, from one read-back to the next, is recorded ahead after so many alike; misses raise that, hits lower it again. */
+const leastAlike = 2, mostAlike = 64;
+const mostListsOfRound = 256;
+
+export class Recorder {
+  #part: Part;
+  #forecast: Forecast | undefined;
+  /** Lists that are not handed over: those of the forecast that have come, or what the part holds. */
+  #waiting: Recordable[] = [];
+  #most = 0;
+  #atTurnsEnd: ReturnType<typeof setImmediate> | undefined;
+  /** Lists of this round after its first, and of the last one. */
+  #round: Recordable[] = [];
+  #lastRound: readonly Recordable[] = [];
+  /** This round cannot serve as a forecast: it went to the queue in pieces, or is too long. */
+  #broken = false;
+  #alike = 0;
+  #enough = leastAlike;
+  #looksAhead: boolean;
+  #recordSeconds = 0;
+  #queueSeconds = 0;
+
+  /**
+   * @param atEnd records what comes last, before a part is handed over
+   * @param gathers whether lists wait for each other at all: where objects cost no memory, each is quickest alone
+   */
+  constructor(
+    readonly device: GPUDevice,
+    readonly atEnd: (encoder: GPUCommandEncoder) => void,
+    readonly gathers = true,
+  ) {
+    this.#part = new Part(device);
+    this.#looksAhead = gathers;
+  }
+
+  /** Seconds so far of recording, and of handing over. */
+  get seconds(): { readonly record: number; readonly queue: number } {
+    return { record: this.#recordSeconds, queue: this.#queueSeconds };
+  }
+
+  /** Hands everything over. From here on lists are recorded when they come, or, as at first, ahead where that is likely to serve. */
+  lookAhead(ahead: boolean): void {
+    this.flush();
+    this.#drop();
+    this.#looksAhead = ahead && this.gathers;
+  }
+
+  /** The list goes to the queue when enough has gathered, or by the turn's end. */
+  add(list: Recordable): void {
+    const first = this.#most === 0;
+    if (first || this.#round.length === mostListsOfRound) this.#broken ||= !first;
+    else this.#round.push(list);
+    if (!first && this.#forecast?.lists[this.#forecast.come] === list) this.#forecast.come++;
+    else {
+      if (!first) this.#miss();
+      this.#record(list, this.#part);
+    }
+    this.#waiting.push(list);
+    if (!this.gathers) this.#handOver(0);
+    else if (this.#part.dispatches >= this.#most) this.#handOver(first ? someDispatches : manyDispatches);
     else this.#atTurnsEnd ??= setImmediate(() => this.flush());
   }
 
   /** Whether what is not handed over yet reads or writes this buffer. */
   uses(buffer: GPUBuffer): boolean {
-    return this.#buffers.some((buffers) => buffers.has(buffer));
+    return this.#waiting.some(({ buffers }) => buffers.has(buffer));
   }
 
-  /** Hands everything over to the queue. The next part goes there after `most` dispatches. */
-  flush(most = someDispatches): void {
-    this.#most = most;
-    this.before();
-    if (this.#encoder === undefined) return;
-    const begun = performance.now();
-    this.endPass();
-    this.atEnd(this.#encoder);
-    const commands = this.#encoder.finish();
-    this.#forget();
-    this.device.queue.submit([commands]);
-    this.#seconds += (performance.now() - begun) / 1000;
+  /** The buffer is about to be destroyed: what uses it and has come is handed over, and what may come is forgotten. */
+  release(buffer: GPUBuffer): void {
+    if (this.uses(buffer)) this.flush();
+    if ([...this.#lastRound, ...this.#round].some(({ buffers }) => buffers.has(buffer))) this.#drop();
+  }
+
+  /** Hands everything over to the queue. */
+  flush(): void {
+    if (this.#waiting.length === 0) return;
+    this.#broken = true;
+    this.#settle();
+    this.#handOver(someDispatches);
+  }
+
+  /** Hands everything over, and copies for a read-back behind it, with which a round ends. */
+  flushWith(copies: (encoder: GPUCommandEncoder) => void): void {
+    const begun = this.#most > 0;
+    if (begun) this.#settle();
+    this.#part.before();
+    copies(this.#part.encoder);
+    this.#handOver(0);
+    if (begun) this.#endRound();
   }
 
   /** Drops what is not handed over. */
   [Symbol.dispose](): void {
-    this.#copies = [];
+    this.#waiting = [];
+    this.#drop();
+    this.#clear();
+    this.#looksAhead = false;
+  }
+
+  #record(list: Recordable, part: Part): void {
+    const begun = performance.now();
+    list.record(part);
+    this.#recordSeconds += (performance.now() - begun) / 1000;
+  }
+
+  #endRound(): void {
+    const round = this.#round, last = this.#lastRound;
+    const alike = !this.#broken && round.length === last.length && round.every((list, index) => list === last[index]);
+    this.#alike = alike ? this.#alike + 1 : 0;
+    this.#lastRound = this.#broken ? [] : round;
+    this.#round = [];
+    this.#broken = false;
+    // Not before the caller has asked for the answer.
+    if (this.#looksAhead && this.#alike >= this.#enough) queueMicrotask(() => this.#expect(round));
+  }
+
+  /** Records these ahead, unless the next round has begun or something has changed. */
+  #expect(lists: readonly Recordable[]): void {
+    if (lists.length === 0 || lists !== this.#lastRound || this.#most > 0 || this.#forecast) return;
+    const part = new Part(this.device);
+    for (const list of lists) this.#record(list, part);
+    this.#forecast = { part, lists, come: 0 };
+  }
+
+  /** Has what waits in the current part. */
+  #settle(): void {
+    if (this.#forecast?.come !== this.#forecast?.lists.length) return this.#miss();
+    if (this.#forecast === undefined) return;
+    this.#part = this.#forecast.part;
+    this.#forecast = undefined;
+    this.#enough = Math.max(leastAlike, this.#enough - 1);
+  }
+
+  /** Something else comes than was expected. */
+  #miss(): void {
+    if (this.#forecast === undefined) return;
+    this.#alike = 0;
+    this.#enough = Math.min(mostAlike, 2 * this.#enough);
     this.#forget();
   }
 
+  /** Nothing is expected, and this round serves as no forecast. */
+  #drop(): void {
+    this.#forget();
+    this.#lastRound = [];
+    this.#broken = true;
+  }
+
+  /** Without the forecast, lists of it that have come are recorded after all. */
   #forget(): void {
+    if (this.#forecast === undefined) return;
+    this.#forecast = undefined;
+    for (const list of this.#waiting) this.#record(list, this.#part);
+  }
+
+  /** The next part goes to the queue after `most` dispatches. */
+  #handOver(most: number): void {
+    const begun = performance.now(), commands = this.#part.finish(this.atEnd);
+    this.#clear();
+    this.#most = most;
+    if (commands !== undefined) this.device.queue.submit([commands]);
+    this.#queueSeconds += (performance.now() - begun) / 1000;
+  }
+
+  #clear(): void {
     if (this.#atTurnsEnd !== undefined) clearImmediate(this.#atTurnsEnd);
-    this.#encoder =
-      this.#pass =
-      this.#pipeline =
-      this.#atTurnsEnd =
-        undefined;
-    this.#dispatches = 0;
-    this.#buffers = [];
+    this.#atTurnsEnd = undefined;
+    this.#part = new Part(this.device);
+    this.#waiting = [];
   }
 }
 

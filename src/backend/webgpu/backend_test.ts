@@ -163,3 +163,27 @@ Deno.test("uploads, copies and dispatches that gather take effect in the order o
   }
   await backend.finish();
 });
+
+Deno.test("rounds that are recorded ahead take effect in the order of their calls, whatever comes between", async () => {
+  using backend = await openWebGpuBackend("deno", { gather: true });
+  const range = (buffer: ReturnType<typeof backend.allocate>) => ({ buffer, offset: 0, bytes: 16 });
+  const [x, kept] = ["x", "kept"].map((label) => range(backend.allocate(16, label)));
+  const begin = await backend.prepare([{ kind: "clear", target: kept }]);
+  const add = await backend.prepare([{ kind: "dispatch", kernel: kernelOf(increment), ranges: [x] }]);
+  const keep = await backend.prepare([{ kind: "copy", source: x, target: kept }]);
+  for (let round = 0; round < 36; round++) {
+    const start = 100 * round, other = round % 6 === 5 ? Math.floor(round / 6) : -1;
+    backend.submit(begin);
+    backend.upload(x, new Uint32Array(4).fill(start));
+    backend.submit(add);
+    if (other === 0) backend.upload(x, new Uint32Array(4).fill(start + 50)); // on what has been recorded
+    if (other === 1) await new Promise((resolve) => setTimeout(resolve, 0)); // the turn ends
+    if (other === 2) backend.submit(add);
+    backend.submit(keep);
+    if (other !== 3) backend.submit(add);
+    const values = backend.read([x, kept]).take().map((bytes) => new Uint32Array(bytes.buffer)[0]! - start);
+    const expected = { 0: [51, 50], 2: [3, 2], 3: [1, 1] }[other] ?? [2, 1];
+    assertEquals(values, expected, `round ${round}`);
+    await Promise.resolve(); // where it is recorded ahead
+  }
+});

@@ -5,6 +5,7 @@
  */
 import { join } from "node:path";
 import { pathToFileURL } from "node:url";
+import { pinLibraries } from "./pin.ts";
 
 /** The npm package and the version that Troupe is tested with. */
 export const dawnPackage = "webgpu@0.6.2";
@@ -114,9 +115,16 @@ export function endWithoutTeardown(): void {
   globalThis.addEventListener("unload", () => Deno.exit());
 }
 
+/** After so many read-backs of one kind in a row they are taken for those of a training loop. */
+const loopAfter = 8;
+
 /**
- * When to ask Dawn for the answer of a read-back, by how long the ones before took. Each question costs memory for ever
- * (`pollFromTimer`), so one that comes in vain is dear, and one that comes late delays a step.
+ * When to ask Dawn for the answer of a read-back, by how long those of its kind took before. Each question costs memory for
+ * ever (`pollFromTimer`), so one that comes in vain is dear, and one that comes late delays a step.
+ *
+ * At first the question comes a little before the answer may be there. In a training loop each answer takes about as long:
+ * there it comes when four of five answers are there. That time falls by a thousandth after an answer that was there, rises
+ * by a hundredth after one that was not, and by more and more while it goes the same way.
  */
 export class PollSchedule {
   #begun = -Infinity;
@@ -124,39 +132,84 @@ export class PollSchedule {
   #expected = 0;
   /** What the last one took, by the same measure. */
   #last = 0;
-  /** How many in a row had their answer at the first poll, perhaps long before it. */
+  /** How many in a row had their answer at the first poll, perhaps long before it; and how many had not. */
   #atFirst = 0;
+  #later = 0;
+  #inLoop = false;
+  #inRow = 0;
 
-  /** A read-back begins at this time, in milliseconds. */
-  begin(now: number): void {
+  /** A read-back begins at this time, in milliseconds; `again` tells that the one before was of this kind, too. */
+  begin(now: number, again = true): void {
+    this.#inRow = again ? this.#inRow + 1 : 0;
+    if (!again) this.#inLoop = false;
     this.#begun = now;
     this.#polls = 0;
   }
 
-  /** How many milliseconds from now the next poll is due: at first a little before the answer, then at a twentieth more. */
+  /** How many milliseconds from now the next poll is due. */
   next(now: number): number {
-    const elapsed = now - this.#begun, step = (time: number) => Math.min(1, Math.max(0.05, time / 20));
-    if (this.#polls++ > 0) return step(elapsed);
-    return Math.max(0, this.#expected - step(this.#expected) - elapsed);
+    const elapsed = now - this.#begun, first = this.#polls++ === 0;
+    if (this.#inLoop) {
+      if (first) return Math.max(0, this.#expected - elapsed);
+      return Math.min(Math.max(1, elapsed / 100), Math.max(0.05, this.#expected / 100) * 2 ** (this.#polls - 2));
+    }
+    const step = (time: number) => Math.min(1, Math.max(0.05, time / 20));
+    return first ? Math.max(0, this.#expected - step(this.#expected) - elapsed) : step(elapsed);
   }
 
   /**
-   * The answer is there. The next one is expected as the quicker of the last two, so that one that was slow, behind a
-   * compilation or on a busy machine, delays none after it. Answers that are there at the first poll are looked for sooner
-   * and sooner.
+   * The answer is there. Outside of a loop the next one is expected as the quicker of the last two, so that one that was
+   * slow, behind a compilation or on a busy machine, delays none after it. Answers that are there at the first poll are
+   * looked for sooner and sooner.
    */
   end(now: number): void {
-    this.#atFirst = this.#polls <= 1 ? this.#atFirst + 1 : 0;
-    const took = (now - this.#begun) * (1 - Math.min(0.5, this.#atFirst && 0.02 * 2 ** this.#atFirst));
-    this.#expected = Math.min(took, this.#last);
-    this.#last = took;
+    const took = now - this.#begun;
+    if (this.#polls <= 1) [this.#atFirst, this.#later] = [this.#atFirst + 1, 0];
+    else [this.#atFirst, this.#later] = [0, this.#later + 1];
+    if (this.#inLoop) {
+      const more = Math.max(0.05, 0.01 * this.#expected) * 1.5 ** (this.#later - 1);
+      const less = took * Math.min(0.5, 0.001 * 1.5 ** (this.#atFirst - 1));
+      this.#expected = this.#later > 0 ? Math.min(took, this.#expected + more) : took - less;
+      this.#last = this.#expected;
+    } else {
+      const sooner = took * (1 - Math.min(0.5, this.#atFirst && 0.02 * 2 ** this.#atFirst));
+      this.#expected = Math.min(sooner, this.#last);
+      this.#last = sooner;
+      // Not while it is far from the answers.
+      this.#inLoop = this.#inRow >= loopAfter && this.#later > 0;
+    }
   }
 }
 
-const schedule = new PollSchedule();
+/** By the bytes of a read-back, which tell one kind from the other. */
+const schedules = new Map<number, PollSchedule>();
+const mostSchedules = 256;
+let schedule = new PollSchedule();
+
 /** Told by read-backs, so that polls come when an answer may. */
-export const beginWait = (): void => schedule.begin(performance.now());
+export function beginWait(bytes: number): void {
+  const known = schedules.get(bytes), before = schedule;
+  schedule = known ?? new PollSchedule();
+  if (known === undefined) {
+    if (schedules.size === mostSchedules) schedules.clear();
+    schedules.set(bytes, schedule);
+  }
+  schedule.begin(performance.now(), schedule === before);
+}
 export const endWait = (): void => schedule.end(performance.now());
+
+let keeping = false;
+/**
+ * Has the GPU's driver stay loaded, now that a device is open. Dawn gives up its entry point when a thread's environment
+ * ends, such as a test file's or a worker's, and with the last one the system would unload the driver while threads that
+ * have called it are still there: what they have to tell it when they end would lead nowhere, and end the process.
+ */
+export function keepDriver(): void {
+  if (keeping) return;
+  keeping = true;
+  pinLibraries();
+  globalThis.addEventListener("unload", pinLibraries); // with what the driver has loaded since
+}
 
 let wrapped = false;
 /**

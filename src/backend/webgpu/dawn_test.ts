@@ -1,6 +1,7 @@
 import { assert, assertEquals, assertRejects, assertStringIncludes } from "@std/assert";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
+import { randomUniform } from "../../../kernels/testing.ts";
 import { dawnFolder, dawnPackage, findDawn, loadDawn, PollSchedule } from "./dawn.ts";
 
 const launcher = fileURLToPath(new URL("../../../troupe", import.meta.url));
@@ -48,6 +49,21 @@ Deno.test("PollSchedule asks once or twice for answers that take alike, and soon
     assert(polls <= 3, `${takes} ms: ${polls} polls a read`);
     const late = reads.map(({ seen }, read) => seen - takes * (1 + 0.01 * Math.sin(read)));
     assert(Math.max(...late) <= Math.max(1, takes / 20) + 0.1, `${takes} ms: seen up to ${Math.max(...late)} ms late`);
+  }
+});
+
+Deno.test("PollSchedule asks seldom more than once in a loop whose steps take alike, and follows them when they change", () => {
+  const schedule = new PollSchedule(), random = randomUniform(3000, 1);
+  for (const [part, takes] of [26, 4, 40].entries()) {
+    let polls = 0, late = 0;
+    for (let read = 0; read < 1000; read++) {
+      const took = takes * (1 + 0.01 * (random[1000 * part + read]! - 0.5)), asked = poll(schedule, took);
+      if (read < 100) continue;
+      polls += asked.polls / 900;
+      late += (asked.seen - took) / 900;
+    }
+    assert(polls < 1.4, `${takes} ms: ${polls} polls a read`);
+    assert(late < 0.01 * takes + 0.05, `${takes} ms: seen ${late} ms late`);
   }
 });
 
@@ -123,6 +139,22 @@ Deno.test("openWebGpuBackend() has Dawn check indices unless told not to, and th
   if (ran === undefined) return;
   assertStringIncludes(ran.text, "read 12,18");
   assertEquals(ran.code, 7);
+});
+
+Deno.test("pinLibraries() keeps a driver loaded that nobody holds any more", async () => {
+  const ran = await onSwiftShader(`
+    import { loadedLibraries, pinLibraries } from ${source("./pin.ts")};
+    const path = ${JSON.stringify(join(dirname(swiftShader), "libvk_swiftshader.so"))};
+    const loaded = () => loadedLibraries().includes(path);
+    Deno.dlopen(path, {}).close();
+    console.log("without " + loaded());
+    const driver = Deno.dlopen(path, {});
+    pinLibraries();
+    driver.close();
+    console.log("with " + loaded());`);
+  if (ran === undefined) return;
+  assertStringIncludes(ran.text, "without false\nwith true");
+  assertEquals(ran.code, 0, ran.text);
 });
 
 Deno.test("the operator suite runs on Dawn: add, norm, gate, both matrix product forms, attention", async () => {

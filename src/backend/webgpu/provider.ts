@@ -3,7 +3,7 @@
  * traits what kernels may rely on. Everything above uses the standard API alone.
  */
 import type { DeviceTraits } from "../../../kernels/kernel.ts";
-import { loadDawn } from "./dawn.ts";
+import { keepDriver, loadDawn } from "./dawn.ts";
 
 /** `deno`: built in. `dawn`: the npm package `webgpu`, which the user adds (`dawn.ts`). */
 export const providers = ["deno", "dawn"] as const;
@@ -77,6 +77,7 @@ export async function openDevice(provider: Provider, options: DeviceOptions = {}
 export async function openAdapter(adapter: GPUAdapter, provider: Provider): Promise<OpenDevice> {
   const requiredLimits = limitsOf(adapter.limits);
   const device = await openWithFeatures(adapter, requiredLimits);
+  if (provider === "dawn") keepDriver();
   return { device, traits: traitsOf(adapter, device, provider) };
 }
 

@@ -130,7 +130,7 @@ function openAwaitedReadback(device: GPUDevice, submit: SubmitCopies): Readback 
   }
 
   const readInto: Readback["readInto"] = (ranges, places) => {
-    beginWait();
+    beginWait(ranges.reduce((sum, { bytes }) => sum + bytes, 0));
     const flights = pack(ranges, largest).map((pieces): Flight => {
       const bytes = pieces.reduce((sum, piece) => sum + piece.bytes, 0);
       const staging = acquire(bytes);

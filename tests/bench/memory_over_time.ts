@@ -1,12 +1,13 @@
 /**
  * Whether a process that trains grows: a small model, or one of the benchmark's, is trained for as long as asked, and every ten seconds one JSON line
- * tells what the process holds, the last one by how much it grew.
+ * tells what the process holds, the last one by how much it grew and what a step made of that by count.
  *
  *     TROUPE_WEBGPU=dawn deno run --allow-all --v8-flags=--expose-gc tests/bench/memory_over_time.ts
  *       [--seconds=200] [--pace=20] [--type=float16] [--model=124M] [--bounds_checks]
  *
  * `--pace`: milliseconds from one step to the next, at least. With `--expose-gc` garbage is collected before each line, so
- * that what is left is held by someone. The growth is told from a third of the time on: before, caches fill.
+ * that what is left is held by someone. The growth is told from a third of the time on, as caches fill before, and of the
+ * last 100 seconds.
  */
 import { openWebGpuBackend } from "../../src/backend/webgpu/backend.ts";
 import { endWithoutTeardown } from "../../src/backend/webgpu/dawn.ts";
@@ -15,6 +16,7 @@ import { type BenchType, modelSettings, typeSettings } from "../../src/cli/bench
 import { loadConfig, resolveConfig } from "../../src/config/mod.ts";
 import { createTrainLoader } from "../../src/data/mod.ts";
 import { Session } from "../../src/train/session.ts";
+import { bytesOfObject, bytesOfPoll, countObjects } from "./dawn_objects.ts";
 
 const option = (name: string, fallback: string) =>
   Deno.args.find((word) => word.startsWith(`--${name}=`))?.slice(name.length + 3) ?? fallback;
@@ -23,6 +25,7 @@ const boundsChecks = Deno.args.includes("--bounds_checks");
 const every = Math.min(10, seconds / 6);
 
 if (defaultProvider() === "dawn") endWithoutTeardown();
+const counts = await countObjects(defaultProvider());
 const backend = await openWebGpuBackend(defaultProvider(), { boundsChecks });
 const half = type === "float16" && !backend.traits.features.shaderF16;
 if (half) console.error(`${backend.traits.description} has no f16: float32 instead`);
@@ -49,6 +52,8 @@ interface Sample {
   readonly steps: number;
   readonly rss: number;
   readonly heapUsed: number;
+  readonly objects: number;
+  readonly polls: number;
 }
 const samples: Sample[] = [];
 const started = performance.now(), elapsed = () => (performance.now() - started) / 1000;
@@ -60,7 +65,7 @@ for (let due = 0; elapsed() < seconds;) {
   if (elapsed() >= due) {
     (globalThis as { gc?: () => void }).gc?.();
     const { rss, heapUsed, heapTotal, external } = Deno.memoryUsage();
-    samples.push({ seconds: elapsed(), steps, rss, heapUsed });
+    samples.push({ seconds: elapsed(), steps, rss, heapUsed, ...counts });
     const line = { seconds: Math.round(elapsed()), steps, rss, heapUsed, heapTotal, external, loss };
     console.log(JSON.stringify({ bench: "memory over time", ...line }));
     due += every;
@@ -77,6 +82,11 @@ function slope(points: readonly Sample[], by: "seconds" | "steps", of: "rss" | "
     points.reduce((sum, point) => sum + (point[by] - x) ** 2, 0);
 }
 const settled = samples.filter((sample) => sample.seconds >= seconds / 3);
+const last = samples.filter((sample) => sample.seconds >= seconds - 100);
+/** A step's, from the first settled sample to the last. */
+const [from, to] = [settled[0]!, settled.at(-1)!];
+const each = (of: "objects" | "polls") => (to[of] - from[of]) / (to.steps - from.steps);
+const [objects, polls] = [each("objects"), each("polls")];
 console.log(JSON.stringify({
   bench: "memory over time",
   provider: backend.traits.provider,
@@ -87,6 +97,11 @@ console.log(JSON.stringify({
   rss_bytes_a_minute: 60 * slope(settled, "seconds", "rss"),
   heap_bytes_a_minute: 60 * slope(settled, "seconds", "heapUsed"),
   rss_bytes_a_step: slope(settled, "steps", "rss"),
+  last_rss_bytes_a_minute: 60 * slope(last, "seconds", "rss"),
+  last_rss_bytes_a_step: slope(last, "steps", "rss"),
+  objects_a_step: objects,
+  polls_a_step: polls,
+  counted_bytes_a_step: bytesOfObject * objects + bytesOfPoll * polls,
 }));
 loader.close();
 session[Symbol.dispose]();

@@ -186,4 +186,5 @@ Deno.test("rounds that are recorded ahead take effect in the order of their call
     assertEquals(values, expected, `round ${round}`);
     await Promise.resolve(); // where it is recorded ahead
   }
+  await backend.finish();
 });

@@ -49,6 +49,7 @@ import {
   typeSettings,
   vocabulary,
 } from "../../src/cli/bench_models.ts";
+import { countObjects } from "./dawn_objects.ts";
 
 const matmuls =
   ("4096x4096x4096nn 8192x8192x8192nn 4096x768x768nt 4096x2048x768nt 4096x768x2048nt 4096x50304x768nt 4096x768x768nn " +
@@ -166,7 +167,9 @@ async function benchmarkStep(
   const loader = createTrainLoader(config.data, { dataRank: 0, dataWorldSize: 1 });
   const seconds: number[] = [], submits: number[] = [];
   let loss = 0, trained = 0;
+  const counted = { objects: 0, polls: 0 };
   for (let step = 0; step < steps; step++) {
+    if (step === steps >> 1) Object.assign(counted, counts);
     const batch = await loader.next();
     const result = await session.step(batch);
     seconds.push(result.seconds);
@@ -189,6 +192,8 @@ async function benchmarkStep(
     loss,
     ...open,
     submit_seconds: median(submits.slice(steps / 2)),
+    objects_a_step: (counts.objects - counted.objects) / (steps - (steps >> 1)),
+    polls_a_step: (counts.polls - counted.polls) / (steps - (steps >> 1)),
     allocated_bytes: backend.allocatedBytes,
   });
   if (profiled) {
@@ -222,6 +227,7 @@ const stored = (type: string): FloatType => {
 const wanted = (word: string) => words.length === 0 || words.includes(word);
 if (defaultProvider() === "dawn") endWithoutTeardown();
 const boundsChecks = Deno.args.includes("--bounds_checks");
+const counts = await countObjects(defaultProvider());
 const backend = await openWebGpuBackend(defaultProvider(), { boundsChecks });
 if (!backend.profile) throw new Error(`${backend.traits.description} offers no timestamps: nothing can be timed`);
 const report = (fields: object) =>

@@ -202,7 +202,7 @@ let keeping = false;
 /**
  * Has the GPU's driver stay loaded, now that a device is open. Dawn gives up its entry point when a thread's environment
  * ends, such as a test file's or a worker's, and with the last one the system would unload the driver while threads that
- * have called it are still there: what they have to tell it when they end would lead nowhere, and end the process.
+ * have called it are still there. What they would tell it when they end then leads nowhere.
  */
 export function keepDriver(): void {
   if (keeping) return;

@@ -1,18 +1,36 @@
 import { assertAlmostEquals, assertEquals, assertThrows } from "@std/assert";
-import type { DeviceTraits } from "../kernel.ts";
+import type { DeviceTraits, Kernel } from "../kernel.ts";
 import { type Checked, checkGradient, checkKernel, randomNormal, testDevice } from "../testing.ts";
+import { forwardPass, keyGradientPass, queryGradientPass, rowDataPass } from "./flash.ts";
 import { attentionBackward, attentionForward, type AttentionOptions } from "./mod.ts";
+import { workgroupBlocks } from "./workgroup_blocks.ts";
+
+/** Traits that lead to the form for GPUs, whatever the device at hand. */
+const gpu: Partial<DeviceTraits> = { software: false };
+const forms = [["on this device", undefined], ["as a GPU would", gpu]] as const;
 
 /**
- * Traits that lead to the form for GPUs, whatever the device at hand. Its texts take ten seconds to compile in software: of
- * a device with the least of workgroup memory they are half as long.
+ * The form for GPUs, of a device with the least of workgroup memory, in blocks of half as many rows: as it ships, it takes
+ * ten seconds to compile in software.
  */
-const gpu: Partial<DeviceTraits> = { software: false };
-const smallGpu = async (): Promise<Partial<DeviceTraits>> => ({
-  ...gpu,
-  limits: { ...(await testDevice()).traits.limits, maxComputeWorkgroupStorageSize: 16 << 10 },
-});
-const forms = [["on this device", undefined], ["as a GPU would", gpu]] as const;
+function inSmallBlocks(options: AttentionOptions, gradients: readonly ("dK" | "dV")[][] = [["dK", "dV"]]) {
+  const shape = { scale: 1 / Math.sqrt(options.headDim), longest: options.tokens, type: "f32" as const, ...options };
+  const made = (kernel: Kernel, passes: (traits: DeviceTraits) => ReturnType<Kernel["passes"]>): Kernel => ({
+    ...kernel,
+    passes: ({ limits, ...traits }) =>
+      passes({ ...traits, ...gpu, limits: { ...limits, maxComputeWorkgroupStorageSize: 16 << 10 } }),
+  });
+  const form = (traits: DeviceTraits) => workgroupBlocks(options.headDim, traits, 2);
+  const forward = attentionForward(options), backward = attentionBackward(options);
+  return {
+    forward: made(forward, (traits) => [forwardPass(form(traits), shape, forward.operands, traits)]),
+    backward: made(backward, (traits) => [
+      rowDataPass(shape, backward.operands, traits),
+      queryGradientPass(form(traits), shape, backward.operands, traits),
+      ...gradients.map((names) => keyGradientPass(form(traits), shape, backward.operands, traits, names)),
+    ]),
+  };
+}
 
 /** Segments of the given lengths, told per token. */
 function segmentsOf(lengths: readonly number[]) {
@@ -44,15 +62,22 @@ function checkNearZero({ outputs }: Checked) {
   for (const name of ["dQ", "dK"]) assertEquals(outputs[name].every((value) => Math.abs(value) < 2e-6), true);
 }
 
-async function check(sizes: Sizes, lengths: readonly number[], traits?: Partial<DeviceTraits>) {
+async function check(
+  sizes: Sizes,
+  lengths: readonly number[],
+  traits?: Partial<DeviceTraits>,
+  kernelsOf: (options: AttentionOptions) => { readonly forward: Kernel; readonly backward: Kernel } = (options) => (
+    { forward: attentionForward(options), backward: attentionBackward(options) }
+  ),
+) {
   const options = { ...sizes, tokens: lengths.reduce((a, b) => a + b, 0) };
-  const inputs = inputsOf(options, lengths);
+  const inputs = inputsOf(options, lengths), { forward, backward } = kernelsOf(options);
   const checks = { tolerance: 2e-5, ...(traits && { traits }) };
-  const { expected } = await checkKernel(attentionForward(options), inputs, checks);
+  const { expected } = await checkKernel(forward, inputs, checks);
   const dO = randomNormal(inputs.q.length, 4);
   const alone = lengths.every((length) => length === 1);
   const checked = await checkKernel(
-    attentionBackward(options),
+    backward,
     { ...inputs, o: expected.o, logSumExp: expected.logSumExp, dO },
     alone ? { ...checks, tolerance: { dQ: Infinity, dK: Infinity, dV: 2e-5 } } : checks,
   );
@@ -68,12 +93,14 @@ Deno.test("attention kernels match their references at long heads, on this devic
   await check({ heads: 1, kvHeads: 1, headDim: 128 }, [3, 36]);
   // The form for GPUs, as sums of longer heads do not fit the other's registers, with a pass for each of dK and dV; and a
   // GPU's row data, of an odd number of vectors, which its 64 invocations take in halves.
-  await check({ heads: 1, kvHeads: 1, headDim: 132 }, [37], await smallGpu());
+  const sizes = { heads: 1, kvHeads: 1, headDim: 132 };
+  assertEquals(attentionBackward({ ...sizes, tokens: 37 }).passes((await testDevice()).traits).length, 4);
+  await check(sizes, [37], undefined, (options) => inSmallBlocks(options, [["dK"], ["dV"]]));
 });
 
 Deno.test("attention kernels match their references at heads that take several slices, as a GPU would", async () => {
   // Three slices of 16 elements, the last of them not full, and two sums for each invocation.
-  await check({ heads: 2, kvHeads: 1, headDim: 36 }, [5, 1, 34], await smallGpu());
+  await check({ heads: 2, kvHeads: 1, headDim: 36 }, [5, 1, 34], undefined, inSmallBlocks);
 });
 
 for (const [form, traits] of forms) {
@@ -109,8 +136,8 @@ Deno.test("attention kernels of half types match their references, on this devic
 });
 
 Deno.test("attention kernels of half types match their references, as a GPU would", async () => {
-  await check({ heads: 2, kvHeads: 1, headDim: 20, type: "f16" }, [5, 1, 34, 65], await smallGpu()); // two slices
-  await check({ heads: 2, kvHeads: 1, headDim: 6, type: "bf16" }, [5, 1, 34, 65], await smallGpu());
+  await check({ heads: 2, kvHeads: 1, headDim: 20, type: "f16" }, [5, 1, 34, 65], undefined, inSmallBlocks); // two slices
+  await check({ heads: 2, kvHeads: 1, headDim: 6, type: "bf16" }, [5, 1, 34, 65], undefined, inSmallBlocks);
 });
 
 Deno.test("attentionBackward() is the gradient of attentionForward(), by finite differences", () => {

@@ -12,15 +12,20 @@ import type { DeviceTraits } from "../kernel.ts";
 import { upTo } from "../matmul/text.ts";
 import type { BlockForm } from "./block_form.ts";
 
-const rows = 64, localRows = 4, columns = 32;
-/** Invocations along the columns. */
-const across = 8;
+const columns = 32;
+/** Invocations along the columns and the rows. */
+const across = 8, down = 16;
 
-/** Blocks of 22 KiB where a device has them. */
-export function workgroupBlocks(headDim: number, { limits, software }: DeviceTraits): BlockForm {
+/**
+ * Blocks of 22 KiB where a device has them.
+ *
+ * @param localRows of an invocation, at most 4: a text of fewer compiles sooner
+ */
+export function workgroupBlocks(headDim: number, { limits, software }: DeviceTraits, localRows = 4): BlockForm {
+  const rows = down * localRows;
   /** `vec4f` of the head dimension that are staged at once: more mean fewer barriers. */
   const slice = limits.maxComputeWorkgroupStorageSize >= 24 << 10 ? 8 : 4;
-  const down = rows / localRows, threads = across * down;
+  const threads = across * down;
   const line = slice + 1;
   const stageLength = (rows + columns) * line;
   const headQuads = Math.ceil(headDim / 4);
@@ -174,7 +179,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lo
       const merged = operation === "max" ? terms.reduce((a, b) => `max(${a}, ${b})`) : terms.join(" + ");
       return `
     workgroupBarrier();
-    stage[local] = vec4f(${values.join(", ")});
+    stage[local] = vec4f(${upTo(4).map((i) => values[i] ?? "0f").join(", ")});
     workgroupBarrier();
     let ${name} = ${merged};
     ${own.map((i) => `let ${name}${i} = ${name}[${i}];`).join(" ")}`;

@@ -8,7 +8,6 @@ import { DiskFullError } from "./durable.ts";
 import { beginCheckpoint, saveCheckpoint, wholeEntry } from "./save.ts";
 import { openCheckpoint } from "./checkpoint.ts";
 import { HuggingFaceFolder, writeHuggingFace } from "./hugging_face.ts";
-import { storagePing } from "./storage.ts";
 
 Deno.test("newestUsable() finds a whole checkpoint after a saver is killed at random moments", () =>
   withTempDir(async (folder) => {
@@ -96,7 +95,7 @@ Deno.test("saveCheckpoint() on a full disk says so, removes its attempt and lose
     const error = await assertRejects(
       () => saveCheckpoint({ ...rest, step: 2, entries: weights(200_000) }),
       DiskFullError,
-      "the disk is full: 781.5 KiB are needed",
+      "the disk is full: 781 KiB are needed",
     );
     assertEquals(error.bytesNeeded! > 800_000, true);
     if (error.bytesAvailable !== undefined) assertStringIncludes(error.message, "KiB are available");
@@ -119,7 +118,7 @@ Deno.test("saveCheckpoint() on a full disk says so, removes its attempt and lose
     assertEquals((await retireOld(folder, 1)).removed, [join(folder, "1")]);
   }));
 
-Deno.test("writeHuggingFace() and storagePing() on a full disk say so and keep what was there", () =>
+Deno.test("writeHuggingFace() and beginCheckpoint() on a full disk say so and keep what was there", () =>
   withSmallDisk(async (disk) => {
     const folder = join(disk, "model");
     const tensors = (value: number, count: number) =>
@@ -141,8 +140,6 @@ Deno.test("writeHuggingFace() and storagePing() on a full disk say so and keep w
     } finally {
       filler.close();
     }
-    const error = await assertRejects(() => storagePing(disk, "host"), DiskFullError);
-    assertStringIncludes(error.message, "the storage test failed");
     await assertRejects(
       () => beginCheckpoint(join(disk, "none"), 1).then((d) => save(d, 1, splitAxis(0, 1), 1)),
       DiskFullError,

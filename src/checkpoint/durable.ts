@@ -2,6 +2,7 @@
 import { createHash } from "node:crypto";
 import { statfsSync } from "node:fs";
 import { dirname } from "node:path";
+import { formatBytes } from "../observe/format.ts";
 
 /** The disk (or the quota) is full. Nothing that was there before has been touched. */
 export class DiskFullError extends Error {
@@ -22,7 +23,7 @@ export function sha256Hex(data: string | Uint8Array): string {
 }
 
 /** Free bytes for this user on the file system of `path`, where that may be asked (`--allow-sys=statfs`). */
-export function availableBytes(path: string): number | undefined {
+function availableBytes(path: string): number | undefined {
   try {
     // Asked first: statfs alone would stop a person's run with a prompt.
     const permission = { name: "sys", kind: "statfs" } as unknown as Deno.PermissionDescriptor;
@@ -34,13 +35,6 @@ export function availableBytes(path: string): number | undefined {
   }
 }
 
-export function formatBytes(bytes: number): string {
-  const units = ["bytes", "KiB", "MiB", "GiB", "TiB"];
-  let unit = 0;
-  while (bytes >= 1024 && unit < units.length - 1) bytes /= 1024, unit++;
-  return `${unit === 0 ? bytes : bytes.toFixed(1)} ${units[unit]}`;
-}
-
 /**
  * Turns an operating-system error into one that says what failed, where and why. Errors of our own pass through.
  *
@@ -50,7 +44,7 @@ export function fileError(action: string, path: string, error: unknown, bytesNee
   if (!(error instanceof Error)) return new Error(`Cannot ${action} ${path}: ${error}`);
   const code = (error as { code?: string }).code;
   if (code === "ENOSPC" || code === "EDQUOT") {
-    const available = availableBytes(dirname(path));
+    const available = availableBytes(path) ?? availableBytes(dirname(path));
     const figures = [
       bytesNeeded === undefined ? "" : `${formatBytes(bytesNeeded)} are needed`,
       available === undefined ? "" : `${formatBytes(available)} are available`,

@@ -1,15 +1,16 @@
 import { assertEquals, assertRejects, assertStringIncludes, assertThrows } from "@std/assert";
 import { join } from "node:path";
+import { encode } from "../../kernels/host.ts";
 import { withTempDir } from "./_testing.ts";
 import { HuggingFaceFolder, writeHuggingFace } from "./hugging_face.ts";
-import { float32To, type TensorSource } from "./safetensors.ts";
+import type { TensorSource } from "./safetensors.ts";
 
 const config = { model_type: "llama", hidden_size: 4 };
 const ramp = (length: number) => Float32Array.from({ length }, (_, i) => i / 2);
 const tensors: readonly TensorSource[] = [
   { name: "model.embed_tokens.weight", dtype: "F32", shape: [8, 4], data: ramp(32) },
-  { name: "model.norm.weight", dtype: "BF16", shape: [4], data: float32To("BF16", ramp(4)) },
-  { name: "model.layers.0.mlp.up_proj.weight", dtype: "F16", shape: [4, 2], data: float32To("F16", ramp(8)) },
+  { name: "model.norm.weight", dtype: "BF16", shape: [4], data: encode("bf16", ramp(4)) },
+  { name: "model.layers.0.mlp.up_proj.weight", dtype: "F16", shape: [4, 2], data: encode("f16", ramp(8)) },
   { name: "lm_head.weight", dtype: "F32", shape: [8, 4], data: ramp(32) },
 ];
 const names = (folder: string) => [...Deno.readDirSync(folder)].map(({ name }) => name).sort();

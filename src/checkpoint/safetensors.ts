@@ -286,21 +286,6 @@ export function float32From(dtype: "F32" | "F16" | "BF16", raw: Uint8Array, into
   }
 }
 
-/** Narrows 32-bit floats to a stored type, rounding to nearest even; NaN stays NaN. */
-export function float32To(dtype: "F32" | "F16" | "BF16", values: Float32Array): ArrayBufferView {
-  if (dtype === "F32") return values;
-  if (dtype === "F16") return new Float16Array(values);
-  const words = new Uint32Array(values.buffer, values.byteOffset, values.length);
-  const out = new Uint16Array(values.length);
-  for (let i = 0; i < out.length; i++) {
-    const word = words[i];
-    out[i] = (word & 0x7fffffff) > 0x7f800000
-      ? (word >>> 16) | 0x40 // a NaN whose payload sits in the low half would round to infinity
-      : (word + 0x7fff + ((word >>> 16) & 1)) >>> 16;
-  }
-  return out;
-}
-
 /** A tensor to write: its bytes at once, or a function that yields them in pieces when the writer gets there. */
 export interface TensorSource {
   readonly name: string;

@@ -314,7 +314,7 @@ function expectFree(target: string, overwrite: boolean): void {
 }
 
 async function convertFolders(parsed: ConvertArguments): Promise<Report> {
-  const [source, target] = [parsed.source, parsed.target].map((path) => parseStoragePath(path).path);
+  const [source, target] = [parsed.source, parsed.target].map(parseStoragePath);
   const maxShardBytes = parsed.max_shard_size === undefined ? undefined : parseSize(parsed.max_shard_size);
   const kind = kindOf(source!);
   expectFree(target!, parsed.overwrite);

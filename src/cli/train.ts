@@ -65,7 +65,7 @@ export const train: Verb = {
     const record = await recordFromArguments(parsed, { worldSize: launch.world });
     requireRoomForRanks(record.runtime.nproc);
     const { ckpt } = record;
-    const pathOf = (folder: string | null) => folder ? parseStoragePath(folder).path : undefined;
+    const pathOf = (folder: string | null) => folder ? parseStoragePath(folder) : undefined;
     const folder = ckpt.enable_save_ckpt ? pathOf(ckpt.save_ckpt_folder) : undefined;
     const snapshots = folder && ckpt.oss_snapshot_freq ? pathOf(ckpt.snapshot_ckpt_folder) : undefined;
     const folders = [folder, snapshots].filter((path) => path !== undefined);

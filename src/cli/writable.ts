@@ -4,7 +4,7 @@ import { fileError } from "../checkpoint/durable.ts";
 import { programForm } from "./self.ts";
 
 /**
- * Makes the folder where it is missing, and makes sure that files can be put there.
+ * Makes the folder where it is missing, and makes sure that files can be put there and read back.
  *
  * @param field of the record that names it, for the message
  * @throws {Error} saying what to type, where this program or the system forbids it
@@ -21,12 +21,21 @@ export function requireWritable(field: string, path: string): void {
     const otherwise = programForm === "compiled" ? "" : `; TROUPE_WRITE=,${folder} before the command allows this one`;
     throw new Error(`Cannot write to ${field} ${path}: only ${Deno.cwd()} may be written to${otherwise}`);
   }
-  const probe = `${folder}/.writable-${crypto.randomUUID()}`;
+  const probe = `${folder}/.writable-${crypto.randomUUID()}`, content = `${crypto.randomUUID()}\n`.repeat(128);
   try {
     Deno.mkdirSync(folder, { recursive: true });
-    Deno.writeTextFileSync(probe, "", { createNew: true });
-    Deno.removeSync(probe);
+    // Of some length: an empty file fits on a full disk.
+    Deno.writeTextFileSync(probe, content, { createNew: true });
+    if (Deno.readTextFileSync(probe) !== content) {
+      throw new Error(`Cannot write to ${field} ${path}: what was written read back as something else`);
+    }
   } catch (error) {
-    throw fileError(`write to ${field}`, path, error);
+    throw fileError(`write to ${field}`, path, error, content.length);
+  } finally {
+    try {
+      Deno.removeSync(probe);
+    } catch {
+      // it was never made, or the disk has failed, which has been said
+    }
   }
 }

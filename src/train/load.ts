@@ -41,7 +41,7 @@ export function loadPlanOf({ ckpt }: ResolvedConfig): LoadPlan {
  * @throws an error that says what the folder is instead
  */
 export async function openGivenCheckpoint(path: string, onSkipped?: (sentence: string) => void): Promise<Checkpoint> {
-  const folder = parseStoragePath(path).path, named = `Cannot load ${folder}`;
+  const folder = parseStoragePath(path), named = `Cannot load ${folder}`;
   let names: string[];
   try {
     names = [...Deno.readDirSync(folder)].map(({ name }) => name);
@@ -144,7 +144,7 @@ function configOf(config: ResolvedConfig, format: HuggingFaceFormat, where: stri
  * @throws {RangeError} where `config.json` describes another model, naming each difference; where tensors do not fit
  */
 export function loadHuggingFace(model: Model, path: string): string {
-  const { family: { huggingFace }, config } = model, folder = parseStoragePath(path).path;
+  const { family: { huggingFace }, config } = model, folder = parseStoragePath(path);
   if (!huggingFace) {
     throw new RangeError(`Cannot load ${folder}: model type ${config.model_type} declares no Hugging Face format`);
   }

@@ -61,3 +61,5 @@ export { replicated, type ShardingPlan, split } from "./src/parallel/layout.ts";
 
 // Files
 export { HuggingFaceFolder, newestUsable, openCheckpoint, writeHuggingFace } from "./src/checkpoint/mod.ts";
+export { loadHuggingFace } from "./src/train/load.ts";
+export { exportHuggingFace } from "./src/train/weights.ts";

@@ -1,7 +1,8 @@
 /** A streaming run killed at random: it trains on every document exactly once an epoch, as if nothing had been. */
 import { assert, assertEquals } from "@std/assert";
 import { openCheckpoint } from "../src/checkpoint/mod.ts";
-import { createTrainLoader, type DataPosition, loadTokenizer, trainTokenizer } from "../src/data/mod.ts";
+import { createTrainLoader, type DataPosition, loadTokenizer } from "../src/data/mod.ts";
+import { trainTokenizer } from "../src/data/tokenize.ts";
 import { assertNoStackTrace, curve, inFolder, rankOf, tinyRecord } from "./processes.ts";
 
 const totalSteps = 100, seq_len = 32;

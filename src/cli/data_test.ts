@@ -1,5 +1,5 @@
 import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
-import { toMicroBatch } from "../data/mod.ts";
+import { toMicroBatch } from "../data/batch.ts";
 import { inScratch, jsonLines, tinyRun, troupe } from "./_testing.ts";
 import { type RowView, viewRow } from "./data.ts";
 

@@ -1,6 +1,7 @@
 import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
 import { join } from "node:path";
-import { closeTokenFiles, loadTokenizer, openTokenFile } from "../data/mod.ts";
+import { loadTokenizer } from "../data/mod.ts";
+import { closeTokenFiles, openTokenFile } from "../data/token_file.ts";
 import { inScratch, jsonLines, onSmallDisk, troupe } from "./_testing.ts";
 import { progressLine } from "./tokenize.ts";
 

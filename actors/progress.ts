@@ -1,7 +1,7 @@
 /** The rank's progress word: where it is, in memory shared with its communicator, since its own thread blocks on the GPU. */
 
 export const phases = { start: 0, initialise: 1, data: 2, step: 3, evaluate: 4, save: 5 } as const;
-export const phaseNames = Object.keys(phases) as readonly (keyof typeof phases)[];
+const phaseNames = Object.keys(phases) as readonly (keyof typeof phases)[];
 
 /** Layout of the shared words: changes, phase, step. */
 const CHANGES = 0, PHASE = 1, STEP = 2;

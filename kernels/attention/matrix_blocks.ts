@@ -212,7 +212,7 @@ export function matrixBackwardPasses(
  *
  * @param otherwise reads `pairs` too, and does nothing where passes by pairs do it
  */
-export function matrixQueryGradientPass(
+function matrixQueryGradientPass(
   shape: AttentionShape,
   operands: readonly Operand[],
   traits: DeviceTraits,
@@ -279,7 +279,7 @@ ${text.open(heads)}
  * rows of a block
  * @param otherwise reads `pairs` too, and does nothing where passes by pairs do it
  */
-export function matrixKeyGradientPass(
+function matrixKeyGradientPass(
   shape: AttentionShape,
   operands: readonly Operand[],
   traits: DeviceTraits,

@@ -15,7 +15,7 @@ import { pairsText, type Rounds } from "./rounds.ts";
 import type { AttentionShape } from "./shape.ts";
 
 /** Words of a tile. */
-export const keptTile = matrixSize * matrixSize / octet;
+const keptTile = matrixSize * matrixSize / octet;
 
 /** Word of a tile of the block of queries at `query` and the keys of the workgroup's block at `key`, a multiple of eight. */
 export const keptWord = (block: number, query: string, key: string): string =>

@@ -126,7 +126,7 @@ const tooMany = 0xffff_ffff;
 export const unlessByPairs = `if (pairs[0] != ${tooMany}u) { return; }`;
 
 /** start, end → pairs: the first round, and the visible pairs, numbered query block by query block. */
-export function pairsPass(rounds: Rounds, operands: readonly Operand[], traits: DeviceTraits): Pass {
+function pairsPass(rounds: Rounds, operands: readonly Operand[], traits: DeviceTraits): Pass {
   const { block, blocks, pairs } = rounds, tokens = operands.find(({ name }) => name === "start")!.length;
   const places = ["start", "end", "pairs"].map((name) => operands.findIndex((operand) => operand.name === name));
   const { directives, bindings, bound } = storage(traits, places.map((place) => operands[place])),
@@ -179,7 +179,7 @@ fn main(@builtin(local_invocation_index) local: u32) {
 }
 
 /** pairs → pairs: the next round. */
-export function nextRoundPass(operands: readonly Operand[], traits: DeviceTraits): Pass {
+function nextRoundPass(operands: readonly Operand[], traits: DeviceTraits): Pass {
   const places = [operands.findIndex(({ name }) => name === "pairs")];
   const { directives, bindings, bound } = storage(traits, places.map((place) => operands[place]));
   const code = `${directives}${bindings}

@@ -16,7 +16,7 @@ export function erf(x: number): number {
 const tanhScale = Math.sqrt(2 / Math.PI), tanhCube = 0.044715;
 
 /** Value and slope of an activation at `x`. */
-export function activate(activation: Activation, x: number): { value: number; slope: number } {
+function activate(activation: Activation, x: number): { value: number; slope: number } {
   if (activation === "silu") {
     const sigmoid = 1 / (1 + Math.exp(-x));
     return { value: x * sigmoid, slope: sigmoid * (1 + x * (1 - sigmoid)) };

@@ -27,7 +27,7 @@ export interface DispatchOptions {
 }
 
 /** Rows of the experts together. */
-export const dispatchRows = ({ tokens, experts, choices, capacity }: DispatchOptions): number =>
+const dispatchRows = ({ tokens, experts, choices, capacity }: DispatchOptions): number =>
   capacity === undefined ? tokens * choices : experts * capacity;
 
 /**

@@ -93,7 +93,7 @@ function tensorInfo(name: string, entry: unknown, dataBegin: number, fileBytes: 
  * @param where names the file in errors
  * @throws {SyntaxError | RangeError} naming the tensor and the values that disagree
  */
-export function parseSafetensorsHeader(header: Uint8Array, fileBytes: number, where: string): SafetensorsHeader {
+function parseSafetensorsHeader(header: Uint8Array, fileBytes: number, where: string): SafetensorsHeader {
   let root: unknown;
   try {
     root = JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(header));

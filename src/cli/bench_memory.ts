@@ -29,7 +29,7 @@ const parts: Readonly<Record<string, Part>> = {
 };
 
 /** A backend that counts what is allocated through it, by part and at its most. */
-export function watchMemory(backend: Backend) {
+function watchMemory(backend: Backend) {
   const held = new Map<string, number>(),
     partOf = ({ label }: { label: string }) => parts[label.split(" ")[0]!] ?? label;
   let now = 0, peak = 0;

@@ -80,7 +80,7 @@ export async function meet(communicator: Ref<typeof communicatorProtocol>, meeti
 }
 
 /** `host:port`, an IPv6 address in brackets. */
-export function parseAddress(text: string): { hostname: string; port: number } {
+function parseAddress(text: string): { hostname: string; port: number } {
   const [, hostname, port] = text.match(/^\[?(.*?)\]?:(\d+)$/) ?? [];
   if (hostname === undefined) throw new RangeError(`Cannot read the address ${text}: host:port would work`);
   return { hostname, port: Number(port) };

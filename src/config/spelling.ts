@@ -12,7 +12,7 @@ export function isTree(value: unknown): value is Tree {
 }
 
 /** A deep copy of plain data, with `None`, `True` and `False` read as Python would. */
-export function plain(value: unknown, depth = 0): unknown {
+function plain(value: unknown, depth = 0): unknown {
   if (depth > 32) throw new RangeError("The record is nested more than 32 levels deep, or contains itself");
   if (value === "None") return null;
   if (value === "True") return true;
@@ -89,7 +89,7 @@ export function respell(input: unknown): { tree: Tree; problems: ConfigProblem[]
 }
 
 /** The mapping at a path, made where there is none; undefined where something else stands in the way. */
-export function reach(root: Tree, path: readonly string[]): Tree | undefined {
+function reach(root: Tree, path: readonly string[]): Tree | undefined {
   let tree = root;
   for (const key of path) {
     tree[key] ??= Object.create(null);

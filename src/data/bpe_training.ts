@@ -15,7 +15,7 @@ export function byteAlphabet(): string[] {
 }
 
 /** Special tokens at the head of the vocabulary. Id 0 is never a training target, so no text maps to it. */
-export const specialTokens = ["<unk>", "<s>", "</s>"] as const;
+const specialTokens = ["<unk>", "<s>", "</s>"] as const;
 
 export interface BpeTrainer {
   /** Counts the words of a piece of text. */

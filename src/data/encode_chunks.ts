@@ -87,7 +87,7 @@ export function formatSample(tokens: ArrayLike<number>): Uint8Array {
 }
 
 /** Encodes chunks in this thread. */
-export function chunkEncoder(
+function chunkEncoder(
   tokenizer: Tokenizer,
   { bos, eos, sets }: Omit<EncodeOptions, "tokenizer">,
 ): (chunk: Chunk) => EncodedLines[] {

@@ -57,7 +57,7 @@ export function refuseExisting(paths: readonly string[], overwrite: boolean): vo
 }
 
 /** Where a file stands until it is finished. */
-export const partialPaths = (path: string) => ({ bin: `${path}.partial`, meta: `${path}.partial.meta` });
+const partialPaths = (path: string) => ({ bin: `${path}.partial`, meta: `${path}.partial.meta` });
 
 /** Bytes of an offset table's header: the usual size, so that it can be written before the number of rows is known. */
 const headerBytes = 128;

@@ -28,8 +28,8 @@ export interface Piece {
 }
 
 /** Names in a piece's segments: what it is handed, what it hands on, and the gradient of that. */
-export const enteringName = (index: number): string => `stage_input ${index}`;
-export const leavingName = (index: number): string => `stage_output ${index}`;
+const enteringName = (index: number): string => `stage_input ${index}`;
+const leavingName = (index: number): string => `stage_output ${index}`;
 const gradientName = (index: number): string => `stage_output_gradient ${index}`;
 
 /** Pieces of the model, counted from the front, that read each parameter. */

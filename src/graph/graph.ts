@@ -32,7 +32,7 @@ export interface ModelTypes {
   readonly packed?: boolean;
 }
 
-export const float32Types: ModelTypes = { model: "f32", norm: "f32", stream: "f32", head: "f32" };
+const float32Types: ModelTypes = { model: "f32", norm: "f32", stream: "f32", head: "f32" };
 
 /** How a parameter's full initial tensor is drawn; the stream is keyed by its name, so every layout starts the same. */
 export type Initialization =

@@ -33,7 +33,7 @@ const ALIGNMENT = 256;
 const mostParts = 1024;
 
 /** Name of part `index` of an output that is made in parts of its columns. */
-export const partName = (output: string, index: number): string => `${output} ${index}`;
+const partName = (output: string, index: number): string => `${output} ${index}`;
 
 /** The parts of an output that is made in parts, by their order; empty for one that is made whole. */
 export const partsOf = (names: Iterable<string>, output: string): string[] => {

@@ -504,7 +504,7 @@ const embeddingSizes = (y: TensorType, table: TensorType, firstRow = 0) => {
   const [tokens] = y.shape as [number], [vocabulary, columns] = table.shape as [number, number];
   return { tokens, vocabulary, columns, firstRow };
 };
-export const embeddingOperator: Operator<EmbeddingAttributes> = {
+const embeddingOperator: Operator<EmbeddingAttributes> = {
   name: "embedding",
   infer: ([ids, table], { type = storedAs(table!) }) => [typed(type, elementCount(ids!.shape), table!.shape[1]!)],
   gradient(node, [dY]) {

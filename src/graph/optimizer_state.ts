@@ -46,7 +46,7 @@ export interface StateLayout {
   readonly runs: readonly StateRun[];
 }
 
-export const wholeParts = (parameters: readonly ParameterPlace[]): ParameterPart[] =>
+const wholeParts = (parameters: readonly ParameterPlace[]): ParameterPart[] =>
   parameters.map(({ name, bytes }) => ({ name, begin: 0, end: bytes / 4 }));
 
 /**

@@ -11,7 +11,7 @@ export interface Biases {
 }
 
 /** The families in which one switch rules all of them. */
-export const biasesOf = (section: ModelSection): Biases => ({ qkv: !section.no_bias, output: !section.no_bias });
+const biasesOf = (section: ModelSection): Biases => ({ qkv: !section.no_bias, output: !section.no_bias });
 
 /** Initial weights of a deviation, in the distribution that the section asks for. */
 export const drawn = (section: ModelSection, std: number): Initialization =>

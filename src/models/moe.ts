@@ -124,7 +124,7 @@ export function moeSizes(section: ModelSection) {
 }
 
 /** A tensor of the file that is one expert's part of a stacked parameter. */
-export const oneExpert = (
+const oneExpert = (
   tensor: string,
   parameter: string,
   { expert, experts, shape }: { expert: number; experts: number; shape: readonly [number, number] },

@@ -2,7 +2,7 @@
 import { formatLoss } from "./format.ts";
 
 /** A step whose loss is more than this many times the loss before it is a spike. */
-export const LOSS_SPIKE_LIMIT = 1.5;
+const LOSS_SPIKE_LIMIT = 1.5;
 
 /** For so many steps after a spike others are counted, not told: a run whose loss is rough would tell nothing else. */
 const quietSteps = 100;

@@ -1,7 +1,7 @@
 /** Log lines as InternEvo writes them: `{time}\t{LEVEL} {file}:{line} in {function} -- {message}`. */
 import { AppendFile } from "./append_file.ts";
 
-export const logLevels = ["debug", "info", "warning", "error"] as const;
+const logLevels = ["debug", "info", "warning", "error"] as const;
 export type LogLevel = typeof logLevels[number];
 
 /** Where lines go, one call a line, without the line's end. */

@@ -2,7 +2,7 @@
 import { roundTo } from "./round.ts";
 
 /** The label of tokens that carry no loss. */
-export const IGNORED_LABEL = -100;
+const IGNORED_LABEL = -100;
 
 /** One micro-batch, one entry a token; entries whose label is `IGNORED_LABEL` are not looked at. */
 export interface TokenResults {

@@ -60,7 +60,7 @@ export function runFolderAt(path: string): RunFolder {
 }
 
 /** `month-day-hour.minute.second`, two digits each, local time. */
-export function formatStartTime(date: Date): string {
+function formatStartTime(date: Date): string {
   const two = (value: number) => String(value).padStart(2, "0");
   const day = `${two(date.getMonth() + 1)}-${two(date.getDate())}`;
   return `${day}-${two(date.getHours())}.${two(date.getMinutes())}.${two(date.getSeconds())}`;

@@ -32,7 +32,7 @@ export interface DivisionOptions {
  *
  * Slices begin at multiples of `partElements`, where a kernel can bind them; a small parameter may be one rank's whole.
  */
-export function divideState(
+function divideState(
   parameters: readonly ParameterPlace[],
   { ranks, split = false, byBlocks = false }: DivisionOptions,
 ): OwnedPart[] {
@@ -97,7 +97,7 @@ function cutParts(parts: readonly OwnedPart[], pieces: number): OwnedPart[][] {
  * @param order parameters in the order in which the backward pass is done with their gradients
  * @param bucketElements `reduce_bucket_size`
  */
-export function planBuckets(
+function planBuckets(
   division: readonly OwnedPart[],
   { order, ranks, bucketElements }: { order: readonly string[]; ranks: number; bucketElements: number },
 ): Parcel[] {
@@ -116,7 +116,7 @@ export function planBuckets(
  *
  * @param half parameters that the passes read in a half type
  */
-export function planGathers(
+function planGathers(
   division: readonly OwnedPart[],
   { ranks, bytes, half = new Set() }: { ranks: number; bytes: number; half?: ReadonlySet<string> },
 ): Gather[] {

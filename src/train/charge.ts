@@ -31,7 +31,7 @@ export const wireBytes = (operator: Operator, size: number, bytes: number): numb
   (operator === "all-reduce" ? 2 : 1) * bytes * (size - 1) / size;
 
 /** Ranks of each machine. */
-export const ranksPerHost = ({ perHost = 8, perDevice = 1 }: Pick<Machines, "perHost" | "perDevice">): number =>
+const ranksPerHost = ({ perHost = 8, perDevice = 1 }: Pick<Machines, "perHost" | "perDevice">): number =>
   perHost * perDevice;
 
 export interface Charges {

@@ -127,5 +127,5 @@ export function readTuning(
 }
 
 /** Names alone. */
-export const chosen = (choices: Readonly<Record<string, Found>>): Record<string, string> =>
+const chosen = (choices: Readonly<Record<string, Found>>): Record<string, string> =>
   Object.fromEntries(Object.entries(choices).map(([question, { choice }]) => [question, choice]));

@@ -17,10 +17,10 @@ const magic = 0x5054;
  * `data`: a piece of a message. `ready`: the receiver has a place for a message too large to be kept for it. `offer`: the
  * sender of such a message waits for that. `control`: JSON.
  */
-export const frameKinds = ["data", "ready", "offer", "control"] as const;
+const frameKinds = ["data", "ready", "offer", "control"] as const;
 export type FrameKind = typeof frameKinds[number];
 
-export const operators = [
+const operators = [
   "none",
   "all-reduce",
   "reduce-scatter",
@@ -34,10 +34,10 @@ export const operators = [
 ] as const;
 export type Operator = typeof operators[number];
 
-export const elementTypes = ["f32", "f16", "bf16", "bytes"] as const;
+const elementTypes = ["f32", "f16", "bf16", "bytes"] as const;
 export type ElementType = typeof elementTypes[number];
 
-export const reductions = ["none", "sum", "max"] as const;
+const reductions = ["none", "sum", "max"] as const;
 export type Reduction = typeof reductions[number];
 
 /** What ranks must agree on before they exchange a byte. */

@@ -22,7 +22,7 @@ export interface Sink {
 }
 
 /** Messages up to this size are sent unasked. */
-export const eagerBytes = 256 << 10;
+const eagerBytes = 256 << 10;
 /** What a receiver keeps of messages it has not asked for, before it stops reading. */
 const maxEarlyBytes = 16 << 20;
 const maxReadies = 1 << 16;

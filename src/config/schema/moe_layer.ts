@@ -11,7 +11,7 @@ const ignored = {
   token_dispatch_policy: z.enum(["alltoall", "allgather"]).default("alltoall"),
 };
 
-export const gshardSchema = z.strictObject({
+const gshardSchema = z.strictObject({
   capacity_factor: float({ above: 0 }).default(1),
   eval_capacity_factor: float({ above: 0 }).default(1),
   min_capacity: int({ min: 0 }).default(4),
@@ -22,7 +22,7 @@ export const gshardSchema = z.strictObject({
   use_grouped_mlp: ignored.use_grouped_mlp,
 });
 
-export const droplessSchema = z.strictObject({
+const droplessSchema = z.strictObject({
   drop_and_pad: bool().default(false),
   drop_policy: z.enum(["probs", "position"]).default("probs"),
   capacity_factor: float({ above: 0 }).nullable().default(null),
@@ -33,11 +33,11 @@ export const droplessSchema = z.strictObject({
 });
 
 /** `MegaBlock`, and without its capacity `MegaBlock-Dropless`: defaults come from the section `moe`. */
-export const megaBlockSchema = z.strictObject({
+const megaBlockSchema = z.strictObject({
   capacity_factor: float({ above: 0 }).default(1),
   drop_tokens: bool().default(true),
 });
-export const megaBlockDroplessSchema = z.strictObject({});
+const megaBlockDroplessSchema = z.strictObject({});
 
 export type GShardSettings = z.infer<typeof gshardSchema>;
 export type DroplessSettings = z.infer<typeof droplessSchema>;

@@ -37,7 +37,7 @@ const formats: Readonly<Record<string, RowFile["format"]>> = {
 };
 
 /** What files can be read, for messages. */
-export const rowFileKinds = ".parquet, and .jsonl, .json, .ndjson and .txt, the latter also as .gz or .zst";
+const rowFileKinds = ".parquet, and .jsonl, .json, .ndjson and .txt, the latter also as .gz or .zst";
 
 /** How a file is read, by its name; undefined for files of other kinds. */
 export function rowFileKind(name: string): Pick<RowFile, "format" | "compression"> | undefined {

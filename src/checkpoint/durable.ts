@@ -63,6 +63,8 @@ export function fileError(action: string, path: string, error: unknown, bytesNee
     ? "permission denied by the operating system"
     : error instanceof Deno.errors.NotADirectory
     ? "a part of the path is a file, not a folder"
+    : code === "EROFS"
+    ? "the file system is read-only"
     : code !== undefined || error instanceof Deno.errors.NotCapable
     ? error.message
     : undefined;

@@ -14,6 +14,7 @@ import { alertTitle } from "../observe/alerts.ts";
 import { BlackBox, writeBlackBox } from "../observe/black_box.ts";
 import type { FlightRecord } from "../observe/flight_recorder.ts";
 import { makeNewRunFolder, makeRunFolder, type RunFolder, runFolderAt } from "../observe/run_folder.ts";
+import { holdAlone } from "./alone.ts";
 import { onInterrupt } from "./interrupt.ts";
 import { ArgumentError, type DefaultArguments } from "./parser.ts";
 import { detectLaunch, type Launch } from "./launch.ts";
@@ -72,6 +73,7 @@ export const train: Verb = {
     const resumed = resumedRunFolder(record, folders), { run_dir } = record.runtime;
     requireWritable("runtime.run_dir", resumed && !resumed.path.startsWith(`${run_dir}/`) ? resumed.path : run_dir);
     if (folder) requireWritable("ckpt.save_ckpt_folder", folder);
+    using _alone = folder ? holdAlone("ckpt.save_ckpt_folder", folder) : undefined;
     if (snapshots) requireWritable("ckpt.snapshot_ckpt_folder", snapshots);
     const retuned = await retune(parsed, record, launch);
     const config = withTuning(record, { folders, retuned, onNotice: say });

@@ -322,6 +322,9 @@ export async function trainTokenizer(
     trainer.add(text);
     documents++;
   }
+  if (documents === 0) {
+    throw new RangeError("Cannot train a tokenizer: the text has no documents. More text would work");
+  }
   const trained = trainer.train(options.vocabSize, () => {
     options.onProgress?.({ stage: "train tokenizer", bytes: totalBytes, totalBytes, documents, tokens: 0 });
   });

@@ -6,7 +6,7 @@ import { alpacaPrompt } from "./instructions.ts";
 import { RandomState } from "./mt19937.ts";
 import { jsonLines, parquetFixture, parquetTexts, writeFiles } from "./stream/_testing.ts";
 import { closeTokenFiles, openTokenFile } from "./token_file.ts";
-import { runTokenize, tokenizeFiles } from "./tokenize.ts";
+import { runTokenize, tokenizeFiles, trainTokenizer } from "./tokenize.ts";
 import { loadTokenizer } from "./tokenizer.ts";
 
 const story = `The old captain looked at the sea. The sea looked back at the captain.
@@ -292,4 +292,15 @@ Deno.test("tokenizeFiles() masks the prompts of instructions, and only them", ()
     await fails('[{"instruction": ', "bad.json: not JSON");
     await fails('{"instruction": 3}\n', 'bad.json, line 1: no text in the field "instruction"');
     await fails("[]", "would be empty");
+    const untold = {
+      inputs: [join(folder, "bad.json")],
+      instruct: true,
+      vocabSize: 300,
+      path: join(folder, "own.json"),
+    };
+    assertStringIncludes(
+      (await assertRejects(() => trainTokenizer(untold), Error)).message,
+      "the text has no documents",
+    );
+    assertThrows(() => Deno.statSync(untold.path), Deno.errors.NotFound);
   }));

@@ -52,8 +52,16 @@ export const plan: Verb = {
       console.log(parser.help("plan", summary));
       return 0;
     }
-    const written = await writtenRecord(parsed);
-    const world = parsed.world as number | undefined, draw = parsed.draw as WorldArguments["draw"];
+    const world = parsed.world as number | undefined;
+    // A record cannot be completed for no ranks, and would be blamed.
+    if (world !== undefined && world < 1) {
+      throw new ArgumentError(`--world: ${world} is too small; 1 or more would work`);
+    }
+    const idle = ["device", "link", "per_host", "per_device"].find((name) => parsed.given.has(name));
+    if (idle !== undefined && world === undefined && !parsed.search) {
+      throw new ArgumentError(`--${idle} is for predicting a run of --world ranks; --world 1 beside it would work`);
+    }
+    const written = await writtenRecord(parsed), draw = parsed.draw as WorldArguments["draw"];
     if (world !== undefined || parsed.search) {
       const options = { ...parsed, world: world ?? 1, draw } as unknown as WorldArguments;
       return await planWorld(written, options, (record, worldSize) => resolveWritten(record, { worldSize }));

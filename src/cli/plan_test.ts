@@ -1,7 +1,8 @@
-import { assertEquals, assertMatch, assertRejects } from "@std/assert";
+import { assertEquals, assertMatch, assertRejects, assertStringIncludes } from "@std/assert";
 import { applyChanges, loadConfig } from "../config/mod.ts";
 import { devices, links } from "../train/hardware.ts";
 import { predict } from "../train/predict.ts";
+import { troupe } from "./_testing.ts";
 import { ArgumentError } from "./parser.ts";
 import { drawEvenly } from "./plan.ts";
 import { layoutName, machinesOf, whyBest } from "./plan_world.ts";
@@ -47,6 +48,19 @@ Deno.test("plan --world says which devices and links it knows, and who shares a 
   ];
   for (const [change, message] of refused) {
     await assertRejects(() => machinesOf({ ...args, ...change }), ArgumentError, message);
+  }
+});
+
+Deno.test("plan refuses figures of a prediction that nobody asked for, and one of no ranks", async () => {
+  for (
+    const [args, words] of [[["--device", "h200"], "--device is for"], [
+      ["--world", "0"],
+      "--world: 0 is too small",
+    ]] as const
+  ) {
+    const { code, err } = await troupe("plan", ...args);
+    assertEquals(code, 2);
+    assertStringIncludes(err, words);
   }
 });
 

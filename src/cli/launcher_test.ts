@@ -27,7 +27,8 @@ async function withStage(run: (stage: Stage) => Promise<void>): Promise<void> {
     await Deno.chmod(`${user}/start`, 0o755);
     await Deno.writeTextFile(
       `${project}/deno.json`,
-      `{\n  "tasks": {\n    "show": "deno run --quiet --no-prompt --allow-read --allow-env show.ts"\n  }\n}\n`,
+      `{\n  "tasks": {\n    "show": "deno run --quiet --no-prompt --allow-read --allow-env show.ts",\n` +
+        `    "help": "deno run --quiet --no-prompt --allow-read --allow-env show.ts 'for help'"\n  }\n}\n`,
     );
     await Deno.writeTextFile(
       `${project}/show.ts`,
@@ -85,12 +86,12 @@ Deno.test("troupe passes arguments, the user's folder and the exit code on", () 
     assertEquals(result.code, args.length);
   }));
 
-Deno.test("troupe refuses what is no verb", () =>
+Deno.test("troupe hands what is no verb to help, which tells the nearest", () =>
   withStage(async ({ start, program }) => {
     await program("deno", `exec '${realDeno}' "$@"`);
-    for (const verb of ["shw", "-x", "sho.", "a b"]) {
-      const { code, stderr } = await start([verb]);
-      assertEquals([code, stderr], [2, `troupe: there is no verb "${verb}"; ./troupe help lists them\n`]);
+    for (const verb of ["shw", "-x", "sho.", "a b", "it's"]) {
+      const result = await start([verb, "more"]);
+      assertEquals([show(result).args, result.code], [["for help", verb], 2]);
     }
   }));
 

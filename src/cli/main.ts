@@ -45,7 +45,7 @@ async function help(): Promise<number> {
 /** Runs one verb; whatever goes wrong ends in one sentence and an exit code, never in a stack trace. */
 export async function main([name = "help", ...args]: readonly string[]): Promise<number> {
   if (name === "help" || name === "--help" || name === "-h") {
-    return args.length === 0 || args[0]!.startsWith("-") ? await help() : await main([args[0]!, "--help"]);
+    return args.length === 0 || /^(-h|--help)$/.test(args[0]!) ? await help() : await main([args[0]!, "--help"]);
   }
   if (!Object.hasOwn(verbs, name)) {
     const close = nearest(name, visible);

@@ -1,4 +1,4 @@
-import { assertEquals, assertStringIncludes } from "@std/assert";
+import { assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
 import { troupe } from "./_testing.ts";
 
 Deno.test("main() names the verb that a misspelt one is nearest to, and answers help VERB", async () => {
@@ -8,6 +8,7 @@ Deno.test("main() names the verb that a misspelt one is nearest to, and answers 
     err: 'troupe: there is no verb "trian"; train is the nearest',
   });
   assertStringIncludes((await troupe("xylophone")).err, "there are train, verify, plan");
+  assertMatch((await troupe("help", "-x")).err, /^troupe: there is no verb "-x"; there are train, verify, /);
   const { code, out } = await troupe("help", "blackbox");
   assertEquals([code, out], [0, (await troupe("blackbox", "--help")).out]);
 });

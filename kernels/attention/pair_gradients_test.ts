@@ -119,7 +119,7 @@ Deno.test("attention's gradients by pairs match where the last round has fewer h
 
 Deno.test("attention's gradients by pairs are made in blocks where segments are longer than expected", async () => {
   const sizes = { heads: 2, kvHeads: 1, headDim: 8 };
-  await check(sizes, [50, 3], broad, 2, 16);
+  await check(sizes, [50, 3], square, 2, 16);
 });
 
 Deno.test("segments that begin and end anywhere keep attention by pairs in its operands", async () => {

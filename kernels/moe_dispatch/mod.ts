@@ -161,6 +161,19 @@ ${text}
     let at = entry(p);
     if (choice[at] == e) { ${body} }
   }`;
+    /** Turns each block's count of an expert's tokens into that of the blocks before it; more may follow. */
+    const countsToPlaces = (then: string) => `
+@compute @workgroup_size(64)
+fn main(@builtin(local_invocation_index) lane: u32) {
+  for (var e = lane; e < ${experts}u; e += 64u) {
+    var running = 0u;
+    for (var b = 0u; b < ${blocks}u; b++) {
+      let found = before[b * ${experts}u + e];
+      before[b * ${experts}u + e] = running;
+      running += found;
+    }
+    ${then}
+  }`;
     return [
       pass(
         { slot: "write", row: "write" },
@@ -198,18 +211,7 @@ ${text}
       ),
       pass(
         { count: "write", offset: "write", before: "write" },
-        `
-@compute @workgroup_size(64)
-fn main(@builtin(local_invocation_index) lane: u32) {
-  for (var e = lane; e < ${experts}u; e += 64u) {
-    var running = 0u;
-    for (var b = 0u; b < ${blocks}u; b++) {
-      let found = before[b * ${experts}u + e];
-      before[b * ${experts}u + e] = running;
-      running += found;
-    }
-    count[e] = running;
-  }
+        `${countsToPlaces("count[e] = running;")}
   storageBarrier();
   workgroupBarrier();
   if (lane != 0u) { return; }
@@ -233,17 +235,7 @@ fn main(@builtin(local_invocation_index) lane: u32) {
           ),
           pass(
             { before: "write" },
-            `
-@compute @workgroup_size(64)
-fn main(@builtin(local_invocation_index) lane: u32) {
-  for (var e = lane; e < ${experts}u; e += 64u) {
-    var running = 0u;
-    for (var b = 0u; b < ${blocks}u; b++) {
-      let found = before[b * ${experts}u + e];
-      before[b * ${experts}u + e] = running;
-      running += found;
-    }
-  }`,
+            countsToPlaces(""),
             [1, 1, 1],
           ),
         ]

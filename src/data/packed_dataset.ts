@@ -133,6 +133,26 @@ function checkIndex(index: number, length: number, path: string): void {
   if (!(index >= 0 && index < length)) throw new RangeError(`${path} has ${length} rows; row ${index} was asked for`);
 }
 
+/** Rows of P tokens of a tape, each filled when it is asked for. */
+function rowsOf(
+  tape: Tape,
+  length: number,
+  { packedLength, typeId = 0 }: PackOptions,
+  fill: (row: PackedRow, index: number) => void,
+): RowDataset {
+  return {
+    path: tape.path,
+    length,
+    typeId,
+    row(index) {
+      checkIndex(index, length, tape.path);
+      const row = emptyRow(packedLength);
+      fill(row, index);
+      return row;
+    },
+  };
+}
+
 /**
  * Packing with cut (`pack_sample_into_one: false`): every sample is a segment of its own, cut into segments of S where it
  * is longer. A sample that the end of the row cuts keeps its next token as the last label.
@@ -141,21 +161,13 @@ export function packWithCut(samples: SampleSource | Tape, options: PackOptions):
   const tape = asTape(samples);
   const { seqLen, packedLength, typeId = 0 } = options;
   const length = Math.floor(tape.tokens / packedLength);
-  return {
-    path: tape.path,
-    length,
-    typeId,
-    row(index) {
-      checkIndex(index, length, tape.path);
-      const row = emptyRow(packedLength);
-      visitPieces(tape, packedLength, index, (at, sample, from, to) => {
-        place(row, at, sample.subarray(from, to), to < sample.length ? sample[to] : -100, typeId);
-        for (let end = at + seqLen; end < at + to - from; end += seqLen) endSegment(row, end);
-        endSegment(row, at + to - from);
-      });
-      return row;
-    },
-  };
+  return rowsOf(tape, length, options, (row, index) => {
+    visitPieces(tape, packedLength, index, (at, sample, from, to) => {
+      place(row, at, sample.subarray(from, to), to < sample.length ? sample[to] : -100, typeId);
+      for (let end = at + seqLen; end < at + to - from; end += seqLen) endSegment(row, end);
+      endSegment(row, at + to - from);
+    });
+  });
 }
 
 /**
@@ -171,20 +183,12 @@ export function packIntoOne(samples: SampleSource | Tape, options: PackOptions):
     );
   }
   const length = Math.floor(tape.tokens / packedLength);
-  return {
-    path: tape.path,
-    length,
-    typeId,
-    row(index) {
-      checkIndex(index, length, tape.path);
-      const row = emptyRow(packedLength);
-      visitPieces(tape, packedLength, index, (at, sample, from, to) => {
-        place(row, at, sample.subarray(from, to), -100, typeId);
-      });
-      for (let end = seqLen; end <= packedLength; end += seqLen) endSegment(row, end);
-      return row;
-    },
-  };
+  return rowsOf(tape, length, options, (row, index) => {
+    visitPieces(tape, packedLength, index, (at, sample, from, to) => {
+      place(row, at, sample.subarray(from, to), -100, typeId);
+    });
+    for (let end = seqLen; end <= packedLength; end += seqLen) endSegment(row, end);
+  });
 }
 
 /**
@@ -199,26 +203,18 @@ export function unpackedRows(
   const tape = asTape(samples);
   const { seqLen, packedLength, microBsz, typeId = 0 } = options;
   const length = Math.min(Math.floor(tape.tokens / packedLength), Math.ceil(tape.samples / microBsz));
-  return {
-    path: tape.path,
-    length,
-    typeId,
-    row(index) {
-      checkIndex(index, length, tape.path);
-      const row = emptyRow(packedLength);
-      let at = 0;
-      for (let k = index * microBsz; k < Math.min((index + 1) * microBsz, tape.samples); k++) {
-        const sample = tape.read(k);
-        const piece = sample.subarray(0, seqLen);
-        if (piece.length === 0) continue;
-        place(row, at, piece, -100, typeId);
-        at += piece.length;
-        endSegment(row, at);
-      }
-      if (at < packedLength) endSegment(row, packedLength);
-      return row;
-    },
-  };
+  return rowsOf(tape, length, options, (row, index) => {
+    let at = 0;
+    for (let k = index * microBsz; k < Math.min((index + 1) * microBsz, tape.samples); k++) {
+      const sample = tape.read(k);
+      const piece = sample.subarray(0, seqLen);
+      if (piece.length === 0) continue;
+      place(row, at, piece, -100, typeId);
+      at += piece.length;
+      endSegment(row, at);
+    }
+    if (at < packedLength) endSegment(row, packedLength);
+  });
 }
 
 /**

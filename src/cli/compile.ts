@@ -125,7 +125,9 @@ async function compile(tryBinary: boolean): Promise<void> {
     try {
       if (tryBinary) await compileBinary();
     } catch (error) {
-      console.error(`${(error as Error).message}\nSo Deno itself goes into the file.`);
+      // Deno tells a chain of causes, the last of which is why.
+      const why = (error as Error).message.trim().split("\n").at(-1)!.replace(/^\s*\d+: /, "");
+      console.error(`No binary by deno compile (${why}): Deno itself goes into the file.`);
       tryBinary = false;
     }
     if (!tryBinary) {

@@ -97,9 +97,14 @@ export const scratchOperand = (rounds: Rounds, type: ElementType, parts: 1 | 2 =
 });
 
 /**
- * Functions that read `pairs`, whatever is in it within bounds: `firstHead()` of the round, past all heads where there is
- * none; `pairAt(n)`, query and key block of a pair's number, or past all blocks; `baseOf(i)`, which the number of pair (i, j) exceeds by j; `firstKeys(i)`, `lastQueries(j)`;
- * `queriesAt(n)`, `keysAt(n)`, the block with the nth most pairs.
+ * WGSL functions that read `pairs`. Whatever it holds, what they answer is within bounds:
+ *
+ * - `firstHead()`: the round's first head; past all heads where none is left.
+ * - `pairAt(n)`: query and key block of pair n; past all blocks where there is none.
+ * - `baseOf(i)`: pair (i, j) has the number `baseOf(i) + j`.
+ * - `firstKeys(i)`: first key block that query block i sees; `lastQueries(j)`: one past the last query block that sees key block j.
+ * - `queriesAt(n)`, `keysAt(n)`: the query or key block with the nth most pairs.
+ * - `slotOf(head, n)`: place of pair n among those of the round's heads.
  */
 export const pairsText = (rounds: Rounds): string => {
   const { blocks, pairs, heads, count } = rounds, places = placesOf(rounds);
@@ -115,7 +120,6 @@ fn pairAt(number: u32) -> vec2u {
   let pair = pairs[${places.list}u + min(number, ${pairs - 1}u)];
   return vec2u(pair >> 16u, pair & 0xffffu);
 }
-/** Place of a pair among those of the round's heads. */
 fn slotOf(head: u32, number: u32) -> u32 { return head * ${pairs}u + min(number, ${pairs - 1}u); }`;
 };
 

@@ -86,6 +86,8 @@ for (const type of halfTypes) {
         const toRms = { x, weight, inverse: rms.expected.inverse, dY };
         const backward = rmsNormBackward({ ...sizes, accumulate });
         await checkKernel(backward, { ...toRms, ...(accumulate && { dX: randomNormal(rows * columns, 5) }) }, options);
+        // Rows are spread over lanes as those of rmsNorm: one shape of words and one of vectors for each type.
+        if ((i === 0 || i === 3) !== (type === "f16")) continue;
         const layer = await checkKernel(layerNormForward({ ...sizes, epsilon }), { x, weight, bias }, options);
         const { mean, inverse } = layer.expected;
         await checkKernel(layerNormBackward(sizes), { x, weight, mean, inverse, dY }, options);

@@ -1,6 +1,6 @@
 /** What people see of bad input: one clear sentence, the right exit code, no stack trace, and nothing lost. */
 import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
-import { onSmallDisk } from "../src/cli/_testing.ts";
+import { onSmallDisk, troupe } from "../src/cli/_testing.ts";
 import { goldenDir } from "./golden_dir.ts";
 import {
   assertNoStackTrace,
@@ -33,12 +33,20 @@ async function checkAll(test: Deno.TestContext, folder: string, processes: Proce
   }
 }
 
+/** As `checkAll`, all but the first without a process each: what is refused before anything is begun. */
+async function checkWords(test: Deno.TestContext, folder: string, processes: Processes, cases: readonly Case[]) {
+  await checkAll(test, folder, processes, cases.slice(0, 1));
+  for (const { what, args, code, says } of cases.slice(1)) {
+    await test.step(what, async () => assertSays(await troupe(...args), code, says));
+  }
+}
+
 Deno.test("words that mean nothing are refused with 2", (test) =>
   inFolder(async (folder, processes) => {
     const config = tinyRecord(folder);
     Deno.writeTextFileSync(`${folder}/torn.yaml`, "model: {num_layers: [1");
     Deno.writeTextFileSync(`${folder}/words.yaml`, "hello");
-    await checkAll(test, folder, processes, [
+    await checkWords(test, folder, processes, [
       { what: "an argument", args: ["train", "--confg", config], code: 2, says: /no argument --confg; --config is/ },
       {
         what: "a word too many",
@@ -51,17 +59,22 @@ Deno.test("words that mean nothing are refused with 2", (test) =>
       { what: "a port of no kind", args: ["train", "--port", "99999"], code: 2, says: /--port: 99999 is no port/ },
       {
         what: "no file",
-        args: ["train", "--config", "gone.yaml"],
+        args: ["train", "--config", `${folder}/gone.yaml`],
         code: 2,
         says: /gone\.yaml: .*there is no such file/,
       },
       {
         what: "torn YAML",
-        args: ["train", "--config", "torn.yaml"],
+        args: ["train", "--config", `${folder}/torn.yaml`],
         code: 2,
         says: /torn\.yaml: cannot be read: .*line/,
       },
-      { what: "no record", args: ["train", "--config", "words.yaml"], code: 2, says: /holds no mapping of sections/ },
+      {
+        what: "no record",
+        args: ["train", "--config", `${folder}/words.yaml`],
+        code: 2,
+        says: /holds no mapping of sections/,
+      },
       {
         what: "a field",
         args: ["train", "--config", config, "--set", "data.seqlen=4"],

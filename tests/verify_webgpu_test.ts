@@ -4,12 +4,20 @@
  */
 import { assertEquals } from "@std/assert";
 import { fileURLToPath } from "node:url";
+import { defaultProvider } from "../src/backend/webgpu/provider.ts";
 import { inFolder } from "./processes.ts";
 
 Deno.test("verify follows hf/llama_gqa_packed on WebGPU", () =>
   inFolder(async (folder, processes) => {
     const { code, out, err } = await processes.run(
-      ["verify", fileURLToPath(import.meta.resolve("./golden/hf/llama_gqa_packed")), "--backend", "webgpu", "--json"],
+      [
+        ...(defaultProvider() === "dawn" ? ["dawn"] : []),
+        "verify",
+        fileURLToPath(import.meta.resolve("./golden/hf/llama_gqa_packed")),
+        "--backend",
+        "webgpu",
+        "--json",
+      ],
       { folder, env: { GALLIVM_PERF: "" } },
     );
     assertEquals(code, 0, out + err);

@@ -13,7 +13,7 @@ import type { FloatType } from "../host.ts";
 import { type DeviceTraits, type Operand, type Pass, spread } from "../kernel.ts";
 import { vectorPrelude } from "../norm/rows.ts";
 import { storage } from "../storage.ts";
-import { groupsLength, headWords, longGroups } from "./groups.ts";
+import { groupsLength, headWords, longGroups, longKinds } from "./groups.ts";
 
 export interface GradientSizes {
   readonly tokens: number;
@@ -36,6 +36,8 @@ export interface GradientForm {
   readonly lanes: number;
   /** Workgroups at most that take long groups, by turns; none: all groups are alike. */
   readonly longs: number;
+  /** Workgroups at most that take the other groups, by turns: a device takes its time to start even those with nothing to do. */
+  readonly shorts: number;
   /** Vectors of columns that a workgroup has, for groups by each of `longGroups`; powers of two. */
   readonly across: readonly number[];
 }
@@ -51,8 +53,9 @@ export const gradientForm = (
   each: software ? 1 : 2,
   ahead: software || tokens * columns > 2 ** 23 ? 1 : 2,
   longAhead: 4,
-  lanes: 128,
-  longs: software ? 0 : 528,
+  lanes: software ? 128 : 256,
+  longs: software ? 0 : 264,
+  shorts: software ? Infinity : 2112,
   across: [1, 8, 32],
 });
 
@@ -78,9 +81,10 @@ export function gradientPasses(
     width,
     ["dY"],
   );
-  const slices = across.map((each) => Math.ceil(vectors / each)), kinds = upTo(longGroups.length);
-  const longs = Math.min(form.longs, Math.floor(tokens / (longGroups.at(-1)! + 1)) * Math.max(...slices));
-  const slots = Math.ceil(tokens / each), [x, y] = spread(longs + Math.ceil(slots * vectors / lanes));
+  const slices = across.map((each) => Math.ceil(vectors / each)), kinds = upTo(longKinds);
+  const longs = Math.min(form.longs, Math.floor(tokens / (longGroups(tokens).at(-1)! + 1)) * Math.max(...slices));
+  const slots = Math.max(1, Math.min(Math.ceil(tokens / each), Math.floor(form.shorts * lanes / vectors)));
+  const [x, y] = spread(longs + Math.ceil(slots * vectors / lanes));
   /** Adds the rows of tokens `at`, `at + step`… up to `end`, as many as are asked for at once. */
   const add = (step: string, ahead: number) => {
     const places = upTo(ahead).map((k) => k === 0 ? "at" : `at + ${k}u * ${step}`);
@@ -98,44 +102,45 @@ ${bindings}
 const tokens = ${tokens}u;
 fn tokenAt(place: u32) -> u32 { return min(groups[${headWords}u + min(place, tokens - 1u)], tokens - 1u); }
 fn rowOf(group: u32) -> u32 { return groups[${headWords}u + tokens + group]${firstRow === 0 ? "" : ` - ${firstRow}u`}; }
-fn shortGroups() -> u32 { return min(groups[${longGroups.length}] - groups[${longGroups.length - 1}], tokens); }
+fn shortGroups() -> u32 { return min(groups[${longKinds}] - groups[${longKinds - 1}], tokens); }
 fn beginOf(group: u32) -> u32 { return min(groups[${headWords}u + 2u * tokens + group], tokens); }
 ${longs > 0 ? longText() : ""}
 @compute @workgroup_size(${lanes})
-fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) local: u32) {
-  let own = group.y * ${x}u + group.x;
+fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index) local: u32) {
+  let own = workgroup.y * ${x}u + workgroup.x;
   ${longs > 0 ? `if (own < ${longs}u) { sumLong(own, local); return; }` : ""}
   let i = (own - ${longs}u) * ${lanes}u + local;
   let slot = i / ${vectors}u;
   let c = i % ${vectors}u;
   if (slot >= ${slots}u) { return; }
-  let count = ${form.longs > 0 ? "shortGroups()" : `groups[${longGroups.length}]`};
+  let count = ${form.longs > 0 ? "shortGroups()" : `groups[${longKinds}]`};
+  ${each * slots < tokens ? `for (var group = slot; group < count; group += ${each * slots}u)` : "let group = slot;"} {
   ${
     upTo(each).map((k) => `
-  let group${k} = slot + ${k * slots}u;
-  let place${k} = min(group${k}, tokens - 1u);
-  let row${k} = rowOf(place${k});
-  let begin${k} = beginOf(place${k});
-  let end${k} = beginOf(place${k} + 1u);
-  let first${k} = tokenAt(begin${k}) * ${vectors}u + c;
-  let here${k} = group${k} < count && row${k} < ${vocabulary}u;`).join("")
+    let place${k} = min(group + ${k * slots}u, tokens - 1u);
+    let row${k} = rowOf(place${k});
+    let begin${k} = beginOf(place${k});
+    let end${k} = beginOf(place${k} + 1u);
+    let first${k} = tokenAt(begin${k}) * ${vectors}u + c;
+    let here${k} = group + ${k * slots}u < count && row${k} < ${vocabulary}u;`).join("")
   }
   ${
     upTo(each).map((k) => `
-  var old${k} = V();
-  var sum${k} = V();
-  if (here${k}) { old${k} = dTable[row${k} * ${vectors}u + c]; sum${k} = ${load("dY", `first${k}`)}; }`).join("")
+    var old${k} = V();
+    var sum${k} = V();
+    if (here${k}) { old${k} = dTable[row${k} * ${vectors}u + c]; sum${k} = ${load("dY", `first${k}`)}; }`).join("")
   }
   ${
     upTo(each).map((k) => `
-  if (here${k}) {
-    let end = end${k};
-    var sum = sum${k};
-    for (var at = begin${k} + 1u; at < end; at += ${ahead}u) {
-      ${add("1u", ahead)}
-    }
-    dTable[row${k} * ${vectors}u + c] = old${k} + sum;
-  }`).join("")
+    if (here${k}) {
+      let end = end${k};
+      var sum = sum${k};
+      for (var at = begin${k} + 1u; at < end; at += ${ahead}u) {
+        ${add("1u", ahead)}
+      }
+      dTable[row${k} * ${vectors}u + c] = old${k} + sum;
+    }`).join("")
+  }
   }
 }
 `;

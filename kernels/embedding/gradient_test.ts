@@ -35,11 +35,13 @@ const words = (tokens: number, vocabulary: number) =>
 Deno.test("the gradient of an embedding is the sum over its tokens, however many an id has and whoever adds them", async () => {
   const lengths = [1, 2, 3, 4, 5, 6, 9, 15, 16, 17, 33, 300, 1024, 1025];
   const runs = lengths.flatMap((length, id) => Array<number>(length).fill(id));
-  for (const [ids, columns] of [[runs, 12], [words(300, 40), 5], [words(700, 5000), 36]] as const) {
+  for (
+    const [ids, columns] of [[runs, 12], [words(300, 40), 5], [words(700, 5000), 36], [words(2 ** 14, 900), 4]] as const
+  ) {
     const sizes = { tokens: ids.length, vocabulary: Math.max(...ids) + 1, columns }, { tokens, vocabulary } = sizes;
     const dY = randomNormal(tokens * columns, 4), dTable = randomNormal(vocabulary * columns, 2);
     const inputs = { groups: groupTokens(Uint32Array.from(ids)), dY, dTable };
-    const changes = [{}, ...(ids === runs ? [{ each: 3, ahead: 1, longs: 5 }] : [])], bits: unknown[] = [];
+    const changes = [{}, ...(ids === runs ? [{ each: 3, ahead: 1, longs: 5, shorts: 1 }] : [])], bits: unknown[] = [];
     for (const change of changes) {
       const { outputs, expected } = await checkKernel(kernelOf(sizes, change), inputs, { traits: { software: false } });
       sumOf(ids, inputs, sizes).forEach((value, i) => assertEquals(expected.dTable![i], Math.fround(value)));

@@ -7,7 +7,7 @@
  *
  * | words | what |
  * |---|---|
- * | 3 | how many groups have more tokens than each of `longGroups` |
+ * | 3 | how many groups have more tokens than each of `longGroups(tokens)` |
  * | 1 | how many groups there are |
  * | tokens | the tokens, group by group |
  * | tokens | the id of each group |
@@ -16,11 +16,15 @@
 
 /**
  * Groups of more tokens than the last of these are summed by workgroups, fewer by one invocation a column; of more than
- * those before it by more workgroups, with fewer columns each.
+ * those before it by more workgroups, with fewer columns each. Among few tokens a sum of 32 by one invocation would be what
+ * all others wait for.
  */
-export const longGroups = [1024, 64, 16] as const;
+export const longGroups = (tokens: number): readonly [number, number, number] =>
+  tokens < 2 ** 14 ? [1024, 64, 16] : [1024, 256, 32];
+/** How many kinds of long groups there are. */
+export const longKinds = 3;
 /** Words before the tokens. */
-export const headWords = longGroups.length + 1;
+export const headWords = longKinds + 1;
 
 /** Words of the groups of so many tokens. */
 export const groupsLength = (tokens: number): number => headWords + 3 * tokens + 1;
@@ -39,7 +43,7 @@ export const groupedTokens = (length: number): number => (length - headWords - 1
  * ```
  */
 export function groupTokens(ids: Uint32Array): Uint32Array<ArrayBuffer> {
-  const tokens = ids.length, made = new Uint32Array(groupsLength(tokens));
+  const tokens = ids.length, longer = longGroups(tokens), made = new Uint32Array(groupsLength(tokens));
   const order = made.subarray(headWords), idOf = order.subarray(tokens), beginOf = idOf.subarray(tokens);
   let rows = 0;
   for (let token = 0; token < tokens; token++) rows = Math.max(rows, ids[token]! + 1);
@@ -51,7 +55,7 @@ export function groupTokens(ids: Uint32Array): Uint32Array<ArrayBuffer> {
   }
   const places = new Uint32Array(tokens + 1); // by length: first how many groups, then where the next one goes
   for (let group = 0; group < groups; group++) places[counts[found[group]!]!]!++;
-  const shortest = longGroups.at(-1)! + 1;
+  const shortest = longer.at(-1)! + 1;
   let before = 0;
   const place = (longest: number, least: number) => {
     for (let length = longest; length >= least; length--) {
@@ -67,12 +71,12 @@ export function groupTokens(ids: Uint32Array): Uint32Array<ArrayBuffer> {
   let begin = 0;
   for (let group = 0; group < groups; group++) {
     const id = idOf[group]!, length = counts[id]!;
-    longGroups.forEach((least, kind) => made[kind]! += Number(length > least));
+    longer.forEach((least, kind) => made[kind]! += Number(length > least));
     beginOf[group] = begin;
     next[id] = begin;
     begin += length;
   }
-  made[longGroups.length] = groups;
+  made[longKinds] = groups;
   beginOf[groups] = begin;
   for (let token = 0; token < tokens; token++) order[next[ids[token]!]!++] = token;
   return made;

@@ -9,7 +9,18 @@ import { mixtralMoe } from "./mixtral_moe/mod.ts";
 import { qwen2 } from "./qwen2/mod.ts";
 import { qwen2Moe } from "./qwen2_moe/mod.ts";
 
-const families = new Map<string, ModelFamily>();
+/** The built-in ones; plugins add theirs. */
+const families = new Map<string, ModelFamily>([
+  ["INTERNLM", internlm],
+  ["INTERNLM2", internlm2],
+  ["INTERNLM2_PUBLIC", internlm2],
+  ["LLAMA2", llama2],
+  ["QWEN2", qwen2],
+  ["GEMMA", gemma],
+  ["INTERNLM_MoE", internlmMoe],
+  ["MIXTRALMOE", mixtralMoe],
+  ["QWEN2MOE", qwen2Moe],
+]);
 
 /**
  * Registers a family. The first registration of a name wins, as in InternEvo, so a plugin cannot replace a built-in.
@@ -50,18 +61,3 @@ export function modelTypeOf(config: Readonly<Record<string, unknown>>): string {
       `known are ${moduleNames().join(", ")}`,
   );
 }
-
-/** Registers the built-in families. */
-export function registerModelInitializer(): void {
-  registerModule("INTERNLM", internlm);
-  registerModule("INTERNLM2", internlm2);
-  registerModule("INTERNLM2_PUBLIC", internlm2);
-  registerModule("LLAMA2", llama2);
-  registerModule("QWEN2", qwen2);
-  registerModule("GEMMA", gemma);
-  registerModule("INTERNLM_MoE", internlmMoe);
-  registerModule("MIXTRALMOE", mixtralMoe);
-  registerModule("QWEN2MOE", qwen2Moe);
-}
-
-registerModelInitializer();

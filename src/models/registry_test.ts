@@ -8,14 +8,7 @@ import { shard } from "../parallel/shard.ts";
 import { planModel } from "../train/model.ts";
 import { assembleParameters, fromParameters } from "./convert.ts";
 import type { ModelFamily, TensorMapping } from "./family.ts";
-import {
-  getModule,
-  hasModule,
-  modelTypeOf,
-  moduleNames,
-  registerModelInitializer,
-  registerModule,
-} from "./registry.ts";
+import { getModule, hasModule, modelTypeOf, moduleNames, registerModule } from "./registry.ts";
 
 const record = (model_type: string, model: Record<string, unknown> = {}) =>
   resolveConfig({
@@ -55,7 +48,6 @@ Deno.test("registerModule() keeps the first family of a name", () => {
   assert(getModule("INTERNLM2") !== family);
   assertEquals(registerModule("registry_test", family), true);
   assert(getModule("registry_test") === family && hasModule("registry_test"));
-  registerModelInitializer(); // again: changes nothing
   assert(getModule("INTERNLM2") === getModule("INTERNLM2_PUBLIC"));
   assertThrows(() => getModule("nothing"), ReferenceError, "Cannot find model type nothing: known are INTERNLM,");
 });

@@ -3,6 +3,7 @@
  * It outlives the ranks' crashes, so the curve has every step once however often they start again.
  */
 import { z } from "zod";
+import { fileError } from "../src/checkpoint/durable.ts";
 import { LossSpikeDetector, StuckDetector } from "../src/observe/alerts.ts";
 import { Display } from "../src/observe/display.ts";
 import { JsonLinesWriter } from "../src/observe/jsonl.ts";
@@ -51,7 +52,11 @@ export const monitorProtocol = protocol({
     /** Steps done, as far as was told. */
     progress: { ask: {}, reply: z.object({ step: z.number() }) },
     /** Writes everything out and draws the curve; the last thing asked of a monitor. */
-    finish: { ask: {}, reply: z.object({ lossPlot: z.string().optional() }) },
+    finish: {
+      ask: {},
+      /** The curve as text, and the file that has it as a picture, if it could be written. */
+      reply: z.object({ drawn: z.string().optional(), file: z.string().optional() }),
+    },
   },
 });
 
@@ -218,16 +223,19 @@ export const monitor = ({ folder, totalSteps, title, json, tensorboard, display,
         case "finish": {
           closeWriters(state);
           const { points } = state;
+          let written = false;
           if (points.length < 2) {
             message.reply({});
             break;
           }
           try {
             Deno.writeTextFileSync(folder.lossPlot, lossPlotSvg(points, { title }));
+            written = true;
           } catch (error) {
-            alert(`Cannot write ${folder.lossPlot}: ${(error as Error).message}`); // no reason to lose the rest
+            alert(fileError("write", folder.lossPlot, error).message); // no reason to lose the rest
           }
-          message.reply({ lossPlot: renderLossPlot(points, { width: Math.min(display.columns, 78), height: 14 }) });
+          const drawn = renderLossPlot(points, { width: Math.min(display.columns, 78), height: 14 });
+          message.reply({ drawn, ...(written ? { file: folder.lossPlot } : {}) });
         }
       }
       return state;

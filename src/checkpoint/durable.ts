@@ -65,7 +65,7 @@ export function fileError(action: string, path: string, error: unknown, bytesNee
     ? "a part of the path is a file, not a folder"
     : code === "EROFS"
     ? "the file system is read-only"
-    : code !== undefined || error instanceof Deno.errors.NotCapable
+    : code !== undefined || error instanceof Deno.errors.NotCapable || error instanceof Deno.errors.BadResource
     ? error.message
     : undefined;
   return reason === undefined ? error : new Error(`Cannot ${action} ${path}: ${reason}`, { cause: error });

@@ -296,16 +296,16 @@ async function runCompany(config: ResolvedConfig, run: RunFolder, options: Compa
   try {
     people.message(`Training on ${Deno.hostname()} begins`);
     const outcome = await root.ask({ kind: "run" }, { timeoutMs: Infinity });
-    const { lossPlot } = await monitorRef.ask({ kind: "finish" }, { timeoutMs: 60_000 });
+    const curve = await monitorRef.ask({ kind: "finish" }, { timeoutMs: 60_000 });
     const folders = [checkpoints, snapshots].filter((folder) => folder !== undefined);
     const words = outcome.outcome === "failed" ? outcome.reason! : lastWords(outcome, folders, config.ckpt.auto_resume);
     people.message(`Training on ${Deno.hostname()} ${outcome.outcome}: ${words}`);
     await people.settled();
     await runtime.stop();
     await hosts?.finish(outcome.outcome === "failed" ? 1 : 0, words);
-    if (lossPlot) say(`\n${lossPlot}\n`);
+    if (curve.drawn) say(`\n${curve.drawn}\n`);
     say(outcome.outcome === "failed" ? `troupe train: ${words}` : words);
-    if (outcome.step > 0) say(`Records: ${run.metrics}${lossPlot ? `, curve: ${run.lossPlot}` : ""}`);
+    if (outcome.step > 0) say(`Records: ${run.metrics}${curve.file ? `, curve: ${curve.file}` : ""}`);
     return outcome.outcome === "failed" ? 1 : outcome.unsaved ? stoppedAtOnce : 0;
   } finally {
     await runtime.stop();

@@ -1,4 +1,5 @@
 /** Tells people who are not at the screen: alerts, and the start and the end of a run, to the chat that the record names. */
+import { fileError } from "../checkpoint/durable.ts";
 import { dirname } from "node:path";
 import { claimAlert, sendFeishuMessage } from "./alerts.ts";
 
@@ -57,7 +58,7 @@ export function createAlertSender(
       try {
         if (alert_file_path !== null && !claimAlert(alert_file_path, text)) return;
       } catch (error) {
-        onError(`Cannot write alert file ${alert_file_path}: ${(error as Error).message}`);
+        onError(fileError("write alert file", alert_file_path!, error).message);
       }
       message(text);
     },

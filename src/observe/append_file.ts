@@ -1,4 +1,5 @@
 /** A file that only grows by whole records, and stays readable whatever happens between two of them. */
+import { fileError } from "../checkpoint/durable.ts";
 
 /**
  * Appends records one write each. A write that fails is taken back and reported once, never raised: a full disk must not
@@ -32,9 +33,7 @@ export class AppendFile implements Disposable {
       return true;
     } catch (error) {
       if (!this.#failing) {
-        this.#onError(
-          `Cannot write ${this.path}: ${(error as Error).message}; records are dropped until writing works again`,
-        );
+        this.#onError(`${fileError("write", this.path, error).message}. Records are dropped until writing works again`);
       }
       this.#failing = true;
       try {

@@ -3,7 +3,7 @@
  * and bytes that real sockets take, by axis too, headers apart.
  */
 import { assertEquals } from "@std/assert";
-import { laneId, pairId } from "../src/comm/collectives/communicator.ts";
+import { laneId, pairName } from "../src/comm/collectives/communicator.ts";
 import type { Mode } from "../src/parallel/mesh.ts";
 import { type Division, onWorld, recordOf, type TinyRun, trainSteps } from "./layouts.ts";
 import { countingSockets } from "./sockets.ts";
@@ -178,7 +178,8 @@ for (const [name, { run: own = run, program, sent, ...division }] of Object.entr
       /** Takes what was sent along an axis out of the count. */
       const take = (axis: Mode): number => {
         const { ranks, index } = world.mesh.group(axis);
-        const ids = [laneId(axis, ranks), ...ranks.map((other) => pairId(axis, ranks[index]!, other))];
+        const me = ranks[index]!;
+        const ids = [laneId(axis, ranks), ...ranks.map((other) => laneId(pairName(axis, me, other), [me, other]))];
         const bytes = ids.reduce((sum, id) => sum + (counted.get(id) ?? 0), 0);
         for (const id of ids) counted.delete(id);
         return bytes;

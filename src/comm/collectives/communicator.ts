@@ -73,12 +73,10 @@ function hash(text: string): number {
   return value;
 }
 
-/** The number that frames of a group's collectives carry; of a pair's messages, whose name says from whom to whom. */
+/** The number that frames of a group's collectives carry, or those of a pair's messages (`pairName`). */
 export const laneId = (name: string, ranks: readonly number[]): number => hash(`${name} ${ranks.join()}`);
-const pairName = (group: string, from: number, to: number): string => `${group}, ${from} to ${to}`;
-/** The number that frames of messages from one rank of a group to another carry. */
-export const pairId = (group: string, from: number, to: number): number =>
-  laneId(pairName(group, from, to), [from, to]);
+/** The lane of messages from one rank of a group to another. */
+export const pairName = (group: string, from: number, to: number): string => `${group}, ${from} to ${to}`;
 
 /** A line of work within which the order is the same on all ranks: a group's collectives, or a pair's messages. */
 interface Lane {

@@ -7,7 +7,7 @@ import { isMainThread, workerData } from "node:worker_threads";
 import { ConfigError } from "../config/error.ts"; // alone, as workers need no more of a run record
 import { nearest } from "../config/nearest.ts";
 import { ArgumentError } from "./parser.ts";
-import { enterUserFolder } from "./self.ts";
+import { enterUserFolder, programVersion } from "./self.ts";
 import type { Verb } from "./verb.ts";
 
 /** Loaded when asked for, so that no verb pays for another. `hidden` ones are for the program itself. */
@@ -44,6 +44,10 @@ async function help(): Promise<number> {
 
 /** Runs one verb; whatever goes wrong ends in one sentence and an exit code, never in a stack trace. */
 export async function main([name = "help", ...args]: readonly string[]): Promise<number> {
+  if ((name === "help" ? args[0] : name) === "--version") {
+    console.log(`troupe ${programVersion}`);
+    return 0;
+  }
   if (name === "help" || name === "--help" || name === "-h") {
     return args.length === 0 || /^(-h|--help)$/.test(args[0]!) ? await help() : await main([args[0]!, "--help"]);
   }

@@ -9,6 +9,9 @@ Deno.test("main() names the verb that a misspelt one is nearest to, and answers 
   });
   assertStringIncludes((await troupe("xylophone")).err, "there are train, verify, plan");
   assertMatch((await troupe("help", "-x")).err, /^troupe: there is no verb "-x"; there are train, verify, /);
+  for (const words of [["--version"], ["help", "--version"]]) { // the launcher hands it to help
+    assertMatch((await troupe(...words)).out, /^troupe \d+\.\d+\.\d+ on Deno \d/);
+  }
   const { code, out } = await troupe("help", "blackbox");
   assertEquals([code, out], [0, (await troupe("blackbox", "--help")).out]);
 });

@@ -3,32 +3,23 @@ import { assert, assertEquals, assertMatch } from "@std/assert";
 import { assertNoStackTrace, curve, inFolder, tinyRecord } from "./processes.ts";
 import { skip } from "./skip.ts";
 import { missing, namespaces, noNamespaces } from "./two_hosts.ts";
+import { undisturbed } from "./undisturbed.ts";
 
 const train = (path: string, ...more: string[]) => ["train", "--config", path, "--backend", "cpu", "--json", ...more];
-
-function folders(parent: string): [string, string] {
-  return ["calm", "rough"].map((name) => {
-    Deno.mkdirSync(`${parent}/${name}`);
-    return `${parent}/${name}`;
-  }) as [string, string];
-}
 
 const cut = "a host whose cable is pulled is missed within seconds, leaves by itself, and is replaced";
 const noCut = noNamespaces();
 if (noCut) skip(cut, noCut);
 else {
   Deno.test(cut, () =>
-    inFolder(async (parent, processes) => {
-      const [calm, rough] = folders(parent);
-      const record = (folder: string) =>
-        tinyRecord(folder, {
-          data: { total_steps: 40 },
-          ckpt: { checkpoint_every: 4 },
-          runtime: { max_restarts: 20 },
-        });
-      assertEquals((await processes.run(train(record(calm), "--nproc", "2"), { folder: calm })).code, 0);
+    inFolder(async (folder, processes) => {
+      const path = tinyRecord(folder, {
+        data: { total_steps: 40 },
+        ckpt: { checkpoint_every: 4 },
+        runtime: { max_restarts: 20 },
+      });
+      const calm = await undisturbed(path, 2), options = { folder };
       await using hosts = namespaces(processes);
-      const path = record(rough), options = { folder: rough };
       const root = hosts.root(train(path, "--world_size", "2"), options), lost = hosts.member(train(path), options);
       const lines = () => root.out.text.split("\n").length - 1;
       await root.out.until(() => lines() >= 6, "some steps");
@@ -45,7 +36,7 @@ else {
       const [ended, its] = await Promise.all([root.ended, replacement.ended]);
       assertEquals([ended.code, its.code], [0, 0], ended.err + its.err);
       assertMatch(ended.err, /ALERT Host .* was not heard of for 6 s/);
-      assertEquals(curve(rough), curve(calm));
+      assertEquals(curve(folder), calm);
     }));
 }
 
@@ -55,24 +46,21 @@ const noSlow = missing(["tc"]) ?? noNamespaces();
 if (noSlow) skip(slow, noSlow);
 else {
   Deno.test(slow, () =>
-    inFolder(async (parent, processes) => {
-      const [calm, rough] = folders(parent);
+    inFolder(async (folder, processes) => {
       // 0.8 MB of gradients a step go each way as one bucket of 0.4 MB, and parameters after them: 3 s each at 1 Mbit/s.
-      const record = (folder: string) =>
-        tinyRecord(folder, {
-          model: { hidden_size: 64, vocab_size: 1536 },
-          data: { total_steps: 2 },
-          ckpt: { enable_save_ckpt: false },
-          runtime: { max_restarts: 0 },
-        });
-      assertEquals((await processes.run(train(record(calm), "--nproc", "2"), { folder: calm })).code, 0);
+      const path = tinyRecord(folder, {
+        model: { hidden_size: 64, vocab_size: 1536 },
+        data: { total_steps: 2 },
+        ckpt: { enable_save_ckpt: false },
+        runtime: { max_restarts: 0 },
+      });
+      const calm = await undisturbed(path, 2), options = { folder };
       await using hosts = namespaces(processes, { rate: "1mbit" });
-      const path = record(rough), options = { folder: rough };
       const root = hosts.root(train(path, "--world_size", "2"), options), member = hosts.member(train(path), options);
       const [ended, its] = await Promise.all([root.ended, member.ended]);
       assertEquals([ended.code, its.code], [0, 0], ended.err + its.err);
       assertNoStackTrace(ended);
-      assertEquals(curve(rough), curve(calm));
+      assertEquals(curve(folder), calm);
       const { tokensPerSecond } = JSON.parse(ended.out.trim().split("\n").at(-1)!);
       assert(64 * 2 / tokensPerSecond > 5, `the cable was slow: ${tokensPerSecond} tokens/s`);
     }));

@@ -13,13 +13,14 @@ import {
   tinyRecord,
   until,
 } from "./processes.ts";
+import { undisturbed } from "./undisturbed.ts";
 
 const totalSteps = 16;
 
 type Section = Record<string, unknown>;
 
-function train(folder: string, processes: Processes, nproc: number, changes: Record<string, Section> = {}): Started {
-  const record = tinyRecord(folder, {
+const recordOf = (folder: string, changes: Record<string, Section> = {}) =>
+  tinyRecord(folder, {
     ...changes,
     model: { hidden_size: 32 },
     data: { total_steps: totalSteps, micro_num: 2, ...changes.data },
@@ -27,6 +28,9 @@ function train(folder: string, processes: Processes, nproc: number, changes: Rec
     hybrid_zero_optimizer: { clip_grad_norm: 1 },
     runtime: { max_restarts: 20, ...changes.runtime },
   });
+
+function train(folder: string, processes: Processes, nproc: number, changes: Record<string, Section> = {}): Started {
+  const record = recordOf(folder, changes);
   return processes.start(
     ["train", "--config", record, "--backend", "cpu", "--json", "--nproc", String(nproc)],
     { folder },
@@ -53,10 +57,8 @@ const wasInTurn = (folder: string) =>
     .some(({ text }: { text: string }) => /^receive of device with place 1, .*: failed$/.test(text));
 
 Deno.test("a rank that freezes, or is killed, in its turn on what ranks share is named and replaced, and the curve does not tell", () =>
-  inFolder(async (parent, processes) => {
-    const [calm, rough] = folders(parent, "calm", "rough") as [string, string],
-      data = { micro_num: 8, total_steps: 12 };
-    const undisturbed = train(calm, processes, 3, { data });
+  inFolder(async (rough, processes) => {
+    const data = { micro_num: 8, total_steps: 12 }, calm = await undisturbed(recordOf(rough, { data }), 3);
     const run = train(rough, processes, 3, { data, runtime: { gpu_turns: "always" } });
     let attempt = 1;
     for (const signal of ["STOP", "KILL"] as const) {
@@ -79,14 +81,12 @@ Deno.test("a rank that freezes, or is killed, in its turn on what ranks share is
     );
     assertMatch(ended.err, /^ALERT Rank 1 was killed by SIGKILL .*; starting all ranks again \(restart \d+, of 20/m);
     assertStringIncludes(ended.err, "All 3 ranks are back and go on from ");
-    assertEquals((await undisturbed.ended).code, 0);
-    assertEquals(curve(rough), curve(calm));
+    assertEquals(curve(rough), calm);
   }));
 
 Deno.test("when the root is killed its ranks are gone, and the next start goes on, encrypted as well", () =>
-  inFolder(async (parent, processes) => {
-    const [calm, rough] = folders(parent, "calm", "rough") as [string, string];
-    assertEquals((await train(calm, processes, 2).ended).code, 0);
+  inFolder(async (rough, processes) => {
+    const calm = await undisturbed(recordOf(rough), 2);
     const first = train(rough, processes, 2, { runtime: { encrypt: true } });
     await more(first, 7);
     const { root, ranks: members } = ranks(rough)!;
@@ -97,7 +97,7 @@ Deno.test("when the root is killed its ranks are gone, and the next start goes o
     const second = await train(rough, processes, 2, { runtime: { encrypt: true } }).ended;
     assertEquals(second.code, 0, second.err);
     assertMatch(second.err, /resumed from step \d+/);
-    assertEquals(curve(rough), curve(calm));
+    assertEquals(curve(rough), calm);
   }));
 
 Deno.test("4, 3, 2 and 4 ranks across restarts, however they divide the state, train on the same batches as 4 ranks undisturbed", () =>

@@ -4,6 +4,7 @@ import {
   assertNoStackTrace,
   checkpointEntries,
   curve,
+  type CurvePoint,
   inFolder,
   type Processes,
   rankOf,
@@ -30,10 +31,14 @@ async function assertGone(processes: Processes, pids: readonly number[]): Promis
   for (const pid of pids) await until(async () => !await processes.alive(pid), `the end of process ${pid}`);
 }
 
+let calm: { readonly curve: CurvePoint[]; readonly entries: Record<string, string> } | undefined;
+
+/** What a run that nothing interrupts comes to: the first test that asks for it makes it, in `folder`. */
 async function undisturbed(folder: string, processes: Processes) {
+  if (calm) return calm;
   Deno.mkdirSync(folder);
   assertEquals((await train(folder, processes).ended).code, 0);
-  return { curve: curve(folder), entries: checkpointEntries(folder, totalSteps) };
+  return calm = { curve: curve(folder), entries: checkpointEntries(folder, totalSteps) };
 }
 
 Deno.test("train() saves at Ctrl-C and at SIGTERM to the whole group, ends with 0, and the same command goes on to the same curve and weights", () =>

@@ -103,18 +103,19 @@ interface State {
   };
 }
 
-export const monitor = ({ folder, totalSteps, title, json, tensorboard, display, onAlert }: MonitorOptions) =>
-  actor({
+export const monitor = ({ folder, totalSteps, title, json, tensorboard, display, onAlert }: MonitorOptions) => {
+  const eventsOf = (settings: TensorBoardSettings) => settings.folder ?? folder.tensorboards;
+  return actor({
     protocol: monitorProtocol,
     internal: { check: {} },
     initial(context): State {
       context.every(30_000, { kind: "check" });
       const shown = display ?? new Display({ json });
-      const logFile = attempt(shown, "write the log file", () => fileSink(`${folder.logs}/${mainRank}`));
-      const { folder: eventFolder, resumeFrom } = tensorboard ?? {};
+      const logFile = attempt(shown, "write log file", `${folder.logs}/${mainRank}`, fileSink);
+      const resumeFrom = tensorboard?.resumeFrom;
       if (resumeFrom) {
-        const to = eventFolder ?? folder.tensorboards;
-        attempt(shown, "copy the event files of resume_tb_folder", () => copyFolder(resumeFrom, to));
+        const to = eventsOf(tensorboard);
+        attempt(shown, "copy the event files of resume_tb_folder", resumeFrom, (from) => copyFolder(from, to));
       }
       return {
         display: shown,
@@ -146,11 +147,16 @@ export const monitor = ({ folder, totalSteps, title, json, tensorboard, display,
       switch (message.kind) {
         case "begin":
           closeWriters(state);
-          state.lines = new JsonLinesWriter(folder.metrics, { resumeStep: message.batch, onError: alert });
-          state.board = tensorboard && attempt(display, "write event files", () => {
-            const { folder: events, queueMaxLength = 1, texts = {} } = tensorboard;
+          state.lines = attempt(
+            display,
+            "write metrics to",
+            folder.metrics,
+            (path) => new JsonLinesWriter(path, { resumeStep: message.batch, onError: alert }),
+          );
+          state.board = tensorboard && attempt(display, "write event files to", eventsOf(tensorboard), (events) => {
+            const { queueMaxLength = 1, texts = {} } = tensorboard;
             const board = new TensorBoardWriter({
-              folder: `${events ?? folder.tensorboards}/${mainRank}`,
+              folder: `${events}/${mainRank}`,
               purgeStep: message.step,
               queueMaxLength,
               totalSteps,
@@ -247,16 +253,17 @@ export const monitor = ({ folder, totalSteps, title, json, tensorboard, display,
       await state.display.flushed(); // what is printed after this one ended comes after what it showed
     },
   });
+};
 
 /** The rank whose log and event files these are: the first of all, as there is one. */
 const mainRank = rankFileName({ dp: 0, tp: 0, pp: 0, main: true });
 
 /** What cannot be written is told; a run goes on without it. */
-function attempt<T>(display: Display, what: string, write: () => T): T | undefined {
+function attempt<T>(display: Display, what: string, path: string, write: (path: string) => T): T | undefined {
   try {
-    return write();
+    return write(path);
   } catch (error) {
-    display.message(`ALERT Cannot ${what}: ${(error as Error).message}`);
+    display.message(`ALERT ${fileError(what, path, error).message}`);
   }
 }
 

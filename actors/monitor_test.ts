@@ -4,13 +4,13 @@ import { makeRunFolder, runFolderAt } from "../src/observe/run_folder.ts";
 import { monitor } from "./monitor.ts";
 import { createRuntime } from "./runtime/mod.ts";
 
-Deno.test("a curve that cannot be written is told of, drawn all the same, and no file is named", async () => {
+Deno.test("metrics and a curve that cannot be written are told of; the run is shown all the same, and no file is named", async () => {
   const path = await Deno.makeTempDir(), folder = runFolderAt(path), said: string[] = [];
   makeRunFolder(folder);
   const output = { isTerminal: false, columns: () => 80, write: (text: string) => void said.push(text) };
   const runtime = createRuntime();
   try {
-    Deno.mkdirSync(folder.lossPlot); // where the file would be
+    for (const file of [folder.metrics, folder.lossPlot]) Deno.mkdirSync(file); // folders where the files would be
     const options = { folder, totalSteps: 2, title: "t", json: false, display: new Display({ output }) };
     const ref = runtime.spawn("monitor", monitor(options));
     ref.send({ kind: "begin", step: 0, batch: 0 });
@@ -19,7 +19,9 @@ Deno.test("a curve that cannot be written is told of, drawn all the same, and no
     const { drawn, file } = await ref.ask({ kind: "finish" });
     assertMatch(drawn!, /loss/);
     assertEquals(file, undefined);
-    assertMatch(said.join(""), /^ALERT Cannot write .*loss\.svg: /m);
+    assertMatch(said.join(""), /^ALERT Cannot write metrics to .*metrics\.jsonl: Is a directory$/m);
+    assertMatch(said.join(""), /^step 2\/2 {2}loss 1\.0000/m);
+    assertMatch(said.join(""), /^ALERT Cannot write .*loss\.svg: Is a directory$/m);
   } finally {
     await runtime.stop();
     await Deno.remove(path, { recursive: true });

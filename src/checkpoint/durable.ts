@@ -66,7 +66,7 @@ export function fileError(action: string, path: string, error: unknown, bytesNee
     : code === "EROFS"
     ? "the file system is read-only"
     : code !== undefined || error instanceof Deno.errors.NotCapable || error instanceof Deno.errors.BadResource
-    ? error.message
+    ? error.message.replace(/ \(os error \d+\).*/s, "") // what follows repeats the path
     : undefined;
   return reason === undefined ? error : new Error(`Cannot ${action} ${path}: ${reason}`, { cause: error });
 }

@@ -139,8 +139,11 @@ async function runCompany(config: ResolvedConfig, run: RunFolder, options: Compa
   const { nproc, encrypt, elastic } = config.runtime, world = launch.world ?? nproc;
   const address = launch.host ?? "127.0.0.1";
   const runtime = createRuntime({
-    // How a rank ended is the supervisor's to say.
-    log: (actor, text) => (debug || !/\brank-\d+(-\d+)?$/.test(actor)) && monitorRef.send({ kind: "notice", text }),
+    // How a rank ended is the supervisor's to say; how the monitor did, it cannot say itself.
+    log: (actor, text) =>
+      actor === "monitor"
+        ? say(`troupe train: the monitor ${text}`)
+        : (debug || !/\brank-\d+(-\d+)?$/.test(actor)) && monitorRef.send({ kind: "notice", text }),
     ...(debug ? {} : { onDeadLetter: () => {} }),
   });
   const people = alertPeople(config, (text) => monitorRef.send({ kind: "notice", text }));

@@ -15,7 +15,7 @@ export interface ArgumentOptions {
   readonly help?: string;
   /** The argument may be given several times, and its value is a list. */
   readonly repeat?: boolean;
-  /** The verbs whose help shows the argument; all of them if absent. */
+  /** The verbs whose help shows the argument; all of them if absent, and none where the program gives it to itself. */
   readonly verbs?: readonly string[];
   /** How many words an argument without dashes takes: exactly one, at most one, or any number. @default {"1"} */
   readonly nargs?: "1" | "?" | "*";
@@ -175,7 +175,7 @@ export function createParser<Parsed extends ParsedArguments = ParsedArguments>()
 
   function unknown(argument: string): ArgumentError {
     const name = argument.replace(/^-+/, "").split("=")[0].replaceAll("-", "_");
-    const close = nearest(name, named.keys());
+    const close = nearest(name, shownNames());
     const asked = argument.split("=")[0];
     return new ArgumentError(
       close === undefined
@@ -184,9 +184,14 @@ export function createParser<Parsed extends ParsedArguments = ParsedArguments>()
     );
   }
 
+  /** Not those that the program gives itself, which no verb's help shows. */
+  function shownNames(): string[] {
+    return [...named.values()].filter(({ verbs }) => verbs?.length !== 0).map(({ key }) => key);
+  }
+
   function listing(): string {
     return `the arguments are ${
-      [...placed.map(({ key }) => key), ...[...named.keys()].map((key) => `--${key}`)].join(", ")
+      [...placed.map(({ key }) => key), ...shownNames().map((key) => `--${key}`)].join(", ")
     }`;
   }
 

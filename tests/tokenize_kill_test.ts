@@ -1,5 +1,6 @@
 /** `troupe tokenize`, killed again and again: the same command goes on, and its output tells nothing of it. */
 import { assert, assertEquals, assertStringIncludes } from "@std/assert";
+import { existsSync } from "node:fs";
 import { inFolder, until } from "./processes.ts";
 
 const tokenizer = new URL("../configs/demo/tokenizer.json", import.meta.url).pathname;
@@ -14,14 +15,6 @@ function corpus(folder: string): string[] {
   Deno.writeTextFileSync(paths[0]!, documents.map((text) => JSON.stringify({ text }) + "\n").join(""));
   Deno.writeTextFileSync(paths[1]!, documents.toReversed().join("\n\n"));
   return paths;
-}
-
-function exists(path: string): boolean {
-  try {
-    return Deno.statSync(path).isFile;
-  } catch {
-    return false;
-  }
 }
 
 Deno.test("tokenize goes on where SIGKILLs stopped it, and writes the bytes of an undisturbed run, with any number of workers", () =>
@@ -71,7 +64,7 @@ Deno.test("tokenize goes on where SIGKILLs stopped it, and writes the bytes of a
 
     // What does not fit is not gone on from.
     const other = begin("rough", "--name", "other", "--workers", "0");
-    await until(() => exists(journal.replace("data.bin", "other.bin")), "a note of how far it is");
+    await until(() => existsSync(journal.replace("data.bin", "other.bin")), "a note of how far it is");
     await processes.signal("KILL", -other.group);
     await other.ended;
     const changed = await begin("rough", "--name", "other", "--workers", "0", "--no_eos").ended;

@@ -1,4 +1,5 @@
 /** `troupe doctor`: what this machine has for training, what is missing, and what to type. */
+import { existsSync } from "node:fs";
 import { dirname, join, resolve } from "node:path";
 import manifest from "../../deno.json" with { type: "json" };
 import { dawnAdvice, findDawn } from "../backend/webgpu/dawn.ts";
@@ -190,7 +191,7 @@ function apiOf(features: readonly string[]): NonNullable<DriverReport["api"]> {
 /** What the Vulkan loader reads on Linux, unless the environment names files. */
 function vulkanManifests(): string[] {
   const named = Deno.env.get("VK_DRIVER_FILES") || Deno.env.get("VK_ICD_FILENAMES");
-  return named ? named.split(":").filter((path) => exists(path)) : vulkanFiles("icd.d");
+  return named ? named.split(":").filter((path) => existsSync(path)) : vulkanFiles("icd.d");
 }
 
 /** Files of one kind where the Vulkan loader looks for them. */
@@ -208,13 +209,13 @@ function hasVulkanLoader(): boolean {
   const given = (Deno.env.get("LD_LIBRARY_PATH") ?? "").split(":").filter(Boolean);
   const roots = ["/usr/lib", "/usr/lib64", "/usr/local/lib", "/lib", "/lib64"];
   const triples = list("/usr/lib").filter((name) => name.endsWith("-linux-gnu")).map((name) => `/usr/lib/${name}`);
-  return [...given, ...roots, ...triples].some((folder) => exists(join(folder, "libvulkan.so.1")));
+  return [...given, ...roots, ...triples].some((folder) => existsSync(join(folder, "libvulkan.so.1")));
 }
 
 /** What keeps files from being written to the folder, or to the nearest one above it that is there. */
 function tryWriting(folder: string): { what: string; advice: string } | undefined {
   let place = resolve(folder);
-  while (!exists(place) && place !== dirname(place)) place = dirname(place);
+  while (!existsSync(place) && place !== dirname(place)) place = dirname(place);
   try {
     Deno.removeSync(Deno.makeTempFileSync({ dir: place, prefix: ".troupe-doctor-" }));
   } catch (error) {
@@ -297,14 +298,6 @@ export function atLeast(version: string, needed: string): boolean {
     if (ours[index] !== theirs[index]) return ours[index] > theirs[index];
   }
   return true;
-}
-
-function exists(path: string): boolean {
-  try {
-    return Deno.statSync(path) !== undefined;
-  } catch {
-    return false;
-  }
 }
 
 function list(folder: string): string[] {

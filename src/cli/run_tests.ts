@@ -4,6 +4,7 @@
  *
  *     ./troupe test [FILE...] [--filter=TEXT]
  */
+import { existsSync } from "node:fs";
 import { resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 import { findDawn } from "../backend/webgpu/dawn.ts";
@@ -111,12 +112,21 @@ function locate(argument: string): string {
   return argument.startsWith("-") ? argument : resolve(Deno.env.get("INIT_CWD") ?? ".", argument);
 }
 
+/** Files that are named and are not there. */
+const missing = import.meta.main
+  ? Deno.args.filter((argument) => !/^-|[*?[{]/.test(argument) && !existsSync(locate(argument)))
+  : [];
+
 if (import.meta.main && Deno.args.some((argument) => argument === "--help" || argument === "-h")) {
   console.log(
     "Usage: troupe test [FILE...] [--filter=TEXT]\n\n" +
       "Checks formatting, lint and types, then runs every test and every documented example. With files named, only those\n" +
       "are run. Other flags go to `deno test`.",
   );
+} else if (import.meta.main && missing.length > 0) {
+  for (const name of missing) console.log(`There is no file ${name}: tests are named as seen from where you stand`);
+  console.log(`\n${formatCounts({ passed: 0, failed: missing.length, skipped: 0 })}`);
+  Deno.exitCode = 1;
 } else if (import.meta.main) {
   const named = Deno.args.some((argument) => !argument.startsWith("-"));
   const checks = named ? {} : {

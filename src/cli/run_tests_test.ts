@@ -66,6 +66,7 @@ Deno.test("the test command counts in its last line, in plain text, and fails wh
 
     const none = await runTests(folder, "missing_test.ts");
     assertEquals([none.code, none.lines.at(-2)], [1, "0 passed, 1 failed"]);
+    assertStringIncludes(none.lines[0]!, "There is no file missing_test.ts");
   } finally {
     await Deno.remove(folder, { recursive: true });
   }

@@ -1,4 +1,5 @@
 /** What a verb of the command line is, and what verbs share. */
+import { existsSync } from "node:fs";
 import { loadConfig, resolveConfig, type ResolvedConfig } from "../config/mod.ts";
 import { moduleNames } from "../models/registry.ts";
 import { loadPlugins } from "../train/model.ts";
@@ -31,17 +32,8 @@ function findFiles(written: Record<string, unknown>): void {
   const data = written.data as Record<string, unknown> | undefined;
   for (const field of readPaths) {
     const path = data?.[field];
-    if (typeof path !== "string" || path.startsWith("/") || exists(path)) continue;
-    if (exists(programFile(path))) data![field] = programFile(path);
-  }
-}
-
-function exists(path: string): boolean {
-  try {
-    Deno.statSync(path);
-    return true;
-  } catch {
-    return false; // unreadable or absent: whoever opens it says which
+    if (typeof path !== "string" || path.startsWith("/") || existsSync(path)) continue;
+    if (existsSync(programFile(path))) data![field] = programFile(path);
   }
 }
 

@@ -1,4 +1,5 @@
 /** `troupe verify DIR...`: replays reference trainings and says how far this machine strays from them. */
+import { existsSync } from "node:fs";
 import type { Backend } from "../backend/backend.ts";
 import { openBackend } from "../backend/open.ts";
 import { ConfigError } from "../config/mod.ts";
@@ -58,6 +59,12 @@ export const verify: Verb = {
     if (folders.length === 0) {
       throw new ArgumentError(
         "folder is missing: one or more, each with config.json, model.safetensors and curve.json",
+      );
+    }
+    for (const folder of folders) {
+      if (existsSync(`${folder}/curve.json`)) continue;
+      throw new ArgumentError(
+        `folder: there is no ${folder}/curve.json; a reference training has config.json, model.safetensors and curve.json`,
       );
     }
     if (!(nproc >= 1)) throw new ArgumentError(`--nproc: ${nproc} ranks verify nothing; 1 or more would work`);

@@ -12,8 +12,9 @@ import { attentionBackward, attentionForward, type AttentionOptions } from "./mo
 
 const withTraits = (kernel: Kernel, passes: Kernel["passes"]): Kernel => ({ ...kernel, passes });
 
-/** Blocks of the sizes that ship, of fewer subgroups, and smaller ones, which compile sooner in software. */
-const pair = { subgroups: 2, rows: 32, columns: 32 }, large = { forward: pair, queryGradient: pair, keyGradient: pair };
+/** Blocks of sizes that ship, of fewer subgroups, and smaller ones, which compile sooner in software. */
+const pair = { subgroups: 2, rows: 32, columns: 32 };
+const large = { forward: pair, queryGradient: { ...pair, rows: 16 }, keyGradient: { ...pair, columns: 16 } };
 const one = { subgroups: 1, rows: 32, columns: 16 };
 const little = { forward: one, queryGradient: one, keyGradient: { ...one, rows: 16, columns: 32 } };
 

@@ -10,8 +10,11 @@ for (const software of [true, false]) {
     Deno.test(`cross entropy kernels match their references in ${type}, software ${software}`, async () => {
       const shapes = [[1, 1], [1, 6], [4, 4], [37, 13], [18, 260], [3, 5003]];
       for (const [i, [rows, columns]] of shapes.entries()) {
-        // Texts take long to compile here: every other shape is smoothed, of the next type the others.
-        const labelSmoothing = (i + floatTypes.indexOf(type) + Number(software)) % 2 === 0 ? 0 : 0.1;
+        // Texts take long to compile here: a form has one of the half types at a shape, at the one after the next the other;
+        // and every other shape is smoothed, of the next type the others.
+        const turn = floatTypes.indexOf(type) + Number(software);
+        if (type !== "f32" && ((i >> 1) + turn) % 2 !== 0) continue;
+        const labelSmoothing = (i + turn) % 2 === 0 ? 0 : 0.1;
         const logits = randomNormal(rows * columns, 1).map((value) => 4 * value), labels = drawLabels(rows, columns);
         const options = { traits: { software } };
         const sizes = { rows, columns, labelSmoothing, type };

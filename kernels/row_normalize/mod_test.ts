@@ -6,14 +6,18 @@ for (const software of [true, false]) {
   for (const type of floatTypes) {
     Deno.test(`rowNormalize kernels match their references in ${type}, software ${software}`, async () => {
       for (const [i, [rows, columns]] of [[1, 1], [1, 5], [7, 1], [33, 20], [2, 1111]].entries()) {
+        // Texts take long to compile here: where lines are no vectors, a form has one of the half types at a shape, at the
+        // next the other.
+        const turn = floatTypes.indexOf(type) + Number(software);
+        if (type !== "f32" && columns % 4 !== 0 && (i + turn) % 2 !== 0) continue;
         const w = randomNormal(rows * columns, 1),
           dY = randomNormal(rows * columns, 2),
           dW = randomNormal(rows * columns, 3);
         const options = { traits: { software }, tolerance: 1e-5 };
         const { expected } = await checkKernel(rowNormalizeForward({ rows, columns, type }), { w }, options);
         const { y, inverse } = expected;
-        // Every other shape accumulates, of the next type the others.
-        const accumulate = (i + floatTypes.indexOf(type) + Number(software)) % 2 === 0;
+        // Every other shape accumulates, of the other form the others.
+        const accumulate = ((type === "f32" ? i : i >> 1) + turn) % 2 === 0;
         const gradientType = accumulate ? type : "f32";
         const kernel = rowNormalizeBackward({ rows, columns, accumulate, type, gradientType });
         await checkKernel(kernel, { y, inverse, dY, ...(accumulate && { dW }) }, options);

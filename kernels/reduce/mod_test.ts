@@ -4,6 +4,8 @@ import { columnSum, squaredNorm } from "./mod.ts";
 
 for (const [i, [rows, columns]] of [[1, 1], [3, 7], [32, 12], [33, 5], [131, 65], [2100, 8], [70, 260]].entries()) {
   for (const [j, type] of floatTypes.entries()) {
+    // Texts take long to compile here: where lines are no vectors, a shape has one of the half types.
+    if (columns % 4 !== 0 && j === 1 + i % 2) continue;
     Deno.test(`columnSum() of ${rows} x ${columns} ${type} matches its reference`, async () => {
       const x = randomNormal(rows * columns, 1).map((value) => value + 0.5);
       // Every other type accumulates, at the next shape the others.

@@ -225,8 +225,8 @@ Deno.test("damaged data and weights end in a sentence that names the file", (tes
       {
         what: "no weights",
         args: ["verify", "gone", "--backend", "cpu"],
-        code: 1,
-        says: /Cannot read gone\/curve\.json: no such file or folder/,
+        code: 2,
+        says: /there is no gone\/curve\.json; a reference training has/,
       },
       {
         what: "weights of another shape",

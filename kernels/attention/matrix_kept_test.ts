@@ -2,6 +2,7 @@ import { assertEquals } from "@std/assert";
 import type { DeviceTraits, Kernel } from "../kernel.ts";
 import { emulatedMatrix } from "../matrix_unit.ts";
 import { auditing, checkKernel, randomNormal, testDevice } from "../testing.ts";
+import { inputsOf } from "./_testing.ts";
 import { rowDataPass } from "./flash.ts";
 import { keptForm, matrixKeptPasses, type MatrixTiling, matrixTilings } from "./matrix_blocks.ts";
 import { attentionBackward, attentionForward, type AttentionOptions } from "./mod.ts";
@@ -42,19 +43,6 @@ function emulated(options: AttentionOptions, form: Kept, headsAtOnce: number, { 
     ...matrixKeptPasses(rounds, shape, operands, traits, emulatedMatrix, form).slice(0, alone ? -2 : undefined),
   ];
   return { ...kernel, operands, passes };
-}
-
-function inputsOf({ heads, kvHeads, headDim }: Omit<AttentionOptions, "tokens">, lengths: readonly number[]) {
-  const ends = lengths.map((_, i) => lengths.slice(0, i + 1).reduce((a, b) => a + b, 0)), tokens = ends.at(-1)!;
-  const segment = Array.from({ length: tokens }, (_, t) => ends.findIndex((end) => t < end));
-  return {
-    q: randomNormal(tokens * heads * headDim, 1),
-    k: randomNormal(tokens * kvHeads * headDim, 2),
-    v: randomNormal(tokens * kvHeads * headDim, 3),
-    dO: randomNormal(tokens * heads * headDim, 4),
-    start: segment.map((s) => ends[s]! - lengths[s]!),
-    end: segment.map((s) => ends[s]!),
-  };
 }
 
 async function check(

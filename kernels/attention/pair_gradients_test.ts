@@ -1,6 +1,7 @@
 import { assertEquals } from "@std/assert";
 import type { DeviceTraits, Kernel, Operand } from "../kernel.ts";
 import { auditing, checkKernel, randomNormal } from "../testing.ts";
+import { inputsOf } from "./_testing.ts";
 import { keyGradientPass, queryGradientPass, rowDataPass } from "./flash.ts";
 import { attentionBackward, attentionForward, type AttentionOptions } from "./mod.ts";
 import { pairGradientPasses, type PairGradients } from "./pair_gradients.ts";
@@ -63,19 +64,6 @@ function inBlocks(shape: AttentionShape, operands: readonly Operand[], traits: D
     queryGradientPass(blocks, shape, operands, traits, true),
     keyGradientPass(blocks, shape, operands, traits, ["dK", "dV"], true),
   ];
-}
-
-function inputsOf({ heads, kvHeads, headDim }: Omit<AttentionOptions, "tokens">, lengths: readonly number[]) {
-  const ends = lengths.map((_, i) => lengths.slice(0, i + 1).reduce((a, b) => a + b, 0)), tokens = ends.at(-1)!;
-  const segment = Array.from({ length: tokens }, (_, t) => ends.findIndex((end) => t < end));
-  return {
-    q: randomNormal(tokens * heads * headDim, 1),
-    k: randomNormal(tokens * kvHeads * headDim, 2),
-    v: randomNormal(tokens * kvHeads * headDim, 3),
-    dO: randomNormal(tokens * heads * headDim, 4),
-    start: segment.map((s) => ends[s]! - lengths[s]!),
-    end: segment.map((s) => ends[s]!),
-  };
 }
 
 /** What the forward pass makes of it. */

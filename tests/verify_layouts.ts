@@ -23,26 +23,18 @@ interface Result {
   /** Largest error of a loss, and of a gradient norm over that norm. */
   readonly loss?: number;
   readonly gradNorm?: number;
-  /** Where it left its reference at a tie of two experts: the step, and what replays as rounded and with the other one came to. */
-  readonly tie?: {
-    readonly step: number;
-    readonly rounded: { readonly loss: number; readonly gradNorm: number };
-    readonly broken: { readonly loss: number; readonly gradNorm: number };
-  };
+  /** Where it fails at a tie of two experts: the step, and what a replay with the other one came to. */
+  readonly tie?: { readonly step: number; readonly pass: boolean; readonly loss: number; readonly gradNorm: number };
   /** What was said where nothing was measured. */
   readonly because?: string;
 }
 
 /** What is kept of a report. */
-function measured({ tie, ...report }: VerifyReport) {
-  const errors = ({ maxLossError, maxGradNormRelError }: Omit<VerifyReport, "tie">) => (
-    { loss: maxLossError, gradNorm: maxGradNormRelError }
-  );
-  return {
-    outcome: report.pass ? "pass" as const : "FAIL" as const,
-    ...errors(report),
-    ...(tie && { tie: { step: tie.step, rounded: errors(tie.rounded), broken: errors(tie.broken) } }),
-  };
+function measured({ pass, maxLossError: loss, maxGradNormRelError: gradNorm, tie }: VerifyReport) {
+  const outcome = pass ? "pass" as const : "FAIL" as const;
+  if (!tie) return { outcome, loss, gradNorm };
+  const { step, otherwise: { pass: passes, maxLossError, maxGradNormRelError } } = tie;
+  return { outcome, loss, gradNorm, tie: { step, pass: passes, loss: maxLossError, gradNorm: maxGradNormRelError } };
 }
 
 const nameOf = (folder: string): string => folder.split("/").at(-1)!;
@@ -162,12 +154,11 @@ function tell(result: Result): void {
   const text = (loss: number, gradNorm: number) =>
     `loss ${loss.toExponential(1)}, gradient norm ${gradNorm.toExponential(1)}`;
   const errors = result.loss === undefined ? result.because : text(result.loss, result.gradNorm!), { tie } = result;
-  const atTie = tie
-    ? `; step ${tie.step} hangs on a tie of two experts: as rounded ${
-      text(tie.rounded.loss, tie.rounded.gradNorm)
-    }; with ` +
-      `the other one ${text(tie.broken.loss, tie.broken.gradNorm)}`
+  const otherwise = tie
+    ? `; step ${tie.step} hangs on a tie of two experts, with the other one ${tie.pass ? "pass" : "FAIL"}: ${
+      text(tie.loss, tie.gradNorm)
+    }`
     : "";
-  console.log(`${result.outcome}  ${result.folder} on ${result.layout} (${result.backend}): ${errors}${atTie}`);
+  console.log(`${result.outcome}  ${result.folder} on ${result.layout} (${result.backend}): ${errors}${otherwise}`);
   told.set(result.outcome, (told.get(result.outcome) ?? 0) + 1);
 }

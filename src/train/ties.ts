@@ -33,7 +33,7 @@ export interface Tie {
  * How near two scores must be, in parts of the largest, for their order to be rounding: trainings of `hf/mixtral` in
  * `float32`, on several layouts, have scores up to 3 of a million apart from those in double after a dozen steps.
  */
-const tieShare = 4e-6;
+const tieShare = 1e-5;
 
 /** The choices that the routers of a replay make. */
 export class Choices implements Disposable {

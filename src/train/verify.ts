@@ -79,11 +79,8 @@ export interface VerifyReport {
   readonly maxFirstLogitError: number;
   readonly maxParamNormRelError: number;
   readonly pass: boolean;
-  /**
-   * Of a mixture of experts in `float32` whose losses fail: the tie that may be why, the replay that failed, and one with the
-   * other expert for that token. The figures above are those of the latter where it passes.
-   */
-  readonly tie?: Tie & { readonly rounded: Omit<VerifyReport, "tie">; readonly broken: Omit<VerifyReport, "tie"> };
+  /** Of a mixture of experts in `float32` whose losses fail: the tie that may be why, and what a replay was that broke it. */
+  readonly tie?: Tie & { readonly otherwise: Omit<VerifyReport, "tie"> };
 }
 
 export interface VerifyOptions {
@@ -172,8 +169,8 @@ const json = (path: string): unknown => {
 export const caseOf = (folder: string): string => folder.replace(/\/+$/, "").split("/").at(-1)!;
 
 /**
- * Replays the training of a folder. Where a mixture of experts leaves its reference at a tie of two experts, which no order of
- * `float32` sums decides, it is replayed once more with the other one for that token, and passes if that is within all limits.
+ * Replays the training of a folder. Where a mixture of experts leaves its reference at a tie of two experts, it is replayed
+ * once more with the other one there, to know whether that is all: it fails all the same.
  *
  * @param folder holds `config.json`, `model.safetensors` and `curve.json`
  * @throws a clear error when a file is missing or the model is of a family that Troupe does not have
@@ -183,8 +180,8 @@ export async function verify(folder: string, options: VerifyOptions): Promise<Ve
   if (report.pass || !tie) return report;
   options.onTie?.(tie);
   const { onStart: _, onStep: __, ...quiet } = options;
-  const { report: broken } = await replay(folder, quiet, tie);
-  return { ...(broken.pass ? broken : report), tie: { ...tie, rounded: report, broken } };
+  const { report: otherwise } = await replay(folder, quiet, tie);
+  return { ...report, tie: { ...tie, otherwise } };
 }
 
 /** @param broken a tie that is to be broken the other way */

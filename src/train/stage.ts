@@ -70,11 +70,15 @@ export function stageSchedule(
     return steps;
   };
   const planned = schedule(microBatches);
+  // While batches grow, a step may hold more at once than a full one: of a single round interleaving warms up with all.
+  const sizes = stages > 1 && chunks > 1 && config.data.rampup_batch_size.trim() !== ""
+    ? Array.from({ length: Math.floor(microBatches / stages) }, (_, rounds) => (rounds + 1) * stages)
+    : [microBatches];
   return {
     stages,
     own,
     pieces,
-    frames: own.map((_, chunk) => framesOf(planned, chunk)),
+    frames: own.map((_, chunk) => Math.max(...sizes.map((size) => framesOf(schedule(size), chunk)))),
     split: planned.some((step) => step.kind === "run" && step.segment === "backward input"),
     schedule,
   };

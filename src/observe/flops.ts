@@ -13,7 +13,7 @@ export interface MegatronFlopsOptions {
   readonly numLayers?: number;
   /** @default {12} */
   readonly vocabSize?: number;
-  /** Sequences of the whole step: micro_bsz · micro_num · data-parallel size. @default {4} */
+  /** Sequences of the whole step, of all data-parallel ranks together. @default {4} */
   readonly globalBatchSize?: number;
   /** Devices that share the work. @default {1} */
   readonly worldSize?: number;

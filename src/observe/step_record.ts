@@ -20,7 +20,7 @@ export interface StepRecordInput {
   readonly secondsSinceStart: number;
   readonly worldSize: number;
   readonly dataParallelSize: number;
-  /** Labels of this rank's batch, padding included. */
+  /** Labels of a data-parallel rank's batch, padding included. */
   readonly tokens: number;
   /** Labels with loss over all data-parallel ranks. */
   readonly realTokens: number;

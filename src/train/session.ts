@@ -130,7 +130,7 @@ export class Session implements Disposable {
     const tokensPerSecond = batch.globalRows * config.data.packed_length / seconds;
     const report = { loss, gradNorm, learningRate, tokensPerSecond, seconds, success };
     if (!success) return report;
-    const { model, data } = config;
+    const { model, data } = config, dataParallelSize = this.#world.mesh.size("data");
     const record = stepRecord({
       step: batch.batchCount,
       loss: whole,
@@ -141,15 +141,15 @@ export class Session implements Disposable {
         vocabSize: model.vocab_size,
         mlpRatio: model.mlp_ratio,
         seqLen: data.seq_len,
-        globalBatchSize: data.micro_bsz * data.micro_num,
+        globalBatchSize: data.micro_bsz * batch.globalRows,
         checkpoint: model.checkpoint > 0,
         useSwiglu: model.use_swiglu,
       },
       seconds,
       secondsSinceStart: (performance.now() - this.#started) / 1000,
       worldSize: this.#world.mesh.world,
-      dataParallelSize: this.#world.mesh.size("data"),
-      tokens: batch.tokens,
+      dataParallelSize,
+      tokens: batch.globalRows * data.packed_length / dataParallelSize, // ranks may have a row more or less
       realTokens,
       learningRate: trainer.optimizer.learningRate.learningRate,
       lossScale: trainer.optimizer.gradScaler.scale, // the next step's, as InternEvo logs it

@@ -83,7 +83,8 @@ Deno.test("resolveConfig() gives each problem's value, and one that works", () =
   says({ data: { skip_batches: "9-3" } }, `"9-3"`, `"5-10,23" would work`);
   says({ data: { rampup_batch_size: "2 2" } }, `"1 1 100" would work`);
   says({ model_type: "INTERNLM4" }, `"INTERNLM4"`, "INTERNLM");
-  says({ lr_scheduler: { init_steps: 9 } }, "9 with 0 steps of warm-up is more than total_steps 3; 3 or less");
+  says({ lr_scheduler: { init_steps: 3 } }, "3 steps at rate 0 and 0 of warm-up leave the cosine no step", "2 or less");
+  says({ lr_scheduler: { warmup_ratio: 1 } }, "1 leaves the cosine no step of total_steps 3; less would work");
 });
 
 Deno.test("resolveConfig() names the nearest field for an unknown one", () => {

@@ -239,13 +239,14 @@ export const rules: readonly Rule[] = [
 
   // Optimizer
   function warmUpFits({ lr_scheduler: lr }, fail) {
-    const warmUp = Math.trunc(lr.total_steps * lr.warmup_ratio);
-    if (lr.init_steps + warmUp <= lr.total_steps) return;
-    fail(
-      "lr_scheduler.init_steps",
-      `${lr.init_steps} with ${warmUp} steps of warm-up is more than total_steps ${lr.total_steps}; ` +
-        `${lr.total_steps - warmUp} or less would work`,
-    );
+    const warmUp = Math.trunc(lr.total_steps * lr.warmup_ratio), left = lr.total_steps - warmUp - 1;
+    if (lr.init_steps <= left) return;
+    const cosine = `leave${lr.init_steps > 0 ? "" : "s"} the cosine no step of total_steps ${lr.total_steps}`;
+    if (left < 0) fail("lr_scheduler.warmup_ratio", `${lr.warmup_ratio} ${cosine}; less would work`);
+    else {
+      const many = `${lr.init_steps} steps at rate 0 and ${warmUp} of warm-up`;
+      fail("lr_scheduler.init_steps", `${many} ${cosine}; ${left}${left > 0 ? " or less" : ""} would work`);
+    }
   },
   function scalesAreOrdered({ grad_scaler: { fp16, max_scale } }, fail) {
     if (fp16.min_scale !== null && fp16.initial_scale < fp16.min_scale) {

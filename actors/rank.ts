@@ -115,6 +115,12 @@ export const rankProtocol = protocol({
   },
 });
 
+interface Traced {
+  readonly writer: TraceWriter;
+  readonly records: FlightRecord[];
+  next: number;
+}
+
 interface Ready {
   readonly backend: Backend;
   readonly diagnosis: Diagnosis;
@@ -129,7 +135,7 @@ interface Ready {
   /** Steps since this start. */
   steps: number;
   /** Of the steps that are traced: what was recorded meanwhile, up to record `next`. */
-  traced?: { readonly writer: TraceWriter; readonly records: FlightRecord[]; next: number };
+  traced?: Traced | undefined;
   /** Position after the last batch used. */
   position: DataPosition | undefined;
   readonly loaded: string | undefined;
@@ -344,9 +350,8 @@ async function step(ready: Ready, batch: Batch, { profile, recorded }: RankOptio
   const { model: type, split = false } = modelTypes(session.config), number = ready.steps++;
   const told = (text: string) => mesh.rank === 0 && monitor.send({ kind: "notice", text });
   if (profile && number >= tracedSteps.first && number <= tracedSteps.last) {
-    const path = `${runFolder}/steps_rank${mesh.rank}.json`;
     const traced = ready.traced ??= {
-      writer: new TraceWriter(path, { rank: mesh.rank }),
+      writer: new TraceWriter(tracePath(runFolder, mesh.rank), { rank: mesh.rank }),
       records: [],
       next: recorded?.(Infinity).next ?? 0,
     };
@@ -357,14 +362,7 @@ async function step(ready: Ready, batch: Batch, { profile, recorded }: RankOptio
     const kept = recorded?.(traced.next) ?? { records: [], next: 0 };
     records.push(...kept.records);
     traced.next = kept.next;
-    if (number === tracedSteps.last) {
-      for (const { name, begin, end } of recordedSpans(records)) {
-        writer.complete(name, begin, end, { lane: "communicator" });
-      }
-      session.trainer.onSpan = undefined;
-      writer[Symbol.dispose]();
-      told(`Trace of five steps, for chrome://tracing: ${path}`);
-    }
+    if (number === tracedSteps.last) endProfiling(ready);
     return report;
   }
   if (!profile || number !== profiledStep) return await session.step(batch);
@@ -379,6 +377,28 @@ async function step(ready: Ready, batch: Batch, { profile, recorded }: RankOptio
   told(`Profile of step ${session.trainer.stepCount}: ${path}.txt, and for chrome://tracing ${path}_trace.json`);
   return taken.result;
 }
+
+/** Closes the trace, of as many steps as it has, and says where it is; or why `--profiling` left nothing. */
+function endProfiling(ready: Ready): void {
+  const { traced, steps, session, monitor, runFolder, world: { mesh } } = ready;
+  const told = (text: string) => mesh.rank === 0 && monitor.send({ kind: "notice", text });
+  if (steps <= profiledStep) {
+    told(
+      `--profiling: nothing to look at, as the run ended before step ${profiledStep + 1} of this start; more steps do`,
+    );
+  }
+  if (!traced) return;
+  ready.traced = undefined;
+  for (const { name, begin, end } of recordedSpans(traced.records)) {
+    traced.writer.complete(name, begin, end, { lane: "communicator" });
+  }
+  session.trainer.onSpan = undefined;
+  traced.writer[Symbol.dispose]();
+  const count = Math.min(steps - 1, tracedSteps.last) - tracedSteps.first + 1;
+  told(`Trace of ${count} step${count === 1 ? "" : "s"}, for chrome://tracing: ${tracePath(runFolder, mesh.rank)}`);
+}
+
+const tracePath = (runFolder: string, rank: number) => `${runFolder}/steps_rank${rank}.json`;
 
 /** Where the data goes on after a checkpoint: with the counts alone, from the beginning under the old count. */
 function startingPosition(
@@ -407,6 +427,7 @@ async function advance(
   const batch = finished || state.stopping ? undefined : await nextBatch(session, loader, context);
   const problem = batch && "problem" in batch ? batch.problem : undefined;
   const [stopping, problems] = await session.agree([Number(state.stopping), Number(problem !== undefined)]);
+  if (options.profile && (finished || stopping! > 0 || problems! > 0)) endProfiling(ready);
   if (finished || stopping! > 0) {
     await trainer.gather(); // what is under way ends before the ranks do
     const { unsaved } = await save(ready, context, { force: true });

@@ -54,11 +54,13 @@ export interface RunOptions {
   readonly tensorboard?: TensorBoardSettings;
   /** Tells this run from others in the same folder. @default {0} */
   readonly startTime?: number;
+  /** As with `--profiling`. @default {false} */
+  readonly profile?: boolean;
 }
 
 /** Runs a company to its end. */
 export async function company(folder: string, config: ResolvedConfig, options: RunOptions = {}): Promise<Run> {
-  const { wrap = (backend) => backend, onStep, tensorboard = {}, startTime = 0 } = options;
+  const { wrap = (backend) => backend, onStep, tensorboard = {}, startTime = 0, profile = false } = options;
   let shown = "";
   const output = { isTerminal: false, columns: () => 80, write: (text: string) => void (shown += text) };
   const run = { ...runFolder({ jobName: "tiny", startTime: new Date(startTime), root: folder }) };
@@ -97,6 +99,7 @@ export async function company(folder: string, config: ResolvedConfig, options: R
         rank({
           backend: async () => watchSteps(wrap(await openBackend("cpu"), attempt)),
           loader: (options) => dataLoader(options),
+          profile,
         }),
     }),
   );

@@ -232,3 +232,16 @@ Deno.test("enable_tb writes event files under the rank's name, after those of th
     assertEquals(outcome.outcome, "finished");
     assertStringIncludes(shown, "ALERT Cannot copy the event files of resume_tb_folder");
   }));
+
+Deno.test("--profiling closes its trace where a run ends among the traced steps, and says so where it ends before", () =>
+  inFolder(async (folder) => {
+    const run = async (steps: number) => {
+      const name = `${folder}/${steps}`;
+      return await company(name, tiny(name, { data: { total_steps: steps } }), { profile: true });
+    };
+    const { shown, folder: { path } } = await run(5), trace = `${path}/steps_rank0.json`;
+    assertStringIncludes(shown, `Trace of 2 steps, for chrome://tracing: ${trace}`);
+    const events = JSON.parse(Deno.readTextFileSync(trace)) as { name: string }[];
+    assertEquals(events.filter(({ name }) => /^step \d+$/.test(name)).map(({ name }) => name), ["step 4", "step 5"]);
+    assertStringIncludes((await run(2)).shown, "--profiling: nothing to look at, as the run ended before step 3");
+  }));

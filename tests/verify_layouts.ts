@@ -1,9 +1,11 @@
 /**
  * Reference trainings on every layout of `layouts_table.ts` that fits them, by real processes of `troupe verify`, one
- * layout after the other. Takes an hour of a core or two; with `--out` it goes on where it was stopped.
+ * layout after the other unless asked otherwise. Takes an hour of a core or two; with `--out` it goes on where it was
+ * stopped.
  *
- *     deno task verify_layouts [FOLDER...] [--backend cpu] [--only TEXT] [--out results.jsonl] [--in_memory]
+ *     deno task verify_layouts [FOLDER...] [--backend cpu] [--only TEXT] [--out results.jsonl] [--jobs 1] [--in_memory]
  *
+ * `--jobs`: layouts side by side, each with processes of its own, where there are cores for them.
  * `--in_memory` has the ranks of a layout in this thread instead, on the CPU backend: a quarter of the work, as their
  * programs are compiled once, and none of it is processes and sockets.
  */
@@ -107,11 +109,11 @@ async function* verify(layout: string, folders: readonly string[], backend: stri
   if (left.length > 0) yield* verify(layout, left, backend);
 }
 
-const { _: folders, backend: computes, only, out, in_memory } = parseArgs(Deno.args, {
-  string: ["backend", "only", "out"],
+const { _: folders, backend: computes, only, out, in_memory, jobs } = parseArgs(Deno.args, {
+  string: ["backend", "only", "out", "jobs"],
   boolean: ["in_memory"],
-  default: { backend: "cpu", only: "" },
-}) as { _: unknown[]; backend: string; only: string; out?: string; in_memory: boolean };
+  default: { backend: "cpu", only: "", jobs: "1" },
+}) as { _: unknown[]; backend: string; only: string; out?: string; in_memory: boolean; jobs: string };
 const backend = in_memory ? "cpu, in memory" : computes;
 const all = folders.length > 0
   ? folders.map(String)
@@ -134,21 +136,26 @@ function layoutsOf(folder: string): string[] {
 }
 
 const told = new Map<string, number>();
-for (const layout of Object.keys(layouts)) {
+const waiting = Object.keys(layouts);
+await Promise.all(Array.from({ length: Number(jobs) }, async () => {
+  for (let layout; (layout = waiting.shift()) !== undefined;) await onLayout(layout);
+}));
+console.log([...told].map(([outcome, count]) => `${count} ${outcome}`).join(", "));
+Deno.exit(told.has("FAIL") ? 1 : 0);
+
+async function onLayout(layout: string): Promise<void> {
   const rows = all.filter((folder) => layoutsOf(folder).includes(layout));
   const isKnown = (result: Result, folder: string) =>
     result.layout === layout && result.backend === backend && result.folder === nameOf(folder);
   const known = rows.flatMap((folder) => done.find((result) => isKnown(result, folder)) ?? []);
   const fresh = rows.filter((folder) => !known.some((result) => isKnown(result, folder)));
   known.forEach(tell);
-  if (fresh.length === 0) continue;
+  if (fresh.length === 0) return;
   for await (const result of (in_memory ? verifyInMemory : verify)(layout, fresh, backend)) {
     if (out) Deno.writeTextFileSync(out, `${JSON.stringify(result)}\n`, { append: true });
     tell(result);
   }
 }
-console.log([...told].map(([outcome, count]) => `${count} ${outcome}`).join(", "));
-Deno.exit(told.has("FAIL") ? 1 : 0);
 
 function tell(result: Result): void {
   const text = (loss: number, gradNorm: number) =>

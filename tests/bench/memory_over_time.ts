@@ -52,6 +52,8 @@ interface Sample {
   readonly steps: number;
   readonly rss: number;
   readonly heapUsed: number;
+  /** Of `rss`, what is not the space of JavaScript's heap. */
+  readonly besideHeap: number;
   readonly objects: number;
   readonly polls: number;
 }
@@ -65,7 +67,7 @@ for (let due = 0; elapsed() < seconds;) {
   if (elapsed() >= due) {
     (globalThis as { gc?: () => void }).gc?.();
     const { rss, heapUsed, heapTotal, external } = Deno.memoryUsage();
-    samples.push({ seconds: elapsed(), steps, rss, heapUsed, ...counts });
+    samples.push({ seconds: elapsed(), steps, rss, heapUsed, besideHeap: rss - heapTotal, ...counts });
     const line = { seconds: Math.round(elapsed()), steps, rss, heapUsed, heapTotal, external, loss };
     console.log(JSON.stringify({ bench: "memory over time", ...line }));
     due += every;
@@ -75,7 +77,7 @@ for (let due = 0; elapsed() < seconds;) {
 }
 
 /** Growth by the least squares line, of `of` for each of `by`. */
-function slope(points: readonly Sample[], by: "seconds" | "steps", of: "rss" | "heapUsed"): number {
+function slope(points: readonly Sample[], by: "seconds" | "steps", of: "rss" | "heapUsed" | "besideHeap"): number {
   const mean = (key: keyof Sample) => points.reduce((sum, point) => sum + point[key], 0) / points.length;
   const x = mean(by), y = mean(of);
   return points.reduce((sum, point) => sum + (point[by] - x) * (point[of] - y), 0) /
@@ -96,6 +98,7 @@ console.log(JSON.stringify({
   steps_per_second: steps / elapsed(),
   rss_bytes_a_minute: 60 * slope(settled, "seconds", "rss"),
   heap_bytes_a_minute: 60 * slope(settled, "seconds", "heapUsed"),
+  beside_heap_bytes_a_minute: 60 * slope(settled, "seconds", "besideHeap"),
   rss_bytes_a_step: slope(settled, "steps", "rss"),
   last_rss_bytes_a_minute: 60 * slope(last, "seconds", "rss"),
   last_rss_bytes_a_step: slope(last, "steps", "rss"),

@@ -6,6 +6,7 @@
  * that has failed once computes nothing that can be trusted, so every later call throws too.
  */
 import { ChoiceTable } from "../../../kernels/choices.ts";
+import { fill } from "../../../kernels/elementwise/mod.ts";
 import type { DeviceTraits, Kernel, Pass } from "../../../kernels/kernel.ts";
 import type { Backend, Command, CommandList, DeviceBuffer, Range, ReadTicket } from "../backend.ts";
 import { Ledger, operandBytes } from "../ledger.ts";
@@ -21,6 +22,9 @@ import { createTimer, type Timer } from "./timer.ts";
  * before, where one of the whole would be fresh from the system, which costs several times the copying.
  */
 const uploadBytes = 1 << 20, mostUnsubmitted = 16 << 20;
+
+/** What of a list takes a GPU some 0.05 ms, as handing it over does the host. */
+const briefBytes = 64 << 20, briefFlops = 1e9;
 
 interface GpuBuffer extends DeviceBuffer {
   readonly id: number;
@@ -39,7 +43,7 @@ type ReadyDispatch = {
 type ReadyCommand =
   | { readonly kind: "dispatch"; readonly kernel: Kernel; readonly dispatches: readonly ReadyDispatch[] }
   | { readonly kind: "copy" } & Copy
-  | { readonly kind: "clear"; readonly target: Extent };
+  | { readonly kind: "clear"; readonly target: Extent; readonly zeros: readonly ReadyDispatch[] };
 
 interface ReadyList extends CommandList, Recordable {}
 
@@ -165,8 +169,21 @@ export async function openWebGpuBackend(
     if (command.kind === "copy") {
       return { kind: "copy", source: gpuRange(command.source), target: gpuRange(command.target) };
     }
-    if (command.kind === "clear") return { kind: "clear", target: gpuRange(command.target) };
-    const { kernel, ranges } = command;
+    if (command.kind === "clear") {
+      return { kind: "clear", target: gpuRange(command.target), zeros: await zeros(command.target) };
+    }
+    return { kind: "dispatch", kernel: command.kernel, dispatches: await dispatchesOf(command.kernel, command.ranges) };
+  }
+
+  /** Dispatches that clear a range, where ending the pass would be dearer. */
+  async function zeros(range: Range): Promise<ReadyDispatch[]> {
+    const { minStorageBufferOffsetAlignment, maxStorageBufferBindingSize } = traits.limits;
+    const most = Math.min(briefBytes, maxStorageBufferBindingSize);
+    if (!gather || range.bytes > most || range.offset % minStorageBufferOffsetAlignment !== 0) return [];
+    return await dispatchesOf(fill({ length: range.bytes / 4, value: 0 }), [range]);
+  }
+
+  async function dispatchesOf(kernel: Kernel, ranges: readonly Range[]): Promise<ReadyDispatch[]> {
     const dispatches: ReadyDispatch[] = [];
     for (const pass of rendered(kernel)) {
       const pipeline = await pipelines.get(kernel.name, pass.code, pass.entryPoint ?? "main");
@@ -194,7 +211,7 @@ export async function openWebGpuBackend(
       }
       dispatches.push({ pipeline, bindGroup, workgroups: pass.workgroups, images: pictures });
     }
-    return { kind: "dispatch", kernel, dispatches };
+    return dispatches;
   }
 
   function record(command: ReadyCommand, part: Part): void {
@@ -210,7 +227,11 @@ export async function openWebGpuBackend(
         part.copy(command);
         break;
       case "clear":
-        part.encoder.clearBuffer(command.target.buffer, command.target.offset, command.target.bytes);
+        if (command.zeros.length > 0 && timer === undefined) { // which do not end the pass
+          command.zeros.forEach(({ pipeline, bindGroup, workgroups }) =>
+            part.dispatch(pipeline, bindGroup, workgroups)
+          );
+        } else part.encoder.clearBuffer(command.target.buffer, command.target.offset, command.target.bytes);
         break;
       default:
         command satisfies never;
@@ -227,6 +248,7 @@ export async function openWebGpuBackend(
     return {
       commands: [...commands],
       buffers: new Set(extents.map(({ buffer }) => buffer)),
+      brief: isBrief(commands),
       record(part) {
         if (copies.length === readyCommands.length) return part.copyLater(copies);
         part.before(extents);
@@ -357,4 +379,15 @@ export async function openWebGpuBackend(
     },
   };
   return backend;
+}
+
+function isBrief(commands: readonly Command[]): boolean {
+  let bytes = 0, flops = 0;
+  for (const command of commands) {
+    if (command.kind === "dispatch") {
+      bytes += command.kernel.cost.bytes;
+      flops += command.kernel.cost.flops;
+    } else bytes += command.kind === "copy" ? 2 * command.source.bytes : command.target.bytes;
+  }
+  return bytes <= briefBytes && flops <= briefFlops;
 }

@@ -147,6 +147,7 @@ Deno.test("uploads, copies and dispatches that gather take effect in the order o
   const keep = await backend.prepare([{ kind: "copy", source: x, target: kept }]);
   const again = await backend.prepare([{ kind: "copy", source: kept, target: last }]);
   const clear = await backend.prepare([{ kind: "clear", target: x }]);
+  const clearMiddle = await backend.prepare([{ kind: "clear", target: { ...x, offset: 4, bytes: 8 } }]);
   const values = () => backend.read([x, kept, last]).take().map((bytes) => new Uint32Array(bytes.buffer)[0]);
   for (let round = 0; round < 2; round++) { // the first finds the device idle
     backend.upload(x, Uint32Array.of(10, 10, 10, 10));
@@ -160,6 +161,8 @@ Deno.test("uploads, copies and dispatches that gather take effect in the order o
     assertEquals(values(), [21, 14, 14]);
     for (const list of [add, keep, clear, add]) backend.submit(list);
     assertEquals(values(), [1, 22, 14]);
+    for (const list of [add, clearMiddle, add]) backend.submit(list);
+    assertEquals([...new Uint32Array(backend.read([x]).take()[0]!.buffer)], [3, 1, 1, 3]);
   }
   await backend.finish();
 });

@@ -23,6 +23,8 @@ export interface Copy {
 export interface Recordable {
   /** All that it reads or writes. */
   readonly buffers: ReadonlySet<GPUBuffer>;
+  /** The device has it done in less time than handing over takes the host, so that nothing is gained by an early start. */
+  readonly brief: boolean;
   record(part: Part): void;
 }
 
@@ -98,8 +100,9 @@ interface Forecast {
 }
 
 /**
- * The first list after a read-back goes to the queue at once, as the device has nothing to do. The next ones gather until
- * there are so many dispatches, so that it has enough while the rest is recorded, and that until there are more.
+ * The first list after a read-back goes to the queue at once, as the device has nothing to do, unless it is brief: then it
+ * waits for the next one. Those gather until there are so many dispatches, so that the device has enough while the rest is
+ * recorded, and that until there are more.
  */
 const someDispatches = 80, manyDispatches = 1024;
 
@@ -114,7 +117,7 @@ export class Recorder {
   #waiting: Recordable[] = [];
   #most = 0;
   #atTurnsEnd: ReturnType<typeof setImmediate> | undefined;
-  /** Lists of this round after its first, and of the last one. */
+  /** Lists of this round, but for one that went to the queue at once, and of the last one. */
   #round: Recordable[] = [];
   #lastRound: readonly Recordable[] = [];
   /** This round cannot serve as a forecast: it went to the queue in pieces, or is too long. */
@@ -150,19 +153,23 @@ export class Recorder {
     this.#looksAhead = ahead && this.gathers;
   }
 
-  /** The list goes to the queue when enough has gathered, or by the turn's end. */
+  /** The list goes to the queue when enough has gathered, or by the turn's end; a brief first one when another has come. */
   add(list: Recordable): void {
     const first = this.#most === 0;
-    if (first || this.#round.length === mostListsOfRound) this.#broken ||= !first;
+    if (first && !(this.gathers && list.brief)) {
+      this.#record(list, this.#part);
+      return this.#handOver(this.gathers ? someDispatches : 0);
+    }
+    if (this.#round.length === mostListsOfRound) this.#broken = true;
     else this.#round.push(list);
-    if (!first && this.#forecast?.lists[this.#forecast.come] === list) this.#forecast.come++;
+    if (this.#forecast?.lists[this.#forecast.come] === list) this.#forecast.come++;
     else {
-      if (!first) this.#miss();
+      this.#miss();
       this.#record(list, this.#part);
     }
     this.#waiting.push(list);
-    if (!this.gathers) this.#handOver(0);
-    else if (this.#part.dispatches >= this.#most) this.#handOver(first ? someDispatches : manyDispatches);
+    if (first) this.#most = someDispatches;
+    else if (this.#part.dispatches >= this.#most) this.#handOver(manyDispatches);
     else this.#atTurnsEnd ??= setImmediate(() => this.flush());
   }
 

@@ -37,20 +37,26 @@ function noting() {
 
 interface ListOptions {
   readonly dispatches?: number;
+  readonly brief?: boolean;
   readonly buffers?: readonly GPUBuffer[];
   readonly uses?: readonly Extent[];
 }
-function list(name: string, { dispatches = 1, buffers = [], uses = [] }: ListOptions = {}): Recordable {
+function list(name: string, { dispatches = 1, brief = false, buffers = [], uses = [] }: ListOptions = {}): Recordable {
   const pipeline = { name } as unknown as GPUComputePipeline;
   return {
     buffers: new Set(buffers),
+    brief,
     record(part) {
       part.before(uses);
       for (let i = 0; i < dispatches; i++) part.dispatch(pipeline, {} as GPUBindGroup, [1, 1, 1]);
     },
   };
 }
-const copying = (copy: Copy): Recordable => ({ buffers: new Set(), record: (part) => part.copyLater([copy]) });
+const copying = (copy: Copy): Recordable => ({
+  buffers: new Set(),
+  brief: true,
+  record: (part) => part.copyLater([copy]),
+});
 
 const turn = () => new Promise((resolve) => setImmediate(resolve));
 const extent = (buffer: GPUBuffer, offset = 0) => ({ buffer, offset, bytes: 16 });
@@ -63,6 +69,21 @@ Deno.test("the first list goes to the queue at once; later ones share an encoder
   assertEquals(notes.slice(6), ["commands", "submit"]);
   recorder.flush();
   assertEquals(notes.length, 8); // nothing left
+});
+
+Deno.test("a brief first list waits for the next one, past the turn's end, and shares its encoder and pass", async () => {
+  const { notes, submitted, recorder, readBack } = noting();
+  recorder.add(list("update", { brief: true }));
+  await turn();
+  assertEquals(notes, ["encoder", "pass"]);
+  for (const name of ["forward", "backward"]) recorder.add(list(name));
+  await turn();
+  recorder.add(list("norm"));
+  readBack();
+  assertEquals(submitted, [["update", "forward", "backward"], ["norm", "copy"]]);
+  recorder.add(list("update", { brief: true }));
+  recorder.flush();
+  assertEquals(submitted.slice(2), [["update"]]);
 });
 
 Deno.test("a long list goes to the queue before the turn ends, so that the device has work", () => {
@@ -105,6 +126,21 @@ Deno.test("what was recorded before disposal is dropped", async () => {
   recorder[Symbol.dispose]();
   await turn();
   assertEquals(notes, ["encoder", "pass"]);
+});
+
+Deno.test("rounds of brief lists are recorded ahead as a whole, in one encoder and pass", async () => {
+  const { counts, submitted, recorder, readBack } = noting();
+  const lists = ["update", "forward", "backward"].map((name) => list(name, { brief: true }));
+  for (let i = 0; i < 8; i++) {
+    for (const list of lists) {
+      recorder.add(list);
+      if (i % 2 === 1 && list === lists[0]) await turn(); // as where data comes late
+    }
+    readBack();
+    await Promise.resolve();
+    assertEquals(submitted.splice(0), [["update", "forward", "backward", "copy"]]);
+  }
+  assertEquals(counts, { encoder: 9, pass: 9 });
 });
 
 /** Rounds of these lists, each ended by a read-back, until one is recorded ahead: its encoder and pass are there. */

@@ -2,11 +2,12 @@
  * Our side of the GPU benchmark; `torch_reference.py` is the other. Run both on one machine, one after the other:
  *
  *     deno run --allow-all tests/bench/gpu.ts [copy] [norm] [layer_norm] [cross_entropy] [gate] [rope] [embedding]
- *       [row_normalize] [reduce] [cast] [adamw] [matmul] [attention] [step]
+ *       [row_normalize] [row_scale] [reduce] [cast] [adamw] [matmul] [attention] [step]
  *       [--types=float32,split,packed,float16,bfloat16] [--shapes=4096x4096x4096nn] [--model=124M] [--batch=4]
- *       [--tokens=1024] [--steps=40] [--profile] [--forms] [--bounds_checks]
+ *       [--tokens=1024] [--steps=40] [--profile] [--forms] [--copies] [--warm=0.4] [--bounds_checks]
  *
- * With `--forms` every form of a kernel that a tuner may choose is timed, the shipped one first, and named in its line.
+ * With `--copies` each kernel that moves memory is timed beside a copy of as many bytes; `--warm` is the seconds that a kernel
+ * runs before it is timed. With `--forms` every form of a kernel that a tuner may choose is timed, the shipped one first, and named in its line.
  * `TROUPE_WEBGPU=dawn` measures through Dawn, without its bounds checks unless `--bounds_checks` asks for them. Prints one
  * JSON object a line; with `--profile` a table of kernels of one training step goes to standard error. Times of kernels are
  * the device's, medians of seven; a step is timed whole, its loss read back.
@@ -31,6 +32,7 @@ import {
 import { columnSum, squaredNorm } from "../../kernels/reduce/mod.ts";
 import { joinHeads, splitHeads } from "../../kernels/rope/heads.ts";
 import { rotate } from "../../kernels/rope/mod.ts";
+import { rowScaleBackward, rowScaleForward } from "../../kernels/row_scale/mod.ts";
 import { rowNormalizeBackward, rowNormalizeForward } from "../../kernels/row_normalize/mod.ts";
 import { randomUniform } from "../../kernels/testing.ts";
 import type { Backend, Range } from "../../src/backend/backend.ts";
@@ -109,7 +111,7 @@ async function secondsOf(
   backend.submit(list);
   const first = await backend.profile!(() => backend.submit(list));
   const once = first.reduce((sum, { seconds }) => sum + seconds, 0);
-  for (let run = 0; run < Math.min(1000, 0.4 / once); run++) backend.submit(list);
+  for (let run = 0; run < Math.min(1000, warm / once); run++) backend.submit(list);
   const timings = await backend.profile!(() => backend.submit(list));
   await backend.finish();
   ranges.forEach(({ buffer }) => backend.release(buffer));
@@ -224,6 +226,7 @@ const stored = (type: string): FloatType => {
   if (known[type] === undefined) throw new RangeError(`--types are of ${Object.keys(known).join(", ")}, got ${type}`);
   return known[type];
 };
+const warm = Number(option("warm") ?? 0.4);
 const wanted = (word: string) => words.length === 0 || words.includes(word);
 if (defaultProvider() === "dawn") endWithoutTeardown();
 const boundsChecks = Deno.args.includes("--bounds_checks");
@@ -241,7 +244,7 @@ const report = (fields: object) =>
     }),
   );
 
-/** Kernels that only move memory, by word: pass and shape for people, the kernel, and whole numbers that it reads. */
+/** Kernels that only move memory, of activations of a type, by word: pass and shape for people, the kernel, and whole numbers that it reads. */
 type Moving = readonly [
   pass: string,
   shape: string,
@@ -250,16 +253,16 @@ type Moving = readonly [
   /** Least bytes, where the numbers that are read decide them. */
   bytes?: number,
 ];
-function* memoryBound(): Generator<readonly [word: string, kernels: readonly Moving[]]> {
+function* memoryBound(type: FloatType): Generator<readonly [word: string, kernels: readonly Moving[]]> {
   // Beside large ones, as many bytes as smaller kernels move.
   for (const mebibytes of [1024, 320, 208, 80, 64, 32, 12]) {
     const bytes = mebibytes << 20;
-    yield ["copy", [["copy", `${bytes} bytes`, scale({ length: bytes / 4, factor: 1 })]]];
+    yield ["copy", [["copy", `${bytes} bytes`, scale({ length: bytes / elementBytes[type], factor: 1, type })]]];
   }
-  yield ["copy", [["add", `${1 << 26}`, add({ length: 1 << 26 })]]];
+  yield ["copy", [["add", `${1 << 26}`, add({ length: 1 << 26, type })]]];
   // Of two sizes: what a copy of few bytes takes beyond its bytes, others take too.
   for (const rows of [65536, 8192]) {
-    const norm = { rows, columns: 2048 }, shape = `${rows} x 2048`;
+    const norm = { rows, columns: 2048, type }, shape = `${rows} x 2048`;
     yield ["norm", [
       ["forward", shape, rmsNormForward({ ...norm, epsilon: 1e-5 })],
       ["backward", shape, rmsNormBackward(norm)],
@@ -271,21 +274,26 @@ function* memoryBound(): Generator<readonly [word: string, kernels: readonly Mov
       ["weight gradient", shape, layerNormWeightGradient({ ...norm, accumulate: false })],
     ]];
     yield ["reduce", [["column sum", shape, columnSum(norm)]]];
+    const scaled = { ...norm, ways: 2, way: 1, sigmoid: true };
+    yield ["row_scale", [
+      ["forward", shape, rowScaleForward(scaled)],
+      ["backward", shape, rowScaleBackward(scaled)],
+    ]];
   }
-  const logits = { rows: 4096, columns: vocabulary, labelSmoothing: 0 };
+  const logits = { rows: 4096, columns: vocabulary, labelSmoothing: 0, type };
   const labels = Uint32Array.from({ length: logits.rows }, (_, i) => i * 7919 % vocabulary);
   const labelled = (operand: string) => operand === "labels" ? labels : undefined;
   yield ["cross_entropy", [
     ["forward", `${logits.rows} x ${vocabulary}`, crossEntropyForward(logits), labelled],
     ["backward", `${logits.rows} x ${vocabulary}`, crossEntropyBackward(logits), labelled],
   ]];
-  const gates = { rows: 8192, columns: 5632, activation: "silu" } as const;
+  const gates = { rows: 8192, columns: 5632, activation: "silu", type } as const;
   yield ["gate", [
     ["forward", "8192 x 5632", pairedGateForward(gates)],
     ["backward", "8192 x 5632", pairedGateBackward(gates)],
   ]];
   const positions = Uint32Array.from({ length: 8192 }, (_, i) => i % 1024);
-  const turn = { tokens: 8192, heads: 16, headDim: 128, positionsLength: 1024, interleaved: false };
+  const turn = { tokens: 8192, heads: 16, headDim: 128, positionsLength: 1024, interleaved: false, type };
   const placed = (operand: string) => operand === "positions" ? positions : undefined;
   yield ["rope", [
     ["rotate", "8192 x 16 x 128", rotate(turn), placed],
@@ -293,7 +301,7 @@ function* memoryBound(): Generator<readonly [word: string, kernels: readonly Mov
     ["join heads", "8192 x (16 + 2 x 16) x 128", joinHeads({ ...turn, kvHeads: 16 }), placed],
   ]];
   for (const [tokens, columns] of [[4096, 768], [32768, 768], [32768, 2048]] as const) {
-    const sizes = { tokens, vocabulary, columns };
+    const sizes = { tokens, vocabulary, columns, type };
     const spreads = {
       // As in texts: the n-th word as often as 1/n.
       words: (u: number) => Math.min(vocabulary - 1, Math.floor(vocabulary ** u) - 1),
@@ -305,31 +313,45 @@ function* memoryBound(): Generator<readonly [word: string, kernels: readonly Mov
       const groups = groupTokens(ids);
       const fill = (operand: string) => operand === "ids" ? ids : operand === "groups" ? groups : undefined;
       const shape = `${tokens} of ${vocabulary} x ${columns}, ${spread}`;
-      const [once, all] = [4 * columns * rows, 4 * columns * tokens + 4 * tokens];
+      const [once, all] = [columns * rows, elementBytes[type] * columns * tokens + 4 * tokens];
       yield ["embedding", [
-        ["forward", shape, embeddingForward(sizes), fill, once + all],
-        ["gradient", shape, embeddingGradient(sizes), fill, 2 * once + all],
+        ["forward", shape, embeddingForward(sizes), fill, elementBytes[type] * once + all],
+        ["gradient", shape, embeddingGradient(sizes), fill, 2 * 4 * once + all],
       ]];
     }
   }
-  const head = { rows: vocabulary, columns: 768 }, headShape = `${vocabulary} x 768`;
+  const head = { rows: vocabulary, columns: 768, type }, headShape = `${vocabulary} x 768`;
   yield ["row_normalize", [
     ["forward", headShape, rowNormalizeForward(head)],
     ["backward", headShape, rowNormalizeBackward({ ...head, accumulate: true })],
   ]];
-  yield ["reduce", [["squared norm", `${1 << 27}`, squaredNorm({ length: 1 << 27 })]]];
+  yield ["reduce", [["squared norm", `${1 << 27}`, squaredNorm({ length: 1 << 27, type })]]];
+  yield ["adamw", [
+    ["update", `${1 << 27}`, adamw({ length: 1 << 27, ...(type !== "f32" && { modelType: type }) })],
+  ]];
+  if (type !== "f32") return;
   yield ["cast", [
     ["to float16", `${1 << 26}`, cast({ length: 1 << 26, from: "f32", to: "f16" })],
     ["to bfloat16", `${1 << 26}`, cast({ length: 1 << 26, from: "f32", to: "bf16" })],
   ]];
-  yield ["adamw", [["update", `${1 << 27}`, adamw({ length: 1 << 27 })]]];
 }
-for (const [word, kernels] of memoryBound()) {
-  if (!wanted(word)) continue;
-  for (const [pass, shape, kernel, fill, bytes = kernel.cost.bytes] of kernels) {
-    for (const { form, kernel: formed } of formsOf(kernel, backend.traits)) {
-      const seconds = await secondsOf(backend, formed, fill), gbps = bytes / seconds / 1e9;
-      report({ bench: word, pass, shape, form, seconds, gbps });
+const copies = new Map<number, number>();
+/** GB/s of a copy that moves so many bytes, reads and writes together. */
+async function copySpeed(bytes: number): Promise<number> {
+  const length = Math.min(2 ** 28, Math.max(1, Math.round(bytes / 2 ** 19)) * 2 ** 16), known = copies.get(length);
+  const speed = known ?? 8 * length / await secondsOf(backend, scale({ length, factor: 1 })) / 1e9;
+  copies.set(length, speed);
+  return speed;
+}
+for (const type of types) {
+  for (const [word, kernels] of memoryBound(stored(type))) {
+    if (!wanted(word)) continue;
+    for (const [pass, shape, kernel, fill, bytes = kernel.cost.bytes] of kernels) {
+      for (const { form, kernel: formed } of formsOf(kernel, backend.traits)) {
+        const seconds = await secondsOf(backend, formed, fill), gbps = bytes / seconds / 1e9;
+        const copy_gbps = Deno.args.includes("--copies") && word !== "copy" ? await copySpeed(bytes) : undefined;
+        report({ bench: word, type, pass, shape, form, seconds, gbps, copy_gbps });
+      }
     }
   }
 }

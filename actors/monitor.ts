@@ -34,7 +34,7 @@ export const monitorProtocol = protocol({
       success: z.boolean(),
       record: recordSchema.optional(),
     },
-    /** What the run is busy with besides steps: "evaluating", "saving". */
+    /** What the run is busy with besides steps: "starting", "evaluating", "saving". */
     phase: { name: z.string() },
     validation: {
       step: z.number(),
@@ -168,6 +168,7 @@ export const monitor = ({ folder, totalSteps, title, json, tensorboard, display,
           });
           state.points = state.points.filter(({ step }) => step <= message.step);
           state.shown = { step: message.step };
+          show("first step"); // which compiles kernels, and may take long
           break;
         case "step": {
           const { kind: _, record, ...rest } = message;

@@ -21,7 +21,7 @@ import {
 } from "../src/checkpoint/mod.ts";
 import type { ResolvedConfig } from "../src/config/mod.ts";
 import { type Batch, type DataPosition, sharedTablesFolder } from "../src/data/mod.ts";
-import { formatBytes } from "../src/observe/format.ts";
+import { countOf, formatBytes } from "../src/observe/format.ts";
 import { globalTensors, shardEntries } from "../src/train/checkpoint.ts";
 import { Diagnosis } from "../src/train/diagnosis.ts";
 import { describeContent, loadHuggingFace, openGivenCheckpoint, recordDifferences } from "../src/train/load.ts";
@@ -231,6 +231,7 @@ async function initialise(
 ): Promise<Ready> {
   // What one rank notices, all do.
   const notice = (text: string) => void (place.rank === 0 && monitor.send({ kind: "notice", text }));
+  const phase = (name: string) => void (place.rank === 0 && monitor.send({ kind: "phase", name }));
   const mesh = place.world === 1 ? solo.mesh : runMesh(config, place);
   if (config.runtime.plugins.length > 0) await loadPlugins(config.runtime.plugins);
   using saved = checkpoint !== null
@@ -240,6 +241,7 @@ async function initialise(
     : undefined;
   const content = checkpoint !== null ? loadContents : load?.content ?? [];
   const position = saved && startingPosition(saved, content);
+  phase("opening the data");
   const loaderRef = context.spawn(
     "loader",
     loader({
@@ -253,6 +255,7 @@ async function initialise(
   await context.started(loaderRef);
   // Its refusal is the sentence that says what is wrong with the data.
   const { types, begin } = await context.ask(loaderRef, { kind: "describe" }, { timeoutMs: 60_000 });
+  phase("opening the device");
   const backend = await open(config.runtime.backend, deviceOptions(config.runtime)).catch((error: Error) => {
     // Whoever asks for Dawn wants to know why it does not come.
     if (!cpuFallback || config.runtime.webgpu === "dawn" || defaultProvider() === "dawn") throw error;
@@ -268,13 +271,16 @@ async function initialise(
   const rows = begin.batch_size * begin.data_world_size, replicas = mesh.size("data");
   const microBatches = Math.ceil(rows / replicas);
   if (position && begin.data_world_size !== replicas) {
+    const began = `data.micro_num ${begin.batch_size} on ${countOf(begin.data_world_size, "data-parallel rank")}`;
+    const idle = Math.max(0, replicas - rows), most = rows % replicas === 0 ? "" : "at most ";
     notice(
-      `A batch of this run has ${rows} rows (data.micro_num: ${begin.batch_size} on ${begin.data_world_size} data-parallel ` +
-        `ranks): each of the ${replicas} there ${replicas === 1 ? "is" : "are"} now takes ${
-          rows % replicas === 0 ? "" : "at most "
-        }${microBatches}`,
+      `A batch of this run stays as it began: ${
+        countOf(rows, "row")
+      } (${began}); on ${replicas} now, each takes ${most}${microBatches}` +
+        (idle > 0 ? `, and ${idle} take none: in a run of its own (another ckpt.save_ckpt_folder) all would` : ""),
     );
   }
+  phase(place.world === 1 ? "building the model" : "meeting the other ranks, building the model");
   const openSession = async () => {
     if (place.meeting && !meet) throw new TypeError("Cannot meet the other ranks: nobody says how");
     const world = place.meeting ? createWorld(mesh, await meet!(place.meeting)) : solo;
@@ -301,6 +307,7 @@ async function initialise(
   }
   let loaded: string | undefined;
   try {
+    if (saved ?? load) phase(`loading ${saved?.directory ?? load!.path}`);
     if (saved) {
       try {
         session.restore(saved, content);
@@ -467,9 +474,11 @@ async function advance(
       });
     }
     if (session.evaluationDue) {
-      const entered = () => progress?.enter(phases.evaluate, trainer.stepCount);
-      entered();
-      if (mesh.logs) monitor.send({ kind: "phase", name: "evaluating" });
+      const entered = (done: number, of?: number) => {
+        progress?.enter(phases.evaluate, trainer.stepCount);
+        if (mesh.logs) monitor.send({ kind: "phase", name: of ? `evaluating ${done}/${of}` : "evaluating" });
+      };
+      entered(0);
       const records = await session.evaluate(entered);
       if (mesh.logs) monitor.send({ kind: "validation", step: trainer.stepCount, batch: batch.batchCount, records });
     }

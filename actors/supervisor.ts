@@ -337,6 +337,7 @@ async function gather(state: State, options: SupervisorOptions, context: Own): P
   }
   const { config, world, meeting = null, notice } = mustered;
   if (notice !== undefined) monitor.send({ kind: "alert", text: notice });
+  monitor.send({ kind: "phase", name: world === 1 ? "starting" : `starting ${world} ranks` });
   if (newest && resume && load && attempt === 1) {
     monitor.send({
       kind: "notice",

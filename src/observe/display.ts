@@ -206,7 +206,7 @@ export class Display implements Disposable {
   readonly #now: () => number;
   readonly #pace: { step: number; at: number }[] = [];
   #shown: TrainingStatus | undefined;
-  #lastWritten = -Infinity;
+  #lastWritten: number;
   #lastWrittenStep = -1;
 
   constructor(options: DisplayOptions = {}) {
@@ -216,6 +216,8 @@ export class Display implements Disposable {
     this.#color = options.color ?? (this.#output.isTerminal && !Deno.noColor);
     this.#every = everySeconds * 1000;
     this.#now = options.now ?? (() => performance.now());
+    // In a log, what a run is busy with before its first step is news only where it takes long.
+    this.#lastWritten = this.#output.isTerminal ? -Infinity : this.#now();
   }
 
   /** True where text may carry colours. */
@@ -230,14 +232,17 @@ export class Display implements Disposable {
 
   /** Shows where the run stands. The first and the last step are always shown, others as often as is useful. */
   update(state: TrainingStatus): void {
-    const now = this.#now();
+    const now = this.#now(), { step, phase } = state;
     const status = { ...state, secondsLeft: state.secondsLeft ?? this.#secondsLeft(state, now) };
+    // A phase comes right after the step that it follows, and may be all there is to see for long.
+    const entered = this.#output.isTerminal && phase !== undefined && phase !== this.#shown?.phase;
+    const due = phase === undefined && step !== this.#lastWrittenStep &&
+      (this.#lastWrittenStep < 0 || step >= state.totalSteps);
     this.#shown = status;
-    const last = state.step >= state.totalSteps;
     const pause = this.#output.isTerminal ? REDRAW_MILLISECONDS : this.#every;
-    if (now - this.#lastWritten < pause && !(last && state.step !== this.#lastWrittenStep)) return;
+    if (now - this.#lastWritten < pause && !due && !entered) return;
     this.#lastWritten = now;
-    this.#lastWrittenStep = state.step;
+    if (phase === undefined) this.#lastWrittenStep = step;
     if (this.#output.isTerminal) this.#draw();
     else this.#output.write(renderPlainStatus(status) + "\n");
   }
@@ -253,12 +258,15 @@ export class Display implements Disposable {
     this.#json?.write(JSON.stringify(entry) + "\n");
   }
 
-  /** Leaves the live line in the terminal's history, without what is no longer being done. */
+  /** Leaves the live line in the terminal's history, without what is no longer being done; without a step, no line. */
   [Symbol.dispose](): void {
     if (this.#output.isTerminal && this.#shown !== undefined) {
       this.#shown = { ...this.#shown, phase: undefined };
-      this.#draw();
-      this.#output.write("\n");
+      if (this.#lastWrittenStep < 0) this.#output.write(CLEAR_LINE);
+      else {
+        this.#draw();
+        this.#output.write("\n");
+      }
     }
     this.#shown = undefined;
   }
@@ -281,10 +289,13 @@ export class Display implements Disposable {
 
   #secondsLeft(state: TrainingStatus, now: number): number | undefined {
     const pace = this.#pace;
-    if (pace.length === 0 || pace.at(-1)!.step < state.step) pace.push({ step: state.step, at: now });
+    // Only steps tell: starting takes what it takes once.
+    if (state.phase === undefined && (pace.length === 0 || pace.at(-1)!.step < state.step)) {
+      pace.push({ step: state.step, at: now });
+    }
     if (pace.length > PACE_WINDOW) pace.shift();
     const [first, last] = [pace[0], pace.at(-1)!];
-    if (last.step === first.step) return undefined;
+    if (!first || !last || last.step === first.step) return undefined;
     return Math.max(0, (state.totalSteps - state.step) * (last.at - first.at) / (last.step - first.step) / 1000);
   }
 }

@@ -1,6 +1,6 @@
 import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
 import { Display, renderPlainStatus, renderStatus, type TrainingStatus } from "./display.ts";
-import { formatBytes, formatCount, formatDuration, formatLoss } from "./format.ts";
+import { countOf, formatBytes, formatCount, formatDuration, formatLoss } from "./format.ts";
 
 const status: TrainingStatus = {
   step: 90,
@@ -56,6 +56,46 @@ Deno.test("renderStatus() paints a loss that is no number red", () => {
   assertStringIncludes(renderStatus({ ...status, loss: NaN }, 120, { color: true }), "\x1b[31mNaN\x1b[0m");
 });
 
+Deno.test("Display shows a phase at once on a terminal, though a step was just drawn; a log has it where it lasts", () => {
+  let shown = "", at = 0;
+  const output = { isTerminal: true, columns: () => 100, write: (text: string) => void (shown += text) };
+  const now = () => at;
+  {
+    using display = new Display({ output, color: false, now });
+    display.update({ step: 0, totalSteps: 9, phase: "starting" });
+    display.update({ step: 1, totalSteps: 9, loss: 2 });
+    display.update({ step: 1, totalSteps: 9, loss: 2, phase: "evaluating" });
+  }
+  const drawn = shown.split("\x1b[2K").map((line) => line.replace(/^\S+ +\d+% +/, ""));
+  assertMatch(drawn[1]!, /^starting {2}step 0\/9/);
+  assertMatch(drawn[3]!, /^evaluating {2}step 1\/9/);
+
+  shown = "";
+  const log = new Display({ output: { ...output, isTerminal: false }, now });
+  log.update({ step: 0, totalSteps: 9, phase: "starting" });
+  assertEquals(shown, "");
+  at = 5000;
+  log.update({ step: 0, totalSteps: 9, phase: "opening the device" });
+  assertEquals(shown, "opening the device  step 0/9\n");
+  log.update({ step: 1, totalSteps: 9, loss: 2 });
+  assertMatch(shown, /step 1\/9 {2}loss 2\.0000\n$/);
+  at = 9000;
+  log.update({ step: 2, totalSteps: 9, loss: 2 });
+  at = 11_000;
+  log.update({ step: 3, totalSteps: 9, loss: 2 });
+  assertMatch(shown, /step 3\/9 {2}loss 2\.0000 {2}18s left\n$/); // of steps alone: 3 s each
+});
+
+Deno.test("Display leaves no line of a run that took no step", () => {
+  let shown = "";
+  const output = { isTerminal: true, columns: () => 100, write: (text: string) => void (shown += text) };
+  {
+    using display = new Display({ output });
+    display.update({ step: 0, totalSteps: 9, phase: "starting" });
+  }
+  assert(shown.endsWith("\r\x1b[2K"), JSON.stringify(shown));
+});
+
 Deno.test("renderPlainStatus() names the phase and leaves out what is unknown", () => {
   assertEquals(renderPlainStatus({ step: 1, totalSteps: 2, phase: "saving" }), "saving  step 1/2");
 });
@@ -85,6 +125,7 @@ Deno.test("formats keep three digits that count", () => {
     "3d 04h",
     "?",
   ]);
+  assertEquals([0, 1, 1888].map((count) => countOf(count, "row")), ["0 rows", "1 row", "1,888 rows"]);
   assertEquals([3.21453, 123.45, 1.234e7, NaN].map(formatLoss), ["3.2145", "123.5", "1.23e+7", "NaN"]);
 });
 

@@ -23,6 +23,10 @@ export function formatCount(value: number): string {
   return `${value.toExponential(2)}`;
 }
 
+/** `1 row`, `1,888 rows`. */
+export const countOf = (count: number, thing: string): string =>
+  `${count.toLocaleString("en")} ${thing}${count === 1 ? "" : "s"}`;
+
 /** `512 MiB`, `1.50 GiB`. */
 export function formatBytes(bytes: number): string {
   let rest = bytes;

@@ -18,18 +18,19 @@ export async function evaluateSets(
   trainer: Trainer,
   loaders: readonly ValidationLoader[],
   { onBatch, sum: sumOverRanks = (values) => Promise.resolve([...values]) }: {
-    /** Called before each batch, as a sign of life. */
-    readonly onBatch?: (() => void) | undefined;
+    /** Called before each batch with how many were, of how many in all sets: a sign of life. */
+    readonly onBatch?: ((done: number, of: number) => void) | undefined;
     /** Sums values over all ranks. @default a rank by itself */
     readonly sum?: (values: readonly number[]) => Promise<number[]>;
   } = {},
 ): Promise<SetResult[]> {
-  const results: SetResult[] = [];
+  const results: SetResult[] = [], of = loaders.reduce((total, { length }) => total + length, 0);
+  let done = 0;
   for (const loader of loaders) {
     const metric = new AccPerplex();
     let sum = 0, batches = 0;
     for (const batch of loader.batches()) {
-      onBatch?.();
+      onBatch?.(done++, of);
       const { loss, microBatches } = await trainer.evaluate(batch);
       for (const { nll, correct, microBatch: { labels } } of microBatches) metric.add({ nll, correct, labels });
       sum += loss;

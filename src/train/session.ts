@@ -186,9 +186,9 @@ export class Session implements Disposable {
   /**
    * Loss, accuracy and perplexity on every validation set.
    *
-   * @param onBatch called before each batch
+   * @param onBatch called before each batch, with how many were and how many there are
    */
-  async evaluate(onBatch?: () => void): Promise<{ record: StepRecord; loss: number }[]> {
+  async evaluate(onBatch?: (done: number, of: number) => void): Promise<{ record: StepRecord; loss: number }[]> {
     const results = await evaluateSets(this.trainer, this.validation, {
       onBatch,
       sum: (values) => agree(this.#world, this.#tells ? values : values.map(() => 0)),

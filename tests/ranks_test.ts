@@ -113,8 +113,8 @@ Deno.test("4, 3, 2 and 4 ranks across restarts, however they divide the state, t
       assertEquals(ended.code, 0, ended.err);
       assertMatch(ended.err, /Stopped after step \d+\. The same command goes on from there/);
       if (nproc === 4) continue;
-      assertStringIncludes(ended.err, "A batch of this run has 12 rows (data.micro_num: 3 on 4 data-parallel ranks)");
-      assertStringIncludes(ended.err, `each of the ${nproc} there are now takes ${12 / nproc}`);
+      assertStringIncludes(ended.err, "stays as it began: 12 rows (data.micro_num 3 on 4 data-parallel ranks)");
+      assertStringIncludes(ended.err, `on ${nproc} now, each takes ${12 / nproc}`);
     }
     const last = await train(rough, processes, 4, changes(3, 1)).ended;
     assertEquals(last.code, 0, last.err);

@@ -2,6 +2,7 @@
 import type { Backend } from "../backend/backend.ts";
 import { deviceOptions, openBackend } from "../backend/open.ts";
 import type { ResolvedConfig } from "../config/mod.ts";
+import { countOf } from "../observe/format.ts";
 import { runMesh } from "../parallel/run_mesh.ts";
 import { kernelsOf } from "../train/kernel_trial.ts";
 import { type Found, tune, type TuneOptions } from "../train/tune.ts";
@@ -65,9 +66,10 @@ export async function tuneFor(
   cache.save(found);
   const kept = Object.keys(cache.choices).length;
   const others = [...found].filter(([, { choice, tried }]) => choice !== Object.keys(tried)[0]).length;
-  if (found.size > 0) say(`${found.size} questions answered, ${others} by another form than the shipped one`);
-  else if (left === 0) say(`Nothing is left to tune: ${kept} answers are kept in ${folder}`);
-  if (left > 0) say(`${left} questions are left: the time was too short; troupe tune goes on with them`);
+  if (found.size > 0) {
+    say(`${countOf(found.size, "question")} answered, ${others} by another form than the shipped one`);
+  } else if (left === 0) say(`Nothing is left to tune: ${kept} answers are kept in ${folder}`);
+  if (left > 0) say(`${countOf(left, "question")} left, as time is up: troupe tune goes on with them`);
 }
 
 export const tuneVerb: Verb = {

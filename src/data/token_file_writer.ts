@@ -46,12 +46,12 @@ export function naming<T>(path: string, write: () => T): T {
   }
 }
 
-/** Refuses to write over existing output unless told to. Throws `Deno.errors.AlreadyExists`. */
-export function refuseExisting(paths: readonly string[], overwrite: boolean): void {
+/** Refuses to write over existing output unless told to, with what else would work. Throws `Deno.errors.AlreadyExists`. */
+export function refuseExisting(paths: readonly string[], overwrite: boolean, otherwise = "another place"): void {
   const existing = paths.filter(fileExists);
   if (existing.length > 0 && !overwrite) {
     throw new Deno.errors.AlreadyExists(
-      `${existing.join(", ")} exists already and is left alone. Another place, or --overwrite, would work`,
+      `${existing.join(", ")} exists already and is left alone; ${otherwise}, or --overwrite, would work`,
     );
   }
 }

@@ -313,7 +313,7 @@ export async function trainTokenizer(
     }
     & Inputs,
 ): Promise<number> {
-  refuseExisting([options.path], options.overwrite ?? false);
+  refuseExisting([options.path], options.overwrite ?? false, "going without --train_bpe, which uses it as it is");
   const { files, documentsOf, totalBytes } = openInputs(options);
   const trainer = createBpeTrainer();
   let documents = 0;

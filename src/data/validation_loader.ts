@@ -121,9 +121,9 @@ export function createValidationLoaders(data: ValidationDataOptions, shard: Data
     if (batchRows === 0) {
       shard.onNotice?.(
         `Validation set ${set.name} is left out: it has ${set.samples} samples of ${minValidationLength} tokens or more, ` +
-          `and ${
-            microBsz * dataWorldSize
-          } are needed (data.micro_bsz ${microBsz} on ${dataWorldSize} data-parallel ranks)`,
+          `and one batch takes ${microBsz * dataWorldSize} (data.micro_bsz ${microBsz} on each of ${
+            dataWorldSize === 1 ? "1 rank" : `${dataWorldSize} data-parallel ranks`
+          }); more validation text, or a smaller data.micro_bsz, would work`,
       );
       continue;
     }

@@ -29,9 +29,9 @@ const log2e = Math.LOG2E;
 export interface MatrixBlocks {
   /** Subgroups of a workgroup. */
   readonly subgroups: number;
-  /** Rows of a subgroup: 16 or 32. They stay, while columns pass by. */
+  /** Rows of a subgroup: 32, or 16 in the backward passes. They stay, while columns pass by. */
   readonly rows: number;
-  /** Columns of a step: 32, or 16 where lines of scores are not shared. */
+  /** Columns of a step: 32, or 16 with 32 rows. */
   readonly columns: number;
   /** What a step reads from memory is asked for a whole step before. */
   readonly early?: boolean;
@@ -70,6 +70,22 @@ export function matrixTilings({ headDim }: AttentionShape): Readonly<Record<stri
     units,
     "units, small groups": { forward: large, queryGradient: small, keyGradient: small },
   };
+}
+
+/** @throws {RangeError} for blocks that a pass cannot have */
+function requireBlocks({ subgroups, rows, columns }: MatrixBlocks, { scores }: PassNames): void {
+  const sizes = `blocks of ${rows} rows and ${columns} columns in ${subgroups} subgroups`;
+  if (!(Number.isInteger(subgroups) && subgroups > 0 && [16, 32].includes(rows) && [16, 32].includes(columns))) {
+    throw new RangeError(`Cannot divide attention into ${sizes}: rows and columns must be 16 or 32`);
+  }
+  // Two lanes to a line have eight keys each, which is half of what a matrix of weights is read by.
+  if (rows === 16 && columns === 16) {
+    throw new RangeError(`Cannot divide attention into ${sizes}: 16 rows need 32 columns, 16 columns need 32 rows`);
+  }
+  // The softmax of a row is one lane's.
+  if (scores === 1 && rows !== matrixLanes) {
+    throw new RangeError(`Cannot divide attention's forward pass into ${sizes}: it needs 32 rows`);
+  }
 }
 
 /** Whether this form can do a shape. Scores are compared before they are scaled. */
@@ -369,9 +385,11 @@ function textOf(
   operands: readonly Operand[],
   traits: DeviceTraits,
   unit: MatrixUnit,
-  { subgroups, rows: ownRows, columns, early = false }: MatrixBlocks,
+  form: MatrixBlocks,
   names: PassNames,
 ) {
+  requireBlocks(form, names);
+  const { subgroups, rows: ownRows, columns, early = false } = form;
   const { tokens, heads, kvHeads, headDim, scale } = shape, scaled = isScaled(shape);
   const bound = [
     ...new Set([...names.rows, ...names.columns, ...names.others, ...(scaled ? ["largest"] : []), ...names.outputs]),

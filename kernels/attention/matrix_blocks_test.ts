@@ -1,4 +1,4 @@
-import { assertEquals } from "@std/assert";
+import { assertEquals, assertThrows } from "@std/assert";
 import { hostTraits } from "../../src/backend/cpu/backend.ts";
 import { nullDawn } from "../../src/backend/webgpu/_testing.ts";
 import { audited } from "../audit.ts";
@@ -108,6 +108,24 @@ for (const [headDim, type, long] of [[64, "f16", 60], [128, "f16", 30], [32, "bf
     await check({ heads: 2, kvHeads: 1, headDim, type }, [3, long, 7], { emulate: matrixTilings(shape).units });
   });
 }
+
+Deno.test("attention refuses blocks for matrix units that would make wrong sums", () => {
+  const sizes = { tokens: 60, heads: 2, kvHeads: 1, headDim: 16, type: "f16", scale: 0.25 } as const;
+  const { operands } = attentionForward(sizes), { operands: back } = attentionBackward(sizes);
+  const traits: DeviceTraits = { ...hostTraits, features: { ...hostTraits.features, shaderF16: true } };
+  const forward = (blocks: Partial<typeof one>) =>
+    matrixForwardPass(sizes, operands, traits, emulatedMatrix, { ...one, ...blocks });
+  const backward = (query: Partial<typeof one>, key: Partial<typeof one> = {}) =>
+    matrixBackwardPasses(sizes, back, traits, emulatedMatrix, {
+      queryGradient: { ...one, ...query },
+      keyGradient: { ...one, ...key },
+    });
+  forward({}), backward({ rows: 16, columns: 32 }, { rows: 16, columns: 32 });
+  assertThrows(() => forward({ rows: 16, columns: 32 }), RangeError, "it needs 32 rows");
+  assertThrows(() => forward({ columns: 24 }), RangeError, "must be 16 or 32");
+  assertThrows(() => backward({ rows: 16 }), RangeError, "16 rows need 32 columns");
+  assertThrows(() => backward({}, { rows: 16 }), RangeError, "16 rows need 32 columns");
+});
 
 Deno.test("attention on matrix units matches its reference, where the device has them", async () => {
   const { features, description } = (await testDevice()).traits;

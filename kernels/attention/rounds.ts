@@ -138,6 +138,7 @@ function pairsPass(rounds: Rounds, operands: readonly Operand[], traits: DeviceT
   const threads = 256, own = Math.ceil(blocks / threads), active = Math.ceil(blocks / own);
   const code = `${directives}${bindings}
 var<workgroup> counts: array<u32, ${threads}>;
+var<workgroup> spans: array<vec2u, ${threads}>; // blocks of keys and of queries beside a block's own, of some blocks
 fn firstKeysOf(block: u32) -> u32 { return min(start[min(block * ${block}u, ${tokens - 1}u)] / ${block}u, block); }
 fn lastQueriesOf(block: u32) -> u32 {
   let finish = min(end[min(block * ${block}u + ${block - 1}u, ${tokens - 1}u)], ${tokens}u);
@@ -156,24 +157,35 @@ fn main(@builtin(local_invocation_index) local: u32) {
     if (other < local) { number += counts[other]; }
     total += counts[other];
   }
-  for (var i = begin; i < finish; i++) {
+  for (var turn = 0u; turn < ${own}u; turn++) {
+    let i = begin + turn;
     let first = firstKeysOf(i);
     let last = lastQueriesOf(i);
-    pairs[${at.base}u + i] = number - first;
-    pairs[${at.firstKeys}u + i] = first;
-    pairs[${at.lastQueries}u + i] = last;
-    for (var j = first; j <= i && number < ${pairs}u; j++) {
-      pairs[${at.list}u + number] = (i << 16u) | j;
-      number++;
+    if (i < finish) {
+      pairs[${at.base}u + i] = number - first;
+      pairs[${at.firstKeys}u + i] = first;
+      pairs[${at.lastQueries}u + i] = last;
+      for (var j = first; j <= i && number < ${pairs}u; j++) {
+        pairs[${at.list}u + number] = (i << 16u) | j;
+        number++;
+      }
     }
+    let less = vec2u(i - first, last - i);
     var place = vec2u();
-    for (var other = 0u; other < ${blocks}u; other++) {
-      let more = vec2u(other - firstKeysOf(other), lastQueriesOf(other) - other);
-      let less = vec2u(i - first, last - i);
-      place += select(vec2u(), vec2u(1u), (more > less) | ((more == less) & vec2<bool>(other < i)));
+    for (var some = 0u; some < ${blocks}u; some += ${threads}u) {
+      workgroupBarrier();
+      let mine = some + local;
+      spans[local] = vec2u(mine - firstKeysOf(mine), lastQueriesOf(mine) - mine);
+      workgroupBarrier();
+      for (var other = some; other < min(some + ${threads}u, ${blocks}u); other++) {
+        let more = spans[other - some];
+        place += select(vec2u(), vec2u(1u), (more > less) | ((more == less) & vec2<bool>(other < i)));
+      }
     }
-    pairs[${at.queryOrder}u + place.x] = i;
-    pairs[${at.keyOrder}u + place.y] = i;
+    if (i < finish) {
+      pairs[${at.queryOrder}u + place.x] = i;
+      pairs[${at.keyOrder}u + place.y] = i;
+    }
   }
   for (var rest = total + local; rest < ${pairs}u; rest += ${threads}u) { pairs[${at.list}u + rest] = 0xffffffffu; }
   if (local == 0u) { pairs[0] = select(0u, ${tooMany}u, total > ${pairs}u); }

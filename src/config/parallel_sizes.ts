@@ -83,11 +83,15 @@ export function parallelProblems(config: Sections, world: number): ConfigProblem
   const { tp, pp, dp, wp, wdp, zero1, ep, edp, etp, ewp } = sizes;
 
   if (dp * pp * tp !== world) {
-    const [path, value, other] = tp > 1
-      ? ["parallel.tensor.size", tp, `pipeline stages (${pp})`]
-      : ["parallel.pipeline.size", pp, `tensor size (${tp})`];
-    const rest = Math.floor(world / (tp > 1 ? pp : tp));
-    fail(path, `${value} times the ${other} does not divide the ${world} ranks; ${rest} ${others(rest)}`);
+    const [path, value, other, name] = tp > 1
+      ? ["parallel.tensor.size", tp, pp, `pipeline stages (${pp})`]
+      : ["parallel.pipeline.size", pp, tp, `tensor size (${tp})`];
+    const rest = world / other, ranks = tp * pp * Math.ceil(world / tp / pp);
+    const more = `(--nproc ${ranks} on one machine)`;
+    const would = Number.isInteger(rest)
+      ? `${rest} ${others(rest)}, and so would ${ranks} ranks ${more}`
+      : `${ranks} ranks would ${more}`;
+    fail(path, `${value} times the ${name} does not divide the ${world} ranks; ${would}`);
   } else if (wdp * pp * wp !== world) {
     const rest = Math.floor(world / pp);
     fail("parallel.weight.size", `${wp} does not divide the ${rest} ranks of a stage; ${rest} ${others(rest)}`);

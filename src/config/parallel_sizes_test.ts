@@ -45,6 +45,13 @@ Deno.test("parallelSizes() refuses another number of ranks than the record was r
   assertThrows(() => parallelSizes(config, 3), RangeError, "parallel.tensor.size");
 });
 
+Deno.test("what does not divide the ranks is told with a size, or a number of ranks, that would", () => {
+  const message = (world: number, parallel: Record<string, unknown>) =>
+    assertThrows(() => sizes(world, parallel), Error).message.split(/ranks; |\n/).at(-1);
+  assertEquals(message(1, { tensor: 2 }), "1 would, and so would 2 ranks (--nproc 2 on one machine)");
+  assertEquals(message(3, { tensor: 2, pipeline: 2 }), "4 ranks would (--nproc 4 on one machine)");
+});
+
 Deno.test("resized() divides the optimizer's state over as many ranks as the new number allows, and no more than before", () => {
   const after = (world: number, parallel: Record<string, unknown>, left: number, num_experts = 1) => {
     const config = resolveConfig({

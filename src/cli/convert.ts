@@ -3,7 +3,7 @@
  * model larger than any device here can be converted.
  */
 import { parse } from "@std/yaml";
-import { dirname, join } from "node:path";
+import { basename, dirname, extname, join } from "node:path";
 import { openNullBackend } from "../backend/null/backend.ts";
 import {
   type Checkpoint,
@@ -22,6 +22,7 @@ import {
 } from "../checkpoint/mod.ts";
 import { printResolved, resolveConfig, type ResolvedConfig } from "../config/mod.ts";
 import { createTrainLoader } from "../data/mod.ts";
+import { tokenizerFile } from "../data/tokenizer.ts";
 import { elementCount } from "../graph/graph.ts";
 import { Program } from "../graph/program.ts";
 import { fromParameters, parameterShape, toParameters } from "../models/convert.ts";
@@ -33,7 +34,7 @@ import { initializeOptimizer, initializeTrainer } from "../train/initialize.ts";
 import { expectSameModel } from "../train/load.ts";
 import { loadPlugins, planModel } from "../train/model.ts";
 import { ArgumentError, createParser, type ParsedArguments } from "./parser.ts";
-import { recordFromArguments, say, type Verb } from "./verb.ts";
+import { resolveWritten, say, undivided, type Verb, writtenRecord } from "./verb.ts";
 
 const summary = "convert between a checkpoint and a Hugging Face folder";
 
@@ -44,7 +45,7 @@ const description = `${summary}
   troupe convert llama-folder checkpoints --config my_run.yaml
 
 From a checkpoint, or from a folder of them (the newest usable one), to a Hugging Face folder: config.json follows from
-the run record that the checkpoint keeps, and tokenizer.json is copied where the record names it.
+the run record that the checkpoint keeps, and the tokenizer is copied where the record names it.
 
 From a Hugging Face folder to a checkpoint of step 0, TARGET/0, for the run that --config describes: weights as given,
 moments zero, data and schedules at the begin. A run whose ckpt.save_ckpt_folder is TARGET resumes from it.`;
@@ -162,19 +163,19 @@ async function storedRecord({ manifest, directory }: Checkpoint): Promise<Resolv
   }
   const plugins = (written?.runtime as { plugins?: unknown } | undefined)?.plugins;
   if (Array.isArray(plugins)) await loadPlugins(plugins.map(String));
-  return resolveConfig(written, { modelTypes: moduleNames(), allowRefused: true });
+  return resolveConfig(undivided(written), { modelTypes: moduleNames(), allowRefused: true, worldSize: 1 });
 }
 
 /** Copies the tokenizer that a record names, a file or a folder. @returns names of the files copied */
 async function copyTokenizer(path: string | null, folder: string): Promise<string[]> {
   if (path === null) return [];
-  const file = path.endsWith(".json") ? path : join(path, "tokenizer.json");
-  if (!await copied(file, join(folder, "tokenizer.json"))) {
+  const file = tokenizerFile(path), name = /\.(json|model)$/.test(file) ? `tokenizer${extname(file)}` : basename(file);
+  if (!await copied(file, join(folder, name))) {
     say(`The tokenizer ${file}, which the record names, is not there: it was not copied`);
     return [];
   }
   const settings = "tokenizer_config.json";
-  return ["tokenizer.json", ...await copied(join(dirname(file), settings), join(folder, settings)) ? [settings] : []];
+  return [name, ...await copied(join(dirname(file), settings), join(folder, settings)) ? [settings] : []];
 }
 
 async function copied(from: string, to: string): Promise<boolean> {
@@ -326,9 +327,8 @@ async function convertFolders(parsed: ConvertArguments): Promise<Report> {
       throw new ArgumentError("--config is missing: the run record of the checkpoint to make");
     }
     if (maxShardBytes !== undefined) throw new ArgumentError("--max_shard_size is for Hugging Face folders only");
-    const config = await recordFromArguments(
-      { ...parsed, nproc: undefined, backend: undefined, seed: 0, resume: false },
-    );
+    const written = await writtenRecord({ ...parsed, nproc: undefined, backend: undefined, seed: 0, resume: false });
+    const config = resolveWritten(undivided(written), { worldSize: 1 });
     using folder = HuggingFaceFolder.open(source!);
     const report = await toCheckpoint(folder, target!, config);
     const [newest] = listCheckpoints(target!);

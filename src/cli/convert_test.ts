@@ -2,8 +2,16 @@ import { assert, assertEquals, assertGreater, assertMatch, assertStringIncludes,
 import { dirname, join } from "node:path";
 import { goldenPath } from "../../tests/golden_dir.ts";
 import { openBackend } from "../backend/open.ts";
-import { HuggingFaceFolder, openCheckpoint, writeHuggingFace } from "../checkpoint/mod.ts";
-import { resolveConfig } from "../config/mod.ts";
+import {
+  entryKinds,
+  HuggingFaceFolder,
+  type Json,
+  openCheckpoint,
+  saveCheckpoint,
+  wholeEntry,
+  writeHuggingFace,
+} from "../checkpoint/mod.ts";
+import { printResolved, resolveConfig } from "../config/mod.ts";
 import { createTrainLoader } from "../data/mod.ts";
 import { elementCount } from "../graph/graph.ts";
 import { getModule, modelTypeOf } from "../models/registry.ts";
@@ -120,6 +128,40 @@ Deno.test("convert copies the tokenizer that the record names", () =>
     const without = await troupe("convert", checkpoints, join(folder, "without"));
     assertEquals(without.code, 0);
     assertMatch(without.err, /tokenizer\.json, which the record names, is not there/);
+
+    // Whatever kind of file it is; nothing reads it here.
+    const model = join(folder, "bpe.model"), others = join(folder, "others");
+    await Deno.writeTextFile(model, "pieces");
+    await troupe("convert", golden, others, "--config", path, "--set", `data.tokenizer_path=${model}`);
+    assertEquals((await troupe("convert", others, join(folder, "named"))).code, 0);
+    assertEquals(await Deno.readTextFile(join(folder, "named", "tokenizer.model")), "pieces");
+  }));
+
+Deno.test("convert asks for no ranks, whatever number of them divided the run", () =>
+  inScratch(async (folder) => {
+    const { path } = await recordFor(golden, folder), target = join(folder, "checkpoints");
+    const divided = ["--set", "parallel.tensor=2", "--set", "parallel.pipeline=2", "--set", "runtime.nproc=3"];
+    const made = await troupe("convert", golden, target, "--config", path, ...divided);
+    assertEquals(made.code, 0, made.err);
+    // As a run of four processes under a launcher leaves it: the record has one rank to a host.
+    const { record } = await recordFor(golden, folder);
+    const config = resolveConfig({ ...record, parallel: { tensor: 2, pipeline: 2 } }, { worldSize: 4 });
+    using source = openCheckpoint(join(target, "0"));
+    await saveCheckpoint({
+      folder: join(folder, "divided"),
+      step: 1,
+      entries: entryKinds.flatMap((kind) =>
+        source.names(kind).map((name) =>
+          wholeEntry(kind, name, source.shape(kind, name)!, () => [source.readTensor(kind, name) as Float32Array])
+        )
+      ),
+      layout: { world: 4, ...config.parallel } as unknown as Json,
+      state: {},
+      config: printResolved(config),
+    });
+    const back = await troupe("convert", join(folder, "divided"), join(folder, "back"));
+    assertEquals(back.code, 0, back.err);
+    assertEqualFolders(join(folder, "back"), golden);
   }));
 
 Deno.test("convert replaces only when told to, and only weights", () =>

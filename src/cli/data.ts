@@ -9,7 +9,7 @@ import {
   type TrainLoader,
 } from "../data/mod.ts";
 import { ArgumentError, createParser, type ParsedArguments } from "./parser.ts";
-import { recordFromArguments, say, type Verb } from "./verb.ts";
+import { resolveWritten, say, undivided, type Verb, writtenRecord } from "./verb.ts";
 
 const summary = "show what a training batch holds (data inspect)";
 
@@ -219,9 +219,8 @@ export const data: Verb = {
     for (const name of ["batch", "row", "chars"] as const) {
       if ((parsed[name] ?? 0) < 0) throw new ArgumentError(`--${name}: ${parsed[name]} is below 0`);
     }
-    const config = await recordFromArguments(
-      { ...parsed, nproc: undefined, backend: undefined, seed: 0, resume: false },
-    );
+    const written = await writtenRecord({ ...parsed, nproc: undefined, backend: undefined, seed: 0, resume: false });
+    const config = resolveWritten(undivided(written), { worldSize: 1 });
     const { total_steps } = config.data;
     if (parsed.batch >= total_steps) {
       throw new ArgumentError(

@@ -76,3 +76,9 @@ export const recordFromArguments = async (
   args: RecordArguments,
   options: { onNotice?: (line: string) => void; worldSize?: number | undefined } = {},
 ): Promise<ResolvedConfig> => resolveWritten(await writtenRecord(args, options), options);
+
+/** A written record without what divides its work: for who starts no ranks, whatever number of them it is for. */
+export const undivided = (written: Record<string, unknown>): Record<string, unknown> => {
+  const { parallel: _, pipeline: __, ...rest } = written;
+  return rest;
+};

@@ -75,13 +75,16 @@ function fileIn(folder: string): string {
   return names.find(isFile) ?? names[0]!;
 }
 
+/** The tokenizer's file: `path`, or what a folder holds as `tokenizer.json` or else `tokenizer.model`. */
+export const tokenizerFile = (path: string): string => isDirectory(path) ? fileIn(path) : path;
+
 /**
  * Loads `path`, or what a folder holds as `tokenizer.json` or else `tokenizer.model`. The content tells what it is: a
  * `tokenizer.json`, a SentencePiece model, or tiktoken's ranks. Throws `Deno.errors.NotFound` when the file is missing and
  * `SyntaxError` when it is not a tokenizer.
  */
 export function loadTokenizer(path: string): Tokenizer {
-  const file = isDirectory(path) ? fileIn(path) : path;
+  const file = tokenizerFile(path);
   const bytes = readBytes(file, "The tokenizer");
   const head = new TextDecoder().decode(bytes.subarray(0, 512));
   if (looksLikeTiktoken(head)) return fromTiktoken(file, bytes);

@@ -92,7 +92,8 @@ export const dataLoader = ({ data, position, dataRank, dataWorldSize, pipeline }
           // All read the same data, and say the same of it.
           ...(dataRank === 0 && { onNotice: (line: string) => context.log(line) }),
         });
-        if (position) loader.load({ ...loader.state(), ...position });
+        // Before the first batch there is nothing to go on with: a beginning counts over the ranks that there are.
+        if (position?.batch_count) loader.load({ ...loader.state(), ...position });
         context.sendSelf({ kind: "fill" });
         return { loader, begin: loader.state(), ready: [], fault: undefined };
       } catch (error) {

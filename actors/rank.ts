@@ -502,7 +502,7 @@ async function nextBatch(
   } catch (error) {
     if (error instanceof AskError && error.failure === "refused") return { problem: plainReason(error) };
     if (error instanceof RangeError) return { problem: error.message }; // a batch that no model of this shape can take
-    throw error;
+    throw new Error(plainReason(error, "its data loader"), { cause: error });
   }
 }
 

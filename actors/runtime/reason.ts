@@ -53,17 +53,26 @@ export type AskFailure = "timeout" | "stopped" | "invalid" | "refused" | "lost";
 
 /**
  * An ask that got no answer; `failure` says which way, the message names the actor and the request. `reason` is the
- * sentence of a refusal as the actor gave it, for people who know neither.
+ * sentence of a refusal as the actor gave it, for people who know neither. Where the actor's end was the failure, `cause` is
+ * its {@linkcode Ended}.
  */
 export class AskError extends Error {
   override name = "AskError";
-  constructor(readonly failure: AskFailure, message: string, readonly reason?: string) {
-    super(message);
+  constructor(readonly failure: AskFailure, message: string, readonly reason?: string, options?: ErrorOptions) {
+    super(message, options);
   }
 }
 
-/** What to tell people of an error: of a refusal, the sentence that the actor gave. */
-export function plainReason(error: unknown): string {
-  if (error instanceof AskError) return error.reason ?? error.message;
+/**
+ * What to tell people of an error: of a refusal, the sentence that the actor gave.
+ *
+ * @param whom what people call the actor that was asked, for when its end was the failure
+ */
+export function plainReason(error: unknown, whom?: string): string {
+  if (error instanceof AskError) {
+    return whom !== undefined && error.cause instanceof Ended
+      ? `${whom} ${error.cause.message}`
+      : error.reason ?? error.message;
+  }
   return error instanceof Error ? error.message : String(error);
 }

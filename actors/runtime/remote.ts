@@ -45,6 +45,8 @@ const wire = z.discriminatedUnion("type", [
     failure: z.enum(["timeout", "stopped", "invalid", "refused", "lost"]),
     text: z.string(),
     reason: z.string().optional(),
+    /** How the actor ended, where that was the failure. */
+    ended: reasonSchema.optional(),
   }),
   z.object({ type: z.literal("watch"), to: address, id: z.int() }),
   z.object({ type: z.literal("unwatch"), id: z.int() }),
@@ -147,8 +149,15 @@ export function remote(runtime: Runtime, channel: Channel, options: RemoteOption
           transmit({ type: "failed", id, failure: "invalid", text: `ask failed: ${(error as Error).message}` });
         }
       },
-      reject: ({ failure, message, reason }) =>
-        transmit({ type: "failed", id, failure, text: message, ...(reason === undefined ? {} : { reason }) }),
+      reject: ({ failure, message, reason, cause }) =>
+        transmit({
+          type: "failed",
+          id,
+          failure,
+          text: message,
+          ...(reason === undefined ? {} : { reason }),
+          ...(cause instanceof Ended ? { ended: cause.reason } : {}),
+        }),
     };
   }
 
@@ -165,7 +174,10 @@ export function remote(runtime: Runtime, channel: Channel, options: RemoteOption
         const asker = asks.get(message.id);
         asks.delete(message.id);
         if (message.type === "reply") asker?.resolve(withRefs(message.value));
-        else asker?.reject(new AskError(message.failure, message.text, message.reason));
+        else {
+          const { failure, text, reason, ended } = message;
+          asker?.reject(new AskError(failure, text, reason, ended && { cause: new Ended(ended) }));
+        }
         return;
       }
       case "watch": {
@@ -238,7 +250,8 @@ export function remote(runtime: Runtime, channel: Channel, options: RemoteOption
     for (const cancel of watchedFromThere.values()) cancel();
     ready.reject(new Ended(reason));
     for (const asker of asks.values()) {
-      asker.reject(new AskError("lost", `ask over "${label}" failed: ${describeReason(reason)}`));
+      const text = `ask over "${label}" failed: ${describeReason(reason)}`;
+      asker.reject(new AskError("lost", text, undefined, { cause: new Ended(reason) }));
     }
     asks.clear();
     for (const listener of watches.values()) listener(reason);

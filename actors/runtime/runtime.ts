@@ -151,7 +151,8 @@ export class Runtime {
   undeliverable(actor: string, message: unknown, answerer: Answerer | undefined, reason: Reason): void {
     if (answerer === undefined) return this.deadLetter(actor, message, describeReason(reason));
     const failure = reason.kind === "lost" ? "lost" : "stopped";
-    answerer.reject(new AskError(failure, `ask "${kindOf(message)}" to "${actor}" failed: ${describeReason(reason)}`));
+    const text = `ask "${kindOf(message)}" to "${actor}" failed: ${describeReason(reason)}`;
+    answerer.reject(new AskError(failure, text, undefined, { cause: new Ended(reason) }));
   }
 
   readonly ask = (target: Target, request: unknown, options: AskOptions = {}): Promise<unknown> => {

@@ -3,7 +3,15 @@ import { communicatorProtocol, type Meeting, orphaned } from "../../actors/commu
 import { dataLoaderProtocol } from "../../actors/data_loader.ts";
 import { Progress } from "../../actors/progress.ts";
 import { rank as rankActor } from "../../actors/rank.ts";
-import { type AskError, inWorker, plainReason, type Ref, type Runtime, serve } from "../../actors/runtime/mod.ts";
+import {
+  type AskError,
+  Ended,
+  inWorker,
+  plainReason,
+  type Ref,
+  type Runtime,
+  serve,
+} from "../../actors/runtime/mod.ts";
 import { openBackend } from "../backend/open.ts";
 import { callingCommunicator } from "../comm/collectives/calls.ts";
 import { FlightRecorder } from "../observe/flight_recorder.ts";
@@ -49,14 +57,18 @@ export async function joinRoot(
   const [rank, attempt] = [Number(Deno.env.get(rankVariables.rank)), Number(Deno.env.get(rankVariables.attempt))];
   const memory = { progress: progress.memory, recorder: recorder.memory };
   await ref.ask({ kind: "join", hostname, port, token, rank, attempt, ...memory }, { timeoutMs: patienceMs });
-  const leave = (why: string) => {
+  const leave = (why: string, code: number) => {
     console.error(`rank: ${why}; leaving`);
-    Deno.exit(orphaned);
+    Deno.exit(code);
   };
   ref.ask({ kind: "lost" }, { timeoutMs: Infinity }).then(
-    leave,
-    // A runtime that stops in good order takes the communicator with it.
-    (error: AskError) => error.failure === "stopped" || leave(`the communicator failed: ${error.message}`),
+    (why) => leave(why, orphaned),
+    (error: AskError) => {
+      const { failure, cause } = error, reason = cause instanceof Ended ? cause.reason : undefined;
+      // A runtime that stops in good order takes the communicator with it.
+      if (reason ? reason.kind === "stopped" : failure === "stopped") return;
+      leave(plainReason(error, "its communicator"), 1);
+    },
   );
   return ref;
 }

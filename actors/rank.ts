@@ -574,20 +574,20 @@ async function save(
   const options = { timeoutMs: Infinity };
   try {
     const writers = mesh.world, ask = { kind: "begin", step, snapshot, attempt, writers } as const;
-    const { directory } = await context.ask(checkpoints, ask, options);
+    const begun = context.ask(checkpoints, ask, options).then(({ directory }) => directory);
     try {
-      const shards = await writeOwn(directory, ready);
+      const { directory, shards } = await writeOwn(begun, ready);
       const state = { ...(ready.session.state(position) as object), run_folder: runFolder };
       const tensors = globalTensors(trainer.model);
       await context.ask(checkpoints, { kind: "commit", directory, step, shards, tensors, state, writers }, options);
     } catch (error) {
-      checkpoints.send({ kind: "abandon", directory });
+      begun.then((directory) => checkpoints.send({ kind: "abandon", directory }), () => {});
       throw error;
     }
     ready.lastSaved = { step, snapshot };
     return { stop };
   } catch (error) {
-    const reason = plainReason(error);
+    const reason = plainReason(error, "the checkpoint manager");
     const text = `Checkpoint of step ${step} was not saved: ${reason}`;
     if (mesh.rank === 0) monitor.send({ kind: "alert", text });
     return { unsaved: reason, stop };
@@ -596,17 +596,24 @@ async function save(
 
 /**
  * Writes this rank's part, and waits until all have written theirs: who is missing shows here, where ranks ask each other,
- * rather than at the root.
+ * rather than at the root. One that got no folder says so like one that could not write: the others wait for its word.
  *
+ * @param begun the folder to write into
  * @throws where any rank could not write
  */
-async function writeOwn(directory: string, { session, world: { mesh } }: Ready): Promise<ShardReport[]> {
+async function writeOwn(
+  begun: Promise<string>,
+  { session, world: { mesh } }: Ready,
+): Promise<{ directory: string; shards: ShardReport[] }> {
   const entries = shardEntries(session.trainer.model);
-  const written = entries.length > 0 ? writeShard({ directory, writer: mesh.rank, entries }) : undefined;
-  const [failures] = await session.agree([written ? await written.then(() => 0, () => 1) : 0]);
-  const shards = written ? [await written] : [];
+  const written = begun.then(async (directory) => ({
+    directory,
+    shards: entries.length > 0 ? [await writeShard({ directory, writer: mesh.rank, entries })] : [],
+  }));
+  const [failures] = await session.agree([await written.then(() => 0, () => 1)]);
+  const own = await written;
   if (failures! > 0) throw new Error("another rank could not write its part");
-  return shards;
+  return own;
 }
 
 /** The stop file's number, as rank 0 sees it. One that cannot be read is told, once, and asks for nothing: a slip must not end a run. */

@@ -1,12 +1,14 @@
 /**
  * The monitor: what people and tools get to see of a run. It writes the metrics, draws the display, and raises alerts.
- * It outlives the ranks' crashes, so the curve has every step once however often they start again.
+ * It outlives the ranks' crashes, so the curve has every step once however often they start again. What it knows of the
+ * steps done stands in its metrics file, so one that takes the place of another goes on from there, and so does the curve
+ * of a run that is resumed.
  */
 import { z } from "zod";
 import { fileError } from "../src/checkpoint/durable.ts";
 import { LossSpikeDetector, StuckDetector } from "../src/observe/alerts.ts";
 import { Display } from "../src/observe/display.ts";
-import { JsonLinesWriter } from "../src/observe/jsonl.ts";
+import { JsonLinesWriter, readJsonLines } from "../src/observe/jsonl.ts";
 import { lossPlotSvg, type LossPoint, renderLossPlot } from "../src/observe/loss_plot.ts";
 import { createLogger, fileSink, type Logger } from "../src/observe/logger.ts";
 import { copyFolder, rankFileName, type RunFolder } from "../src/observe/run_folder.ts";
@@ -17,6 +19,14 @@ import { actor, protocol } from "./runtime/mod.ts";
 /** A record of metrics by name. */
 const recordSchema = z.record(z.string(), z.union([z.number(), z.nan(), z.record(z.string(), z.number())]));
 const anyNumber = z.union([z.number(), z.nan(), z.literal(Infinity), z.literal(-Infinity)]);
+
+const curveSchema = z.object({
+  /** As text. */
+  drawn: z.string().optional(),
+  /** The file that has it as a picture, if it could be written. */
+  file: z.string().optional(),
+});
+export type Curve = z.output<typeof curveSchema>;
 
 export const monitorProtocol = protocol({
   commands: {
@@ -52,11 +62,7 @@ export const monitorProtocol = protocol({
     /** Steps done, as far as was told. */
     progress: { ask: {}, reply: z.object({ step: z.number() }) },
     /** Writes everything out and draws the curve; the last thing asked of a monitor. */
-    finish: {
-      ask: {},
-      /** The curve as text, and the file that has it as a picture, if it could be written. */
-      reply: z.object({ drawn: z.string().optional(), file: z.string().optional() }),
-    },
+    finish: { ask: {}, reply: curveSchema },
   },
 });
 
@@ -79,6 +85,8 @@ export interface MonitorOptions {
   /** TensorBoard's event files; absent for none. */
   readonly tensorboard?: TensorBoardSettings | undefined;
   readonly display?: Display;
+  /** It takes the place of one that ended, and goes on after the last line of metrics. @default {false} */
+  readonly continues?: boolean;
   /** Called with every alert, besides showing it. */
   readonly onAlert?: (text: string) => void;
 }
@@ -103,21 +111,52 @@ interface State {
   };
 }
 
-export const monitor = ({ folder, totalSteps, title, json, tensorboard, display, onAlert }: MonitorOptions) => {
+export const monitor = (options: MonitorOptions) => {
+  const { folder, totalSteps, title, json, tensorboard, continues = false, onAlert } = options;
   const eventsOf = (settings: TensorBoardSettings) => settings.folder ?? folder.tensorboards;
+  const alert = ({ display, logger }: State, text: string) => {
+    display.message(`ALERT ${text}`);
+    logger.warning(text);
+    onAlert?.(text);
+  };
+  /** Goes on after so many steps and batches: what was written of later ones is cut off. */
+  const begin = (state: State, { step, batch }: { step: number; batch: number }): void => {
+    const { display } = state, onError = (text: string) => alert(state, text);
+    closeWriters(state);
+    state.points = state.points.filter((point) => point.step <= step);
+    state.lines = attempt(display, "write metrics to", folder.metrics, (path) => {
+      const lines = new JsonLinesWriter(path, { resumeStep: batch, onError });
+      state.points = Array.from(readJsonLines(path), pointOf);
+      return lines;
+    });
+    state.board = tensorboard && attempt(display, "write event files to", eventsOf(tensorboard), (events) => {
+      const { queueMaxLength = 1, texts = {} } = tensorboard;
+      const board = new TensorBoardWriter({
+        folder: `${events}/${mainRank}`,
+        purgeStep: step,
+        queueMaxLength,
+        totalSteps,
+        onError,
+      });
+      for (const [tag, text] of Object.entries(texts)) board.addText(tag, text);
+      board.flush();
+      return board;
+    });
+    state.shown = { step };
+  };
   return actor({
     protocol: monitorProtocol,
     internal: { check: {} },
     initial(context): State {
       context.every(30_000, { kind: "check" });
-      const shown = display ?? new Display({ json });
+      const shown = options.display ?? new Display({ json });
       const logFile = attempt(shown, "write log file", `${folder.logs}/${mainRank}`, fileSink);
       const resumeFrom = tensorboard?.resumeFrom;
-      if (resumeFrom) {
+      if (resumeFrom && !continues) {
         const to = eventsOf(tensorboard);
         attempt(shown, "copy the event files of resume_tb_folder", resumeFrom, (from) => copyFolder(from, to));
       }
-      return {
+      const state: State = {
         display: shown,
         logger: createLogger({ sinks: logFile ? [logFile] : [] }),
         logFile,
@@ -129,14 +168,11 @@ export const monitor = ({ folder, totalSteps, title, json, tensorboard, display,
         validationLoss: undefined,
         shown: { step: 0 },
       };
+      if (continues) begin(state, lastOf(folder.metrics));
+      return state;
     },
     handle(state, message) {
       const { display, logger } = state;
-      const alert = (text: string) => {
-        display.message(`ALERT ${text}`);
-        logger.warning(text);
-        onAlert?.(text);
-      };
       const show = (phase?: string) =>
         display.update({
           ...state.shown,
@@ -146,28 +182,7 @@ export const monitor = ({ folder, totalSteps, title, json, tensorboard, display,
         });
       switch (message.kind) {
         case "begin":
-          closeWriters(state);
-          state.lines = attempt(
-            display,
-            "write metrics to",
-            folder.metrics,
-            (path) => new JsonLinesWriter(path, { resumeStep: message.batch, onError: alert }),
-          );
-          state.board = tensorboard && attempt(display, "write event files to", eventsOf(tensorboard), (events) => {
-            const { queueMaxLength = 1, texts = {} } = tensorboard;
-            const board = new TensorBoardWriter({
-              folder: `${events}/${mainRank}`,
-              purgeStep: message.step,
-              queueMaxLength,
-              totalSteps,
-              onError: alert,
-            });
-            for (const [tag, text] of Object.entries(texts)) board.addText(tag, text);
-            board.flush();
-            return board;
-          });
-          state.points = state.points.filter(({ step }) => step <= message.step);
-          state.shown = { step: message.step };
+          begin(state, message);
           show("first step"); // which compiles kernels, and may take long
           break;
         case "step": {
@@ -184,8 +199,8 @@ export const monitor = ({ folder, totalSteps, title, json, tensorboard, display,
           state.shown = message;
           state.stuck.active(message.step);
           const spike = state.spikes.check(message.step, message.loss);
-          if (spike) alert(spike);
-          if (!message.success) alert(`Step ${message.step}: the gradient is not finite, nothing was updated`);
+          if (spike) alert(state, spike);
+          if (!message.success) alert(state, `Step ${message.step}: the gradient is not finite, nothing was updated`);
           show();
           break;
         }
@@ -217,11 +232,11 @@ export const monitor = ({ folder, totalSteps, title, json, tensorboard, display,
           logger.info(message.text);
           break;
         case "alert":
-          alert(message.text);
+          alert(state, message.text);
           break;
         case "check": {
           const text = state.stuck.check();
-          if (text) alert(text);
+          if (text) alert(state, text);
           break;
         }
         case "progress":
@@ -239,7 +254,7 @@ export const monitor = ({ folder, totalSteps, title, json, tensorboard, display,
             Deno.writeTextFileSync(folder.lossPlot, lossPlotSvg(points, { title }));
             written = true;
           } catch (error) {
-            alert(fileError("write", folder.lossPlot, error).message); // no reason to lose the rest
+            alert(state, fileError("write", folder.lossPlot, error).message); // no reason to lose the rest
           }
           const drawn = renderLossPlot(points, { width: Math.min(display.columns, 78), height: 14 });
           message.reply({ drawn, ...(written ? { file: folder.lossPlot } : {}) });
@@ -258,6 +273,22 @@ export const monitor = ({ folder, totalSteps, title, json, tensorboard, display,
 
 /** The rank whose log and event files these are: the first of all, as there is one. */
 const mainRank = rankFileName({ dp: 0, tp: 0, pp: 0, main: true });
+
+/** A line of metrics, as a point of the curve: of a step, or of a validation. */
+function pointOf(entry: Readonly<Record<string, unknown>>): LossPoint {
+  const validation = Object.keys(entry).find((name) => /^val\/.*_loss$/.test(name));
+  const step = Number(entry.step_count), loss = entry[validation ?? "loss"] as number | undefined;
+  return validation === undefined ? { step, loss } : { step, validationLoss: loss };
+}
+
+/** Where a run is whose metrics these are. */
+function lastOf(metrics: string): { step: number; batch: number } {
+  let at = { step: 0, batch: 0 };
+  for (const { step, step_count } of readJsonLines(metrics)) {
+    if (typeof step === "number" && typeof step_count === "number") at = { step: step_count, batch: step + 1 };
+  }
+  return at;
+}
 
 /** What cannot be written is told; a run goes on without it. */
 function attempt<T>(display: Display, what: string, path: string, write: (path: string) => T): T | undefined {

@@ -38,31 +38,41 @@ export class JsonLinesWriter implements Disposable {
   }
 }
 
+/** The entries of a file of JSON lines, in order; none where there is no file. Lines that are damaged are left out. */
+export function* readJsonLines(path: string): Generator<Readonly<Record<string, unknown>>> {
+  for (const line of new TextDecoder().decode(bytesOf(path)).split("\n")) {
+    const entry = parsed(line);
+    if (entry !== undefined) yield entry;
+  }
+}
+
 const NEWLINE = 10;
+
+function bytesOf(path: string): Uint8Array {
+  try {
+    return Deno.readFileSync(path);
+  } catch (error) {
+    if (error instanceof Deno.errors.NotFound) return new Uint8Array();
+    throw error;
+  }
+}
 
 /** Bytes up to the first line to be written again, or up to the last whole line. */
 function keptBytes(path: string, resumeStep: number): number {
-  let bytes: Uint8Array;
-  try {
-    bytes = Deno.readFileSync(path);
-  } catch (error) {
-    if (error instanceof Deno.errors.NotFound) return 0;
-    throw error;
-  }
-  const decoder = new TextDecoder();
+  const bytes = bytesOf(path), decoder = new TextDecoder();
   let start = 0;
   for (let end = bytes.indexOf(NEWLINE); end !== -1; end = bytes.indexOf(NEWLINE, start)) {
-    const step = stepOf(decoder.decode(bytes.subarray(start, end)));
-    if (step !== undefined && step >= resumeStep) return start;
+    const step = parsed(decoder.decode(bytes.subarray(start, end)))?.step;
+    if (typeof step === "number" && step >= resumeStep) return start;
     start = end + 1;
   }
   return start;
 }
 
-function stepOf(line: string): number | undefined {
+function parsed(line: string): Readonly<Record<string, unknown>> | undefined {
   try {
-    const step = JSON.parse(line)?.step;
-    return typeof step === "number" ? step : undefined;
+    const entry = JSON.parse(line);
+    return typeof entry === "object" && entry !== null ? entry : undefined;
   } catch {
     return undefined; // a line damaged in the middle of the file is no reason to lose the rest
   }

@@ -97,6 +97,16 @@ interface Save {
   abandoned: boolean;
 }
 
+/** The save is answered by now: what cannot be removed is told, and stays. */
+async function retire(folder: string, keep: number, upTo: number, tell: (sentence: string) => void): Promise<void> {
+  try {
+    const { failed } = await retireOld(folder, keep, { upTo });
+    failed.forEach(tell);
+  } catch (error) {
+    tell((error as Error).message);
+  }
+}
+
 /** A disk that fails is answered, not crashed on: the run decides whether to go on without the checkpoint. */
 export const checkpointManager = ({ folder, keepLast, snapshots, config, layout }: CheckpointManagerOptions) => {
   const folders = snapshots === undefined ? [folder] : [folder, snapshots];
@@ -153,10 +163,7 @@ export const checkpointManager = ({ folder, keepLast, snapshots, config, layout 
             for (const { reply } of save.commits) reply({ directory: committed });
             const isSnapshot = snapshots !== undefined && resolve(dirname(directory)) === resolve(snapshots);
             const keep = isSnapshot ? keptSnapshots : keepLast;
-            if (keep > 0) {
-              const { failed } = await retireOld(dirname(directory), keep, { upTo: step });
-              failed.forEach((sentence) => context.log(sentence));
-            }
+            if (keep > 0) await retire(dirname(directory), keep, step, (sentence) => context.log(sentence));
             break;
           }
           case "abandon":

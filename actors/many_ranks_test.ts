@@ -10,10 +10,9 @@ import { resolveConfig } from "../src/config/mod.ts";
 import { Display } from "../src/observe/display.ts";
 import { makeRunFolder, runFolder } from "../src/observe/run_folder.ts";
 import { checkpointManager } from "./checkpoint_manager.ts";
-import { monitor } from "./monitor.ts";
+import { startCompany } from "./company.ts";
 import { rankProtocol } from "./rank.ts";
 import { actor, createRuntime } from "./runtime/mod.ts";
-import { supervisor } from "./supervisor.ts";
 import { nothingInitialised } from "./stub_rank.ts";
 
 const world = 64, steps = 3;
@@ -63,23 +62,14 @@ Deno.test("64 ranks in one process start, sum, lose one, start again and finish"
     const run = runFolder({ jobName: "many", startTime: new Date(0), root: folder });
     makeRunFolder(run);
     const display = new Display({ output, everySeconds: 0 });
-    const monitorRef = runtime.spawn(
-      "monitor",
-      monitor({ folder: run, totalSteps: steps, title: "", json: false, display }),
-    );
-    const checkpoints = runtime.spawn(
-      "checkpoints",
-      checkpointManager({ folder, keepLast: 0, config: "", layout: {} }),
-    );
     const sums = Array.from({ length: world }, (): number[] => []);
-    const root = runtime.spawn(
-      "supervisor",
-      supervisor({
+    const company = await startCompany(runtime, {
+      monitor: { folder: run, totalSteps: steps, title: "", json: false, display },
+      checkpoints: checkpointManager({ folder, keepLast: 0, config: "", layout: {} }),
+      supervisor: {
         config,
         runFolder: run.path,
         cpuFallback: false,
-        monitor: monitorRef,
-        checkpoints,
         // deno-lint-ignore require-await -- the options take a promise
         muster: async () => {
           worlds = simulatedWorld(world);
@@ -87,9 +77,9 @@ Deno.test("64 ranks in one process start, sum, lose one, start again and finish"
           return { config, world };
         },
         rank: (attempt, rank) => summingRank(worlds[rank]!, rank, attempt === 1 && rank === 37, sums[rank]!),
-      }),
-    );
-    const outcome = await root.ask({ kind: "run" }, { timeoutMs: 600_000 });
+      },
+    });
+    const outcome = await company.run();
     assertEquals(outcome.outcome, "finished", outcome.reason);
     assertMatch(shown, /Rank 37 crashed with 0 steps done: out of luck; starting all ranks again \(restart 1/);
     assertMatch(shown, /All 64 ranks are back/);

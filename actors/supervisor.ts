@@ -146,19 +146,24 @@ export const supervisor = (options: SupervisorOptions) =>
   actor({
     protocol: supervisorProtocol,
     internal,
-    initial: (): State => ({
-      phase: "gather",
-      reply: undefined,
-      attempt: 0,
-      members: [],
-      ends: [],
-      from: undefined,
-      restarts: [],
-      lastFailure: undefined,
-      checkedMs: 0,
-      stopping: false,
-      step: 0,
-    }),
+    initial(context): State {
+      const state: State = {
+        phase: "gather",
+        reply: undefined,
+        attempt: 0,
+        members: [],
+        ends: [],
+        from: undefined,
+        restarts: [],
+        lastFailure: undefined,
+        checkedMs: 0,
+        stopping: false,
+        step: 0,
+      };
+      // Whatever ends this actor: ranks that train would be asked to stop one after the other.
+      context.signal.addEventListener("abort", () => options.kill && endAll(state, options, context));
+      return state;
+    },
     async handle(state, message, context) {
       const { monitor } = options;
       const stale = "attempt" in message && message.attempt !== state.attempt;
@@ -249,7 +254,7 @@ export const supervisor = (options: SupervisorOptions) =>
         }
         case "stop":
           if (state.stopping || state.members.length === 0 || state.phase !== "train") {
-            const done = await stepsDone(options, context);
+            const done = await stepsDone(state, options, context);
             endAll(state, options, context);
             await finish(state, { outcome: "stopped", step: done, unsaved: done > 0 }, options, context);
             break;
@@ -310,9 +315,14 @@ function endAll(state: State, options: SupervisorOptions, context: Own): void {
   state.members.forEach((member, rank) => member.ended || end(rank, member, options, context));
 }
 
-/** Steps whose records arrived: what a dead rank can no longer say. */
-async function stepsDone({ monitor }: SupervisorOptions, context: Own): Promise<number> {
-  return (await context.ask(monitor, { kind: "progress" })).step;
+/** Steps whose records arrived: what a dead rank can no longer say. Where there is no monitor just now, the last heard of. */
+async function stepsDone(state: State, { monitor }: SupervisorOptions, context: Own): Promise<number> {
+  try {
+    return (await context.ask(monitor, { kind: "progress" })).step;
+  } catch (error) {
+    if (!(error instanceof AskError)) throw error;
+    return Math.max(state.step, ...state.members.map(({ beat }) => beat?.step ?? 0));
+  }
 }
 
 /** Starts the ranks on the newest checkpoint. */
@@ -332,7 +342,7 @@ async function gather(state: State, options: SupervisorOptions, context: Own): P
     }
     if (muster) mustered = await muster(attempt);
   } catch (error) {
-    const reason = plainReason(error);
+    const reason = plainReason(error, "The checkpoint manager");
     return await finish(state, { outcome: "failed", step: state.step, reason }, options, context);
   }
   const { config, world, meeting = null, notice } = mustered;
@@ -419,7 +429,7 @@ async function ended(
   members[rank]!.ended = reason;
   if (state.phase !== "recover") {
     state.phase = "recover";
-    state.step = await stepsDone(options, context);
+    state.step = await stepsDone(state, options, context);
     context.after(causeMs, { kind: "outlived", attempt });
   }
   const { step } = state;

@@ -4,10 +4,10 @@ import { resolveConfig } from "../src/config/mod.ts";
 import { Display } from "../src/observe/display.ts";
 import { makeRunFolder, runFolder } from "../src/observe/run_folder.ts";
 import { checkpointManager } from "./checkpoint_manager.ts";
-import { monitor } from "./monitor.ts";
+import { startCompany } from "./company.ts";
 import { rankProtocol } from "./rank.ts";
 import { actor, testRuntime } from "./runtime/mod.ts";
-import { type Outcome, supervisor } from "./supervisor.ts";
+import type { Outcome } from "./supervisor.ts";
 import { nothingInitialised } from "./stub_rank.ts";
 
 const second = 1000;
@@ -66,31 +66,24 @@ async function supervised(
     const run = runFolder({ jobName: "idle", startTime: new Date(0), root: folder });
     makeRunFolder(run);
     const display = new Display({ output, everySeconds: 0 });
-    const monitorRef = runtime.spawn(
-      "monitor",
-      monitor({ folder: run, totalSteps: 8, title: "", json: false, display }),
-    );
-    const checkpoints = runtime.spawn(
-      "checkpoints",
-      checkpointManager({ folder, keepLast: 0, config: "", layout: {} }),
-    );
     const ranks: ReturnType<typeof idleRank>[] = [];
-    const root = runtime.spawn(
-      "supervisor",
-      supervisor({
+    const starting = startCompany(runtime, {
+      monitor: { folder: run, totalSteps: 8, title: "", json: false, display },
+      checkpoints: checkpointManager({ folder, keepLast: 0, config: "", layout: {} }),
+      supervisor: {
         config,
         runFolder: run.path,
         cpuFallback: false,
-        monitor: monitorRef,
-        checkpoints,
         rank: () => {
           ranks.push(idleRank());
           return ranks.at(-1)!.spec;
         },
-      }),
-    );
+      },
+    });
+    await runtime.settle();
+    const company = await starting, root = company.supervisor;
     let outcome: Outcome | undefined;
-    root.ask({ kind: "run" }, { timeoutMs: Infinity }).then((result) => outcome = result, () => {});
+    company.run().then((result) => outcome = result);
     await runtime.settle();
     let changes = 0;
     await body({

@@ -1,10 +1,11 @@
 /** A whole company in one thread, on the CPU backend, for tests of what its actors do together. */
-import { checkpointManager } from "../actors/checkpoint_manager.ts";
-import { dataLoader } from "../actors/data_loader.ts";
-import { monitor, type TensorBoardSettings } from "../actors/monitor.ts";
+import { checkpointManager, type checkpointManagerProtocol } from "../actors/checkpoint_manager.ts";
+import { type Members, membersOf, startCompany } from "../actors/company.ts";
+import { dataLoader, type dataLoaderProtocol } from "../actors/data_loader.ts";
+import type { TensorBoardSettings } from "../actors/monitor.ts";
 import { rank } from "../actors/rank.ts";
-import { createRuntime } from "../actors/runtime/mod.ts";
-import { type Outcome, supervisor } from "../actors/supervisor.ts";
+import { type ActorSpec, type AnyProtocol, createRuntime } from "../actors/runtime/mod.ts";
+import type { Outcome } from "../actors/supervisor.ts";
 import { openBackend } from "../src/backend/open.ts";
 import type { Backend } from "../src/backend/backend.ts";
 import { printResolved, resolveConfig, type ResolvedConfig } from "../src/config/mod.ts";
@@ -50,7 +51,13 @@ export interface RunOptions {
   /** Changes the backend of each attempt, counted from 1. */
   readonly wrap?: (backend: Backend, attempt: number) => Backend;
   /** Called before each update, counted from 1 over all attempts. */
-  readonly onStep?: (step: number, stop: () => void) => void;
+  readonly onStep?: (step: number, members: Members) => void;
+  /** Called with every alert. */
+  readonly onAlert?: (text: string) => void;
+  /** Changes the loader of each attempt, counted from 1. */
+  readonly loader?: (spec: ActorSpec<typeof dataLoaderProtocol>, attempt: number) => typeof spec;
+  /** Changes the checkpoint manager. */
+  readonly checkpoints?: (spec: ActorSpec<typeof checkpointManagerProtocol>) => typeof spec;
   readonly tensorboard?: TensorBoardSettings;
   /** Tells this run from others in the same folder. @default {0} */
   readonly startTime?: number;
@@ -60,65 +67,80 @@ export interface RunOptions {
 
 /** Runs a company to its end. */
 export async function company(folder: string, config: ResolvedConfig, options: RunOptions = {}): Promise<Run> {
-  const { wrap = (backend) => backend, onStep, tensorboard = {}, startTime = 0, profile = false } = options;
+  const { wrap = (backend) => backend, loader = (spec) => spec, checkpoints = (spec) => spec, onStep } = options;
+  const { tensorboard = {}, startTime = 0, profile = false, onAlert } = options;
   let shown = "";
   const output = { isTerminal: false, columns: () => 80, write: (text: string) => void (shown += text) };
   const run = { ...runFolder({ jobName: "tiny", startTime: new Date(startTime), root: folder }) };
   makeRunFolder(run);
   const runtime = createRuntime({ log: (actor, text) => void (shown += `${actor}: ${text}\n`) });
-  const monitorRef = runtime.spawn(
-    "monitor",
-    monitor({
-      folder: run,
-      totalSteps: config.data.total_steps,
-      title: "tiny",
-      json: false,
-      tensorboard,
-      display: new Display({ output, everySeconds: 0 }),
-    }),
-  );
-  const checkpoints = runtime.spawn(
-    "checkpoints",
-    checkpointManager({
-      folder: `${folder}/checkpoints`,
-      keepLast: 0,
-      snapshots: config.ckpt.oss_snapshot_freq ? `${folder}/checkpoints/snapshot` : undefined,
-      config: printResolved(config),
-      layout: {},
-    }),
-  );
-  const root = runtime.spawn(
-    "supervisor",
-    supervisor({
-      config,
-      runFolder: run.path,
-      cpuFallback: false,
-      monitor: monitorRef,
-      checkpoints,
-      rank: (attempt) =>
-        rank({
-          backend: async () => watchSteps(wrap(await openBackend("cpu"), attempt)),
-          loader: (options) => dataLoader(options),
-          profile,
-        }),
-    }),
-  );
+  const members = membersOf(runtime);
   let updates = 0;
   function watchSteps(backend: Backend): Backend {
     if (!onStep) return backend;
     return intercept(backend, (kernel) => {
-      if (kernel === "adamw") onStep(++updates, () => root.send({ kind: "stop" }));
+      if (kernel === "adamw") onStep(++updates, members);
     });
   }
   try {
-    const outcome = await root.ask({ kind: "run" }, { timeoutMs: Infinity });
-    await monitorRef.ask({ kind: "finish" });
+    const { run: toItsEnd, finish } = await startCompany(runtime, {
+      monitor: {
+        folder: run,
+        totalSteps: config.data.total_steps,
+        title: "tiny",
+        json: false,
+        tensorboard,
+        display: new Display({ output, everySeconds: 0 }),
+        ...(onAlert ? { onAlert } : {}),
+      },
+      checkpoints: checkpoints(checkpointManager({
+        folder: `${folder}/checkpoints`,
+        keepLast: 0,
+        snapshots: config.ckpt.oss_snapshot_freq ? `${folder}/checkpoints/snapshot` : undefined,
+        config: printResolved(config),
+        layout: {},
+      })),
+      supervisor: {
+        config,
+        runFolder: run.path,
+        cpuFallback: false,
+        rank: (attempt) =>
+          rank({
+            backend: async () => watchSteps(wrap(await openBackend("cpu"), attempt)),
+            loader: (options) => loader(dataLoader(options), attempt),
+            profile,
+          }),
+      },
+    });
+    const outcome = await toItsEnd();
+    await finish();
     const lines = outcome.outcome === "failed" && outcome.step === 0 ? "" : Deno.readTextFileSync(run.metrics);
     const curve = lines.trim().split("\n").filter(Boolean).map((line) => JSON.parse(line));
     return { outcome, curve: curve.map(({ step, loss, gradNorm }) => ({ step, loss, gradNorm })), shown, folder: run };
   } finally {
     await runtime.stop();
   }
+}
+
+/** The actor, with a handler that throws where `before` does. */
+export function crashing<P extends AnyProtocol>(
+  { protocol, behavior }: ActorSpec<P>,
+  before: (kind: string) => void,
+): ActorSpec<P> {
+  const { definition } = behavior;
+  return {
+    protocol,
+    behavior: {
+      ...behavior,
+      definition: {
+        ...definition,
+        handle(state, message, context) {
+          before((message as { kind: string }).kind);
+          return definition.handle(state, message, context);
+        },
+      },
+    },
+  };
 }
 
 /** Calls back with every kernel's name before it runs. */

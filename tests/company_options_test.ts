@@ -107,7 +107,9 @@ Deno.test("ckpt.auto_resume goes before load_ckpt_info where the run has a check
     await company(`${folder}/a`, tiny(`${folder}/a`));
     const ckpt = { load_ckpt_info: { path: `${folder}/a/checkpoints/6`, content: ["model"] } };
     const config = tiny(`${folder}/b`, { ckpt });
-    const first = await company(`${folder}/b`, config, { onStep: (step, stop) => step === 4 && stop() });
+    const first = await company(`${folder}/b`, config, {
+      onStep: (step, { supervisor }) => step === 4 && supervisor.send({ kind: "stop" }),
+    });
     assertStringIncludes(first.shown, "begins with the model of step 6");
     const second = await company(`${folder}/b`, config);
     assertMatch(second.shown, /has a checkpoint of its own, so .*a\/checkpoints\/6 is not loaded/);

@@ -72,13 +72,9 @@ export {
 export { realScheduler, type Scheduler, type TestScheduler, testScheduler } from "./scheduler.ts";
 export {
   type Child,
-  child,
   describeTree,
-  type Restart,
-  type Strategy,
   supervise,
   type Supervision,
-  supervisorProtocol,
   type SupervisorSpec,
   type Tolerance,
 } from "./supervise.ts";

@@ -1,24 +1,18 @@
 /**
- * Supervision as data. The shape states who depends on whom: *one for one*, siblings are independent; *one for all*, they
- * share one fate; *rest for one*, later ones depend on earlier ones. After Erlang/OTP's `supervisor`.
+ * Supervision as data: who is started, in which order, and whose end is the end of all. Siblings are independent: a child
+ * that ends is started again, alone, as often as the tolerance allows. After Erlang/OTP's `supervisor`, one for one.
  */
 import { z } from "zod";
 import { actor, type ActorSpec, type Context, stop } from "./actor.ts";
-import { protocol } from "./protocol.ts";
+import { type AnyProtocol, protocol } from "./protocol.ts";
 import { describeReason, Ended, type Reason, reasonSchema } from "./reason.ts";
-import { isRef, type Ref } from "./ref.ts";
-
-export type Strategy = "oneForOne" | "oneForAll" | "restForOne";
-/** `permanent`: always; `transient`: after an abnormal end; `temporary`: never. */
-export type Restart = "permanent" | "transient" | "temporary";
 
 export interface Child {
   readonly name: string;
   /** What to start; a function is called for each start. */
   readonly start: ActorSpec | (() => ActorSpec);
-  readonly restart: Restart;
-  /** Its end (for a transient one: its normal end) ends the supervisor, normally: the unit of work is done. */
-  readonly significant: boolean;
+  /** It is never started again: its end ends the supervisor, and by a failure if it was one. @default {false} */
+  readonly significant?: boolean;
 }
 
 export interface Tolerance {
@@ -30,58 +24,23 @@ export interface Tolerance {
 
 /** The tree as a value. */
 export interface Supervision extends Required<Tolerance> {
-  readonly strategy: Strategy;
   readonly children: readonly Child[];
 }
 
-/** What may be asked of a supervisor. */
-export const supervisorProtocol = protocol({
-  requests: {
-    /** Its children in start order. */
-    children: {
-      ask: {},
-      reply: z.array(z.object({ name: z.string(), alive: z.boolean(), restarts: z.number() })),
-    },
-  },
-});
-
-export interface SupervisorSpec extends ActorSpec<typeof supervisorProtocol> {
+export interface SupervisorSpec extends ActorSpec {
   readonly supervision: Supervision;
 }
 
-export function child(
-  name: string,
-  start: Child["start"],
-  { restart = "permanent", significant = false }: { restart?: Restart; significant?: boolean } = {},
-): Child {
-  if (significant && restart === "permanent") {
-    throw new TypeError(`Cannot declare child "${name}": a significant child is transient or temporary, not permanent`);
-  }
-  return { name, start, restart, significant };
-}
-
-interface Running {
-  readonly ref: Ref;
-  readonly unwatch: () => void;
-}
-
-interface State {
-  /** Children that should be alive; the others ended and are not restarted. */
-  readonly wanted: Set<string>;
-  readonly running: Map<string, Running>;
-  readonly restarts: { name: string; atMs: number }[];
-  readonly counts: Map<string, number>;
-}
-
-const internal = { childEnded: { name: z.string(), ref: z.custom<Ref>(isRef), reason: reasonSchema } };
+const internal = { ended: { name: z.string(), reason: reasonSchema } };
+type Own = Context<AnyProtocol, typeof internal>;
 
 /**
- * A supervisor: starts its children in order, each after the one before has made its first state; stops them in reverse;
- * restarts them as the strategy says. A restart that fails counts as one more.
+ * A supervisor: starts its children in order, each after the one before has made its first state; stops them in reverse.
+ * A start that fails counts as a restart. Each restart is logged when the child lives again.
  *
  * @throws {RangeError} when names repeat or the tolerance makes no sense.
  */
-export function supervise(strategy: Strategy, children: readonly Child[], tolerance: Tolerance = {}): SupervisorSpec {
+export function supervise(children: readonly Child[], tolerance: Tolerance = {}): SupervisorSpec {
   const { maxRestarts = 3, withinMs = 5000 } = tolerance;
   const names = children.map(({ name }) => name);
   const twice = names.find((name, i) => names.indexOf(name) !== i);
@@ -92,136 +51,73 @@ export function supervise(strategy: Strategy, children: readonly Child[], tolera
         `current values are maxRestarts=${maxRestarts}, withinMs=${withinMs}`,
     );
   }
-  type Own = Context<typeof supervisorProtocol, typeof internal>;
 
-  /** Starts one child; returns why it failed, if it did. */
-  async function start({ name, start }: Child, state: State, context: Own): Promise<Reason | undefined> {
-    const ref = context.spawn(name, typeof start === "function" ? start() : start);
+  /** @param restarts times of those before, to which this one is added */
+  async function startAgain(child: Child, reason: Reason, restarts: number[], context: Own): Promise<void> {
+    const how = `${child.name} ${describeReason(reason)}`, now = context.now();
+    if (child.significant) throw new Error(how);
+    restarts.push(now);
+    while (restarts[0] <= now - withinMs) restarts.shift();
+    if (restarts.length > maxRestarts) {
+      throw new Error(`${how}; restarts are used up: at most ${maxRestarts} within ${withinMs / 1000} s`);
+    }
+    await start(child, restarts, context);
+    context.log(`${how}; it was started again`);
+  }
+
+  async function start(child: Child, restarts: number[], context: Own): Promise<void> {
+    const { name, start } = child, ref = context.spawn(name, typeof start === "function" ? start() : start);
     try {
       await context.started(ref);
     } catch (error) {
-      if (error instanceof Ended) return error.reason;
-      throw error;
+      if (!(error instanceof Ended)) throw error;
+      return await startAgain(child, error.reason, restarts, context);
     }
-    const unwatch = context.watch(ref, (reason) => ({ kind: "childEnded", name, ref, reason }));
-    state.running.set(name, { ref, unwatch });
+    context.watch(ref, (reason) => ({ kind: "ended", name, reason }));
   }
 
-  async function stopAll(which: readonly Child[], state: State, context: Own): Promise<void> {
-    for (const { name } of which.toReversed()) {
-      const running = state.running.get(name);
-      if (running === undefined) continue;
-      running.unwatch(); // this end is wanted
-      await context.stop(running.ref);
-      state.running.delete(name);
-    }
-  }
-
-  /** Counts one restart; throws when it is one too many. */
-  function spend({ name }: Child, reason: Reason, state: State, context: Own): void {
-    const now = context.now();
-    state.restarts.push({ name, atMs: now });
-    while (state.restarts[0].atMs <= now - withinMs) state.restarts.shift();
-    if (state.restarts.length > maxRestarts) {
-      throw new Error(
-        `supervisor "${context.name}" gives up: its children ended ${state.restarts.length} times in ${withinMs} ms, ` +
-          `at most ${maxRestarts} restarts are allowed; the last was "${name}": ${describeReason(reason)}`,
-      );
-    }
-    state.counts.set(name, (state.counts.get(name) ?? 0) + 1);
-    context.log(`restarting "${name}" (${strategy}): ${describeReason(reason)}`);
-  }
-
-  /** Takes down those who share the fate of the child that ended, and marks them to be started again. */
-  async function takeDown(ended: Child, state: State, context: Own): Promise<void> {
-    const from = children.indexOf(ended);
-    const affected = { oneForOne: [ended], oneForAll: children, restForOne: children.slice(from) }[strategy];
-    await stopAll(affected, state, context);
-    for (const { name, restart } of affected) {
-      if (restart === "temporary") state.wanted.delete(name);
-      else state.wanted.add(name);
-    }
-  }
-
-  /** Starts, in order, whoever should be alive and is not. */
-  async function startMissing(state: State, context: Own): Promise<void> {
-    for (let i = 0; i < children.length;) {
-      const next = children[i];
-      const failure = state.wanted.has(next.name) && !state.running.has(next.name)
-        ? await start(next, state, context)
-        : undefined;
-      if (failure === undefined) i++;
-      else if (next.restart === "temporary") state.wanted.delete(next.name);
-      else {
-        spend(next, failure, state, context);
-        await takeDown(next, state, context);
-        if (strategy === "oneForAll") i = 0;
-      }
-    }
-  }
-
-  const { protocol, behavior } = actor({
-    protocol: supervisorProtocol,
+  const { protocol: nothing, behavior } = actor({
+    protocol: protocol({}),
     internal,
     stopTimeoutMs: Infinity, // each child has its own limit
-    initial: async (context): Promise<State> => {
-      const state: State = { wanted: new Set(names), running: new Map(), restarts: [], counts: new Map() };
-      await startMissing(state, context);
-      return state;
+    async initial(context): Promise<number[]> {
+      const restarts: number[] = [];
+      for (const child of children) await start(child, restarts, context);
+      return restarts;
     },
-    handle: async (state, message, context) => {
-      if (message.kind === "children") {
-        message.reply(names.map((name) => ({
-          name,
-          alive: state.running.has(name),
-          restarts: state.counts.get(name) ?? 0,
-        })));
-        return state;
-      }
-      const { name, ref, reason } = message;
-      if (state.running.get(name)?.ref !== ref) return state; // of an earlier life
-      state.running.delete(name);
+    async handle(restarts, { name, reason }, context) {
       const ended = children.find((child) => child.name === name)!;
-      const again = ended.restart === "permanent" || (ended.restart === "transient" && reason.kind !== "stopped");
-      if (!again) {
-        state.wanted.delete(name);
-        return ended.significant ? stop : state;
-      }
-      spend(ended, reason, state, context);
-      await takeDown(ended, state, context);
-      await startMissing(state, context);
-      return state;
+      if (ended.significant && reason.kind === "stopped") return stop;
+      await startAgain(ended, reason, restarts, context);
+      return restarts;
     },
   });
   return {
-    protocol,
+    protocol: nothing,
     behavior: { ...behavior, order: names },
-    supervision: { strategy, children, maxRestarts, withinMs },
+    supervision: { children, maxRestarts, withinMs },
   };
 }
 
 /**
  * The tree as text, one line an actor:
  *
- * ```
- * run: oneForOne, at most 3 restarts in 5000 ms
- * ├─ monitor: permanent
- * └─ ranks: oneForAll, at most 0 restarts in 5000 ms, transient, significant
- *    └─ rank 0: permanent
+ * ```text
+ * company: at most 3 restarts in 5 s
+ * ├─ monitor
+ * └─ supervisor: significant
  * ```
  */
 export function describeTree(name: string, spec: ActorSpec): string {
   const lines: string[] = [];
   const describe = (label: string, spec: Child["start"], traits: string[], first: string, rest: string) => {
     const tree = typeof spec === "function" ? undefined : (spec as Partial<SupervisorSpec>).supervision;
-    const own = tree === undefined
-      ? []
-      : [tree.strategy, `at most ${tree.maxRestarts} restarts in ${tree.withinMs} ms`];
+    const own = tree === undefined ? [] : [`at most ${tree.maxRestarts} restarts in ${tree.withinMs / 1000} s`];
     const all = [...own, ...traits].join(", ");
     lines.push(`${first}${label}${all === "" ? "" : `: ${all}`}`);
-    tree?.children.forEach(({ name, start, restart, significant }, i) => {
+    tree?.children.forEach(({ name, start, significant }, i) => {
       const last = i === tree.children.length - 1;
-      const traits = [restart, ...(significant ? ["significant"] : [])];
+      const traits = significant ? ["significant"] : [];
       describe(name, start, traits, `${rest}${last ? "└─ " : "├─ "}`, `${rest}${last ? "   " : "│  "}`);
     });
   };

@@ -1,25 +1,13 @@
 import { assert, assertEquals, assertStringIncludes, assertThrows } from "@std/assert";
 import { z } from "zod";
-import {
-  actor,
-  type Child,
-  child,
-  describeTree,
-  protocol,
-  type Restart,
-  stop,
-  type Strategy,
-  supervise,
-  type SupervisorSpec,
-  testRuntime,
-} from "./mod.ts";
+import { actor, type Child, describeTree, protocol, stop, supervise, type SupervisorSpec, testRuntime } from "./mod.ts";
 
 const p = protocol({
   commands: { fail: {}, finish: {} },
   requests: { life: { ask: {}, reply: z.number() } },
 });
 
-type Member = (name: string, restart?: Restart, significant?: boolean) => Child;
+type Member = (name: string, significant?: boolean) => Child;
 
 /** A supervised company whose members announce each start (`+a`) and end (`-a`). */
 function company(build: (member: Member) => SupervisorSpec) {
@@ -47,8 +35,7 @@ function company(build: (member: Member) => SupervisorSpec) {
       },
       stopped: () => void events.push(`-${name}`),
     });
-  const c: Member = (name, restart = "permanent", significant = false) =>
-    child(name, announcing(name), { restart, significant });
+  const c: Member = (name, significant = false) => ({ name, start: announcing(name), significant });
   const top = build(c);
   return {
     runtime,
@@ -72,7 +59,7 @@ function company(build: (member: Member) => SupervisorSpec) {
 }
 
 Deno.test("supervise() starts children in order and stops them in reverse, restarts or not", async () => {
-  const { start, tell, runtime, events } = company((c) => supervise("oneForOne", [c("a"), c("b"), c("c")]));
+  const { start, tell, runtime, events } = company((c) => supervise([c("a"), c("b"), c("c")]));
   await start();
   assertEquals(events.join(" "), "+a +b +c");
   await tell("a", "fail");
@@ -81,74 +68,44 @@ Deno.test("supervise() starts children in order and stops them in reverse, resta
   assertEquals(events.join(" "), "-c -b -a");
 });
 
-const expected: Record<Strategy, string> = {
-  oneForOne: "-b +b",
-  oneForAll: "-b -c -a +a +b +c",
-  restForOne: "-b -c +b +c",
-};
-for (const [strategy, trace] of Object.entries(expected)) {
-  Deno.test(`supervise() ${strategy}: the second of three crashes`, async () => {
-    const { start, tell, life, runtime } = company((c) => supervise(strategy as Strategy, [c("a"), c("b"), c("c")]));
-    await start();
-    assertEquals(await tell("b", "fail"), trace);
-    const expectedLife = (name: string) => trace.includes(`+${name}`) ? 2 : 1;
-    for (const name of ["a", "b", "c"]) assertEquals(await life(name), expectedLife(name), name);
-    assertEquals(await tell("b", "finish"), trace); // a permanent child is not done when it says so
-    await runtime.stop();
-  });
-}
-
-Deno.test("supervise() restarts a transient child only after a crash, a temporary one never", async () => {
-  const { start, tell, runtime } = company((c) =>
-    supervise("oneForOne", [c("a"), c("t", "transient"), c("x", "temporary"), c("y", "temporary")])
-  );
-  const top = await start();
-  assertEquals(await tell("t", "fail"), "-t +t");
-  assertEquals(await tell("t", "finish"), "-t");
-  assertEquals(await tell("x", "fail"), "-x");
-  assertEquals(await tell("y", "finish"), "-y");
-  assertEquals(await tell("a", "fail"), "-a +a");
-  assertEquals(await runtime.settle(top.ask({ kind: "children" })), [
-    { name: "a", alive: true, restarts: 1 },
-    { name: "t", alive: false, restarts: 1 },
-    { name: "x", alive: false, restarts: 0 },
-    { name: "y", alive: false, restarts: 0 },
+Deno.test("supervise() starts a child again, and it alone, however it ended", async () => {
+  const { start, tell, life, log, runtime } = company((c) => supervise([c("a"), c("b"), c("c")]));
+  await start();
+  assertEquals(await tell("b", "fail"), "-b +b");
+  assertEquals(await tell("b", "finish"), "-b +b"); // it is not done when it says so
+  assertEquals([await life("a"), await life("b"), await life("c")], [1, 3, 1]);
+  assertEquals(log.filter((line) => line.startsWith("top: ")), [
+    "top: b crashed: Error: b was told to fail; it was started again",
+    "top: b stopped; it was started again",
   ]);
   await runtime.stop();
 });
 
-Deno.test("supervise() oneForAll brings back the finished and drops the temporary", async () => {
-  const { start, tell, runtime } = company((c) =>
-    supervise("oneForAll", [c("a"), c("t", "transient"), c("x", "temporary")])
-  );
-  await start();
-  assertEquals(await tell("t", "finish"), "-t");
-  assertEquals(await tell("a", "fail"), "-a -x +a +t");
-  await runtime.stop();
-});
-
 Deno.test("supervise() ends normally when its significant child is done", async () => {
-  const { start, tell, runtime } = company((c) =>
-    supervise("oneForOne", [c("a"), c("unit", "transient", true), c("b")])
-  );
+  const { start, tell, runtime } = company((c) => supervise([c("a"), c("unit", true), c("b")]));
   const top = await start();
-  assertEquals(await tell("unit", "fail"), "-unit +unit");
   assertEquals(await tell("unit", "finish"), "-unit -b -a");
   assertEquals(await runtime.terminated(top), { kind: "stopped" });
   await runtime.stop();
 });
 
-Deno.test("supervise() ends when a significant temporary child crashes", async () => {
-  const { start, tell, runtime } = company((c) => supervise("oneForOne", [c("a"), c("unit", "temporary", true)]));
-  const top = await start();
-  assertEquals(await tell("unit", "fail"), "-unit -a");
-  assertEquals(await runtime.terminated(top), { kind: "stopped" });
-  await runtime.stop();
+Deno.test("supervise() ends by the crash of its significant child, running or starting", async () => {
+  for (const stillborn of [false, true]) {
+    const { start, tell, runtime, stillborn: dead } = company((c) => supervise([c("a"), c("unit", true)]));
+    if (stillborn) dead.set("unit", [1]);
+    const top = await start();
+    if (!stillborn) assertEquals(await tell("unit", "fail"), "-unit -a");
+    const reason = await runtime.terminated(top);
+    assert(reason.kind === "crashed");
+    const how = stillborn ? "is stillborn" : "was told to fail";
+    assertEquals(reason.error, `Error: unit crashed: Error: unit ${how}`);
+    await runtime.stop();
+  }
 });
 
 Deno.test("supervise() gives up beyond its budget, naming child, error and budget", async () => {
   const { start, tell, runtime, events } = company((c) =>
-    supervise("oneForOne", [c("a"), c("b")], { maxRestarts: 2, withinMs: 1000 })
+    supervise([c("a"), c("b")], { maxRestarts: 2, withinMs: 1000 })
   );
   const top = await start();
   await tell("b", "fail");
@@ -160,8 +117,7 @@ Deno.test("supervise() gives up beyond its budget, naming child, error and budge
   assert(reason.kind === "crashed");
   assertEquals(
     reason.error,
-    `Error: supervisor "top" gives up: its children ended 3 times in 1000 ms, at most 2 restarts are allowed; ` +
-      `the last was "b": crashed: Error: b was told to fail`,
+    "Error: b crashed: Error: b was told to fail; restarts are used up: at most 2 within 1 s",
   );
   events.length = 0;
   await runtime.stop();
@@ -169,9 +125,7 @@ Deno.test("supervise() gives up beyond its budget, naming child, error and budge
 });
 
 Deno.test("supervise() forgets restarts older than its period", async () => {
-  const { start, tell, life, runtime } = company((c) =>
-    supervise("oneForOne", [c("a")], { maxRestarts: 2, withinMs: 1000 })
-  );
+  const { start, tell, life, runtime } = company((c) => supervise([c("a")], { maxRestarts: 2, withinMs: 1000 }));
   await start();
   for (let i = 0; i < 6; i++) {
     assertEquals(await tell("a", "fail"), "-a +a");
@@ -182,65 +136,55 @@ Deno.test("supervise() forgets restarts older than its period", async () => {
 });
 
 Deno.test("supervise() counts a failed start as a restart, and later children wait for it", async () => {
-  const { start, tell, runtime, events, stillborn, log } = company((c) =>
-    supervise("oneForAll", [c("a"), c("b"), c("c")], { maxRestarts: 3 })
+  const { start, tell, runtime, events, stillborn } = company((c) =>
+    supervise([c("a"), c("b"), c("c")], { maxRestarts: 3 })
   );
-  stillborn.set("b", [1, 3]);
-  await start();
-  assertEquals(events.join(" "), "+a -a +a +b +c");
-  assertEquals(await tell("a", "fail"), "-a -c -b +a -a +a +b +c");
-  assertEquals(log.filter((line) => line.startsWith("top: restarting")), [
-    `top: restarting "b" (oneForAll): crashed: Error: b is stillborn`,
-    `top: restarting "a" (oneForAll): crashed: Error: a was told to fail`,
-    `top: restarting "b" (oneForAll): crashed: Error: b is stillborn`,
-  ]);
+  stillborn.set("b", [1, 2, 4]);
+  const top = await start();
+  assertEquals(events.join(" "), "+a +b +c");
+  assertEquals(await tell("b", "fail"), "-b -c -a"); // the third, and a fourth that one start more would have been
+  const reason = await runtime.terminated(top);
+  assert(reason.kind === "crashed");
+  assertStringIncludes(reason.error, "b crashed: Error: b is stillborn; restarts are used up: at most 3 within 5 s");
   await runtime.stop();
 });
 
 Deno.test("supervise() gives up on a child that cannot start", async () => {
-  const { start, runtime, events, stillborn } = company((c) => supervise("restForOne", [c("a"), c("b"), c("c")]));
+  const { start, runtime, events, stillborn } = company((c) => supervise([c("a"), c("b"), c("c")]));
   stillborn.set("b", [1, 2, 3, 4]);
   const top = await start();
   assertEquals(events.join(" "), "+a -a");
   const reason = await runtime.terminated(top);
   assert(reason.kind === "crashed");
-  assertStringIncludes(reason.error, `the last was "b": crashed: Error: b is stillborn`);
+  assertStringIncludes(reason.error, "b crashed: Error: b is stillborn");
   await runtime.stop();
 });
 
-const nested = (c: Member) =>
-  supervise("restForOne", [
-    c("monitor"),
-    child("loaders", supervise("oneForOne", [c("l0"), c("l1")])),
-    child("ranks", supervise("oneForAll", [c("r0"), c("r1")], { maxRestarts: 1 })),
-  ]);
-
 Deno.test("supervise() nested: a crash stays inside until a budget is spent", async () => {
-  const { start, tell, runtime, events, log } = company(nested);
+  const { start, tell, runtime, events, log } = company((c) =>
+    supervise([c("a"), { name: "inner", start: supervise([c("b"), c("c")], { maxRestarts: 1 }) }])
+  );
   await start();
-  assertEquals(events.join(" "), "+monitor +l0 +l1 +r0 +r1");
-  assertEquals(await tell("loaders/l0", "fail"), "-l0 +l0");
-  assertEquals(await tell("ranks/r0", "fail"), "-r0 -r1 +r0 +r1");
+  assertEquals(await tell("inner/b", "fail"), "-b +b");
   // The second within the period ends the inner supervisor, which its own supervisor starts afresh.
-  assertEquals(await tell("ranks/r1", "fail"), "-r1 -r0 +r0 +r1");
+  assertEquals(await tell("inner/c", "fail"), "-c -b +b +c");
   assertEquals(log.filter((line) => line.startsWith("top: ")).length, 1);
   assertStringIncludes(
     log.at(-1)!,
-    `top: restarting "ranks" (restForOne): crashed: Error: supervisor "top/ranks" gives`,
+    "top: inner crashed: Error: c crashed: Error: c was told to fail; restarts are used up",
   );
-  assertEquals(await tell("ranks/r1", "fail"), "-r1 -r0 +r0 +r1");
-  assertEquals(await tell("monitor", "fail"), "-monitor -r1 -r0 -l1 -l0 +monitor +l0 +l1 +r0 +r1");
+  assertEquals(await tell("a", "fail"), "-a +a");
   events.length = 0;
   await runtime.stop();
-  assertEquals(events.join(" "), "-r1 -r0 -l1 -l0 -monitor");
+  assertEquals(events.join(" "), "-c -b -a");
 });
 
 Deno.test("supervise() handles deaths at the same moment, each once", async () => {
-  const { start, tell, runtime, life } = company((c) => supervise("oneForAll", [c("a"), c("b"), c("c")]));
+  const { start, tell, runtime, life } = company((c) => supervise([c("a"), c("b"), c("c")]));
   await start();
   runtime.lookup(p, "top/a").send({ kind: "fail" });
-  assertEquals(await tell("c", "fail"), "-a -c -b +a +b +c");
-  assertEquals(await life("b"), 2);
+  assertEquals(await tell("c", "fail"), "-a -c +a +c");
+  assertEquals([await life("a"), await life("b"), await life("c")], [2, 1, 2]);
   await runtime.stop();
 });
 
@@ -259,7 +203,7 @@ Deno.test("supervise() calls a start function for each start", async () => {
       },
     });
   };
-  runtime.spawn("top", supervise("oneForOne", [child("a", start)]));
+  runtime.spawn("top", supervise([{ name: "a", start }]));
   const a = runtime.lookup(p, "top/a");
   await runtime.settle();
   a.send({ kind: "fail" });
@@ -280,38 +224,38 @@ Deno.test("supervise() stops while a child is still starting", async () => {
   });
   const silent = actor({ protocol: p, initial: () => 0, handle: (s) => s });
   runtime.spawn("other", silent);
-  const top = runtime.spawn("top", supervise("oneForOne", [child("never", never)]));
+  const top = runtime.spawn("top", supervise([{ name: "never", start: never }]));
   await runtime.settle();
   await runtime.stopActor(top);
   assertEquals(await runtime.terminated(top), { kind: "stopped" });
   await runtime.stop();
 });
 
-Deno.test("supervise() and child() refuse trees that make no sense", () => {
-  const leaf = actor({ protocol: p, initial: () => 0, handle: (s) => s });
-  assertThrows(() => supervise("oneForOne", [child("a", leaf), child("a", leaf)]), RangeError, `"a"`);
-  assertThrows(() => supervise("oneForOne", [], { maxRestarts: -1 }), RangeError, "maxRestarts=-1");
-  assertThrows(() => supervise("oneForOne", [], { withinMs: 0 }), RangeError, "withinMs=0");
-  assertThrows(() => child("a", leaf, { significant: true }), TypeError, "not permanent");
+Deno.test("supervise() refuses trees that make no sense", () => {
+  const leaf = { name: "a", start: actor({ protocol: p, initial: () => 0, handle: (s) => s }) };
+  assertThrows(() => supervise([leaf, leaf]), RangeError, `"a"`);
+  assertThrows(() => supervise([], { maxRestarts: -1 }), RangeError, "maxRestarts=-1");
+  assertThrows(() => supervise([], { withinMs: 0 }), RangeError, "withinMs=0");
 });
 
 Deno.test("describeTree() prints the tree", () => {
-  const leaf = actor({ protocol: p, initial: () => 0, handle: (s) => s });
-  const tree = supervise("restForOne", [
-    child("monitor", leaf),
-    child("ranks", supervise("oneForAll", [child("rank 0", leaf), child("rank 1", () => leaf)], { maxRestarts: 0 }), {
-      restart: "transient",
+  const start = actor({ protocol: p, initial: () => 0, handle: (s) => s });
+  const tree = supervise([
+    { name: "monitor", start },
+    {
+      name: "ranks",
+      start: supervise([{ name: "rank 0", start }, { name: "rank 1", start: () => start }], { maxRestarts: 0 }),
       significant: true,
-    }),
-    child("last", leaf, { restart: "temporary" }),
+    },
+    { name: "last", start },
   ]);
   assertEquals(
     describeTree("run", tree),
-    `run: restForOne, at most 3 restarts in 5000 ms
-├─ monitor: permanent
-├─ ranks: oneForAll, at most 0 restarts in 5000 ms, transient, significant
-│  ├─ rank 0: permanent
-│  └─ rank 1: permanent
-└─ last: temporary`,
+    `run: at most 3 restarts in 5 s
+├─ monitor
+├─ ranks: at most 0 restarts in 5 s, significant
+│  ├─ rank 0
+│  └─ rank 1
+└─ last`,
   );
 });

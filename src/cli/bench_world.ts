@@ -3,10 +3,10 @@
  * communicators and their beats are those of a real run, over authenticated loopback connections; a rank is an actor that
  * answers the supervisor and computes nothing, and ranks do not connect to each other.
  */
-import { checkpointManager } from "../../actors/checkpoint_manager.ts";
 import { communicator } from "../../actors/communicator.ts";
+import { checkpointManager } from "../../actors/checkpoint_manager.ts";
+import { membersOf, startCompany } from "../../actors/company.ts";
 import { joinHosts, openHosts, type RankStart, type Seat } from "../../actors/hosts.ts";
-import { monitor } from "../../actors/monitor.ts";
 import { Progress } from "../../actors/progress.ts";
 import { rankProtocol, type Trained } from "../../actors/rank.ts";
 import {
@@ -22,7 +22,6 @@ import {
   type Runtime,
 } from "../../actors/runtime/mod.ts";
 import { realScheduler, type Scheduler } from "../../actors/runtime/scheduler.ts";
-import { supervisor, supervisorProtocol } from "../../actors/supervisor.ts";
 import { listenControl } from "../comm/control.ts";
 import { resolveConfig } from "../config/mod.ts";
 import { Display } from "../observe/display.ts";
@@ -152,15 +151,7 @@ export async function benchWorld(
     const run = runFolder({ jobName: "world", startTime: new Date(0), root: folder });
     makeRunFolder(run);
     const display = new Display({ output: { isTerminal: false, columns: () => 80, write: () => {} }, everySeconds: 0 });
-    const monitorRef = runtime.spawn(
-      "monitor",
-      monitor({ folder: run, totalSteps: 1, title: "", json: false, display }),
-    );
-    const checkpoints = runtime.spawn(
-      "checkpoints",
-      checkpointManager({ folder, keepLast: 0, config: "", layout: {} }),
-    );
-    const company = runtime.lookup(supervisorProtocol, "supervisor");
+    const { supervisor } = membersOf(runtime);
     await using control = listenControl({
       hostname,
       port: 0,
@@ -172,7 +163,7 @@ export async function benchWorld(
           & {
             phase: string;
           };
-        root.timed(() => company.send({ kind: "beat", rank, attempt, changes, phase, step }));
+        root.timed(() => supervisor.send({ kind: "beat", rank, attempt, changes, phase, step }));
       },
       onRefused: (reason) => notices.push(reason),
     });
@@ -229,14 +220,13 @@ export async function benchWorld(
 
     const living = new Map<number, Host>();
     began = performance.now();
-    const supervising = runtime.spawn(
-      "supervisor",
-      supervisor({
+    const company = await startCompany(runtime, {
+      monitor: { folder: run, totalSteps: 1, title: "", json: false, display },
+      checkpoints: checkpointManager({ folder, keepLast: 0, config: "", layout: {} }),
+      supervisor: {
         config,
         runFolder: run.path,
         cpuFallback: false,
-        monitor: monitorRef,
-        checkpoints,
         async muster() {
           seats = await hosts.muster(patience);
           return { config, world: count };
@@ -258,9 +248,9 @@ export async function benchWorld(
             return host;
           }, { startTimeoutMs: 120_000 }),
         kill: (rank) => living.get(rank)?.kill(),
-      }),
-    );
-    const outcome = supervising.ask({ kind: "run" }, { timeoutMs: Infinity });
+      },
+    });
+    const outcome = company.run();
     outcome.then(({ reason }) => failed(new Error(reason ?? "the run ended")), failed);
     line(
       "starting",
@@ -285,7 +275,7 @@ export async function benchWorld(
     const { turns } = root.spent, many = burst * count;
     const sent = { kind: "beat", attempt: 1, changes: 0, phase: "step", step: 0 } as const;
     began = performance.now();
-    for (let i = 0; i < many; i++) supervising.send({ ...sent, rank: i % count });
+    for (let i = 0; i < many; i++) supervisor.send({ ...sent, rank: i % count });
     while (root.spent.turns - turns < many) await new Promise((resolve) => setImmediate(resolve));
     line(
       "messages",
@@ -322,7 +312,7 @@ export async function benchWorld(
       "from the failure until all ranks train again, one of them on a new host",
     );
 
-    supervising.send({ kind: "stop" });
+    supervisor.send({ kind: "stop" });
     await outcome;
     await hosts.finish(0, "");
     await Promise.all(joined);

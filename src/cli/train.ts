@@ -1,10 +1,11 @@
 /** `troupe train`: starts the company that a run record describes, and stays with it to the end. */
 import { checkpointManager } from "../../actors/checkpoint_manager.ts";
+import { companyName, membersOf, startCompany } from "../../actors/company.ts";
 import { joinHosts, openHosts, type Seat } from "../../actors/hosts.ts";
-import { monitor, type TensorBoardSettings } from "../../actors/monitor.ts";
+import type { TensorBoardSettings } from "../../actors/monitor.ts";
 import { rankProtocol } from "../../actors/rank.ts";
 import { createRuntime, type Host, hosted } from "../../actors/runtime/mod.ts";
-import { type Muster, type Outcome, supervisor, supervisorProtocol } from "../../actors/supervisor.ts";
+import type { Muster, Outcome } from "../../actors/supervisor.ts";
 import { type Json, listCheckpoints, openCheckpoint, parseStoragePath } from "../checkpoint/mod.ts";
 import { listenControl } from "../comm/control.ts";
 import { openRendezvous, type Rendezvous } from "../comm/transport/rendezvous.ts";
@@ -139,15 +140,18 @@ async function runCompany(config: ResolvedConfig, run: RunFolder, options: Compa
   const { nproc, encrypt, elastic } = config.runtime, world = launch.world ?? nproc;
   const address = launch.host ?? "127.0.0.1";
   const runtime = createRuntime({
-    // How a rank ended is the supervisor's to say; how the monitor did, it cannot say itself.
-    log: (actor, text) =>
-      actor === "monitor"
-        ? say(`troupe train: the monitor ${text}`)
-        : (debug || !/\brank-\d+(-\d+)?$/.test(actor)) && monitorRef.send({ kind: "notice", text }),
+    log(actor, text) {
+      // What the monitor says, it cannot show itself.
+      if (actor === monitorRef.name) say(`troupe train: the monitor ${text}`);
+      // Of ranks the supervisor tells, and how others crashed is told when they are there again, or the run ends by it.
+      else if (!debug && (/\/rank-\d+(-\d+)?$/.test(actor) || text.startsWith("crashed: "))) return;
+      else if (actor === companyName) monitorRef.send({ kind: "alert", text: `The ${text}` });
+      else monitorRef.send({ kind: "notice", text });
+    },
     ...(debug ? {} : { onDeadLetter: () => {} }),
   });
+  const { monitor: monitorRef, supervisor: root } = membersOf(runtime);
   const people = alertPeople(config, (text) => monitorRef.send({ kind: "notice", text }));
-  const root = runtime.lookup(supervisorProtocol, "supervisor");
   await using control = listenControl({
     hostname: address,
     port,
@@ -165,27 +169,6 @@ async function runCompany(config: ResolvedConfig, run: RunFolder, options: Compa
     else monitorRef.send({ kind: "alert", text: late });
     return true;
   };
-  const monitorRef = runtime.spawn(
-    "monitor",
-    monitor({
-      folder: run,
-      totalSteps: config.data.total_steps,
-      title: `${config.JOB_NAME}: loss`,
-      json,
-      tensorboard: config.enable_tb ? eventFiles(config, run) : undefined,
-      onAlert: people.alert,
-    }),
-  );
-  const checkpointsRef = runtime.spawn(
-    "checkpoints",
-    checkpointManager({
-      folder: checkpoints ?? run.path,
-      keepLast: config.ckpt.keep_last,
-      snapshots,
-      config: printResolved(config),
-      layout: { world, ...config.parallel } as unknown as Json,
-    }),
-  );
   /** Who wants the run to stop. */
   const asked = { here: 0, elsewhere: false };
   await using hosts = launch.role === "root"
@@ -275,20 +258,32 @@ async function runCompany(config: ResolvedConfig, run: RunFolder, options: Compa
       ...(notice ? { notice } : {}),
     };
   };
-  runtime.spawn(
-    "supervisor",
-    supervisor({
+  const company = await startCompany(runtime, {
+    monitor: {
+      folder: run,
+      totalSteps: config.data.total_steps,
+      title: `${config.JOB_NAME}: loss`,
+      json,
+      tensorboard: config.enable_tb ? eventFiles(config, run) : undefined,
+      onAlert: people.alert,
+    },
+    checkpoints: checkpointManager({
+      folder: checkpoints ?? run.path,
+      keepLast: config.ckpt.keep_last,
+      snapshots,
+      config: printResolved(config),
+      layout: { world, ...config.parallel } as unknown as Json,
+    }),
+    supervisor: {
       config,
       runFolder: run.path,
       cpuFallback,
-      monitor: monitorRef,
-      checkpoints: checkpointsRef,
       muster,
       rank: (attempt, rank) => hosted(rankProtocol, () => startRank(attempt, rank), { startTimeoutMs: 120_000 }),
       kill: (rank) => living.get(rank)?.host.kill(),
       onAccident: dump,
-    }),
-  );
+    },
+  });
 
   using _asked = answerRequests(run, () => dump("troupe blackbox asked"));
   using _listening = onInterrupt((signal) => {
@@ -298,8 +293,7 @@ async function runCompany(config: ResolvedConfig, run: RunFolder, options: Compa
   });
   try {
     people.message(`Training on ${Deno.hostname()} begins`);
-    const outcome = await root.ask({ kind: "run" }, { timeoutMs: Infinity });
-    const curve = await monitorRef.ask({ kind: "finish" }, { timeoutMs: 60_000 });
+    const outcome = await company.run(), curve = await company.finish();
     const folders = [checkpoints, snapshots].filter((folder) => folder !== undefined);
     const words = outcome.outcome === "failed" ? outcome.reason! : lastWords(outcome, folders, config.ckpt.auto_resume);
     people.message(`Training on ${Deno.hostname()} ${outcome.outcome}: ${words}`);

@@ -34,7 +34,10 @@ export const runtimeSchema = z.strictObject({
   seed: works(int({ min: 0 }).default(1024), "Seed of weights and dropout; --seed sets it."),
   run_dir: works(text().min(1), "Folder for logs, metrics and traces of the run.", { derived: "RUN/{JOB_NAME}" }),
   plugins: works(z.array(text()).default([]), "Modules to load first: they register models of your own."),
-  max_restarts: works(int({ min: 0 }).default(5), "Restarts of ranks that are allowed within restart_window_s."),
+  max_restarts: works(
+    int({ min: 0 }).default(5),
+    "Restarts of ranks that are allowed within restart_window_s, and of monitor and checkpoint manager.",
+  ),
   restart_window_s: works(float({ above: 0 }).default(3600), "That time, in seconds."),
   step_timeout_s: works(
     float({ min: 0 }).default(600),

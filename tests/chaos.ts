@@ -18,6 +18,7 @@ import {
   until,
 } from "./processes.ts";
 import { namespaces, noNamespaces, relayed } from "./two_hosts.ts";
+import { undisturbed } from "./undisturbed.ts";
 
 export interface ChaosOptions {
   /** Accidents. */
@@ -53,30 +54,22 @@ type Kind = (typeof kinds)[number];
 export function chaos({ trials, nproc, seed, say = () => {} }: ChaosOptions): Promise<void> {
   const next = random(seed), totalSteps = 8 + 5 * trials;
   const pick = (count: number) => Math.floor(next() * count);
-  return inFolder(async (parent, processes) => {
-    const [calm, rough] = ["calm", "rough"].map((name) => {
-      Deno.mkdirSync(`${parent}/${name}`);
-      return `${parent}/${name}`;
-    }) as [string, string];
-    const command = (folder: string, ...more: string[]) => {
-      const record = tinyRecord(folder, {
-        data: { total_steps: totalSteps },
-        ckpt: { checkpoint_every: 3, keep_last: 2 },
-        hybrid_zero_optimizer: { clip_grad_norm: 1 },
-        runtime: { max_restarts: 10 * trials },
-      });
-      return ["train", "--config", record, "--backend", "cpu", "--json", ...more];
-    };
-    const undisturbed = await processes.run(command(calm, "--nproc", String(nproc)), { folder: calm });
-    assertEquals(undisturbed.code, 0, undisturbed.err);
-    assertNoStackTrace(undisturbed);
+  return inFolder(async (rough, processes) => {
+    const record = tinyRecord(rough, {
+      data: { total_steps: totalSteps },
+      ckpt: { checkpoint_every: 3, keep_last: 2 },
+      hybrid_zero_optimizer: { clip_grad_norm: 1 },
+      runtime: { max_restarts: 10 * trials },
+    });
+    const command = (...more: string[]) => ["train", "--config", record, "--backend", "cpu", "--json", ...more];
+    const calm = await undisturbed(record, nproc);
 
     const reason = noNamespaces();
     if (reason) say(`links are cut between the hosts' supervisors only, by a relay, as ${reason}`);
     await using hosts = reason ? relayed(processes) : namespaces(processes);
     const startRoot = () =>
-      hosts.root(command(rough, "--world_size", String(nproc), "--nproc", String(nproc - 1)), { folder: rough });
-    const startMember = () => hosts.member(command(rough), { folder: rough });
+      hosts.root(command("--world_size", String(nproc), "--nproc", String(nproc - 1)), { folder: rough });
+    const startMember = () => hosts.member(command(), { folder: rough });
     let run = startRoot(), member = startMember(), attempt = 0, pool: Kind[] = [];
     const told: string[] = [];
     /** The member has ended by itself, with a sentence. */
@@ -151,9 +144,9 @@ export function chaos({ trials, nproc, seed, say = () => {} }: ChaosOptions): Pr
     const story = `${told.join("\n")}\n${ended.err}\n${its.err}`;
     assertEquals([ended.code, its.code], [0, 0], story);
     for (const each of [ended, its]) assertNoStackTrace(each);
-    assertEquals(curve(calm).length, totalSteps);
-    assertEquals(curve(rough), curve(calm), story);
-    assertEquals(checkpointEntries(rough, totalSteps), checkpointEntries(calm, totalSteps), story);
+    assertEquals(calm.curve.length, totalSteps);
+    assertEquals(curve(rough), calm.curve, story);
+    assertEquals(checkpointEntries(rough, totalSteps), calm.entries, story);
     for (const { pid } of ranks(rough)!.ranks) assert(!await processes.alive(pid), "no rank is left");
     say(`After ${trials} accidents the curve of ${totalSteps} steps and the weights are those of an undisturbed run`);
   });

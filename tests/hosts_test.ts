@@ -57,7 +57,7 @@ Deno.test("train: members join a root; a wrong token, another record and too man
     }) as [string, string];
     const env = { TROUPE_TOKEN: token };
 
-    const path = record(rough), calm = await undisturbed(path, 3), here = { folder: rough, env };
+    const path = record(rough), { curve: calm } = await undisturbed(path, 3), here = { folder: rough, env };
     const { run, port } = await root(processes, path, ["--world_size", "3"], here);
     const stranger = await member(processes, path, port, [], { ...here, env: { TROUPE_TOKEN: "b".repeat(20) } }).ended;
     assertEquals(stranger.code, 1);
@@ -103,7 +103,8 @@ Deno.test("train: members join a root; a wrong token, another record and too man
 
 Deno.test("train: a thousand strangers who idle, scan and talk rubbish on the root's port keep no host out and change no step", () =>
   inFolder(async (folder, processes) => {
-    const here = { folder, env: { TROUPE_TOKEN: token } }, path = record(folder), calm = await undisturbed(path, 2);
+    const here = { folder, env: { TROUPE_TOKEN: token } }, path = record(folder);
+    const { curve: calm } = await undisturbed(path, 2);
     const { run, port } = await root(processes, path, ["--world_size", "2"], here);
     const strangers: Deno.TcpConn[] = [];
     try {

@@ -4,7 +4,6 @@ import {
   assertNoStackTrace,
   checkpointEntries,
   curve,
-  type CurvePoint,
   inFolder,
   type Processes,
   rankOf,
@@ -12,39 +11,34 @@ import {
   tinyRecord,
   until,
 } from "./processes.ts";
+import { type Undisturbed, undisturbed } from "./undisturbed.ts";
 
 const totalSteps = 60;
 
-/** @param changes to the section `runtime` */
-function train(folder: string, processes: Processes, changes: Record<string, unknown> = {}) {
-  const config = tinyRecord(folder, {
+const recordOf = (folder: string, changes: Record<string, Record<string, unknown>> = {}) =>
+  tinyRecord(folder, {
     model: { vocab_size: 4096 }, // a few milliseconds a step, so that signals arrive between the first and the last
     data: { total_steps: totalSteps },
     ckpt: { checkpoint_every: 25 },
     ...changes,
   });
-  return processes.start(["train", "--config", config, "--backend", "cpu", "--json"], { folder });
-}
+
+const train = (folder: string, processes: Processes, changes: Record<string, Record<string, unknown>> = {}) =>
+  processes.start(["train", "--config", recordOf(folder, changes), "--backend", "cpu", "--json"], { folder });
 
 /** Nobody of the process group is left. */
 async function assertGone(processes: Processes, pids: readonly number[]): Promise<void> {
   for (const pid of pids) await until(async () => !await processes.alive(pid), `the end of process ${pid}`);
 }
 
-let calm: { readonly curve: CurvePoint[]; readonly entries: Record<string, string> } | undefined;
+let kept: Undisturbed | undefined;
 
-/** What a run that nothing interrupts comes to: the first test that asks for it makes it, in `folder`. */
-async function undisturbed(folder: string, processes: Processes) {
-  if (calm) return calm;
-  Deno.mkdirSync(folder);
-  assertEquals((await train(folder, processes).ended).code, 0);
-  return calm = { curve: curve(folder), entries: checkpointEntries(folder, totalSteps) };
-}
+/** What a run that nothing interrupts comes to: the first test that asks for it makes it. */
+const calmRun = async (folder: string) => kept ??= await undisturbed(recordOf(folder), 1);
 
 Deno.test("train() saves at Ctrl-C and at SIGTERM to the whole group, ends with 0, and the same command goes on to the same curve and weights", () =>
-  inFolder(async (parent, processes) => {
-    const calm = await undisturbed(`${parent}/calm`, processes), folder = `${parent}/rough`;
-    Deno.mkdirSync(folder);
+  inFolder(async (folder, processes) => {
+    const calm = await calmRun(folder);
     const lines: string[] = [];
     for (const signal of ["INT", "TERM"] as const) {
       const run = train(folder, processes), rank = await rankOf(folder);
@@ -77,8 +71,11 @@ Deno.test("train() stops at once at a second Ctrl-C, also while the rank hears n
     await processes.signal("STOP", rank);
     await processes.signal("INT", -run.group);
     await run.err.until((text) => text.includes("Stopping after this step"), "the first answer");
-    await new Promise((resolve) => setTimeout(resolve, 500)); // sooner it is taken for the same signal, sent on by a parent
-    await processes.signal("INT", -run.group);
+    // Soon after the first it is taken for the same, sent on by a parent: a user presses until it is heard.
+    await until(async () => {
+      await processes.signal("INT", -run.group);
+      return !await processes.alive(rank);
+    }, "the rank's end");
     const ended = await run.ended;
     assertEquals(ended.code, 130, ended.err);
     assertNoStackTrace(ended);
@@ -90,9 +87,8 @@ Deno.test("train() stops at once at a second Ctrl-C, also while the rank hears n
   }));
 
 Deno.test("a rank outlives its killed root by seconds only, and the next start resumes", () =>
-  inFolder(async (parent, processes) => {
-    const calm = await undisturbed(`${parent}/calm`, processes), folder = `${parent}/rough`;
-    Deno.mkdirSync(folder);
+  inFolder(async (folder, processes) => {
+    const calm = await calmRun(folder);
     const run = train(folder, processes), rank = await rankOf(folder);
     const { root } = ranks(folder)!;
     await run.out.until((text) => text.split("\n").length > 30, "a checkpoint");

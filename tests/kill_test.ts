@@ -5,12 +5,12 @@ import {
   checkpointEntries,
   curve,
   inFolder,
-  type Processes,
   rankOf,
   type Started,
   tinyRecord,
   until,
 } from "./processes.ts";
+import { type Undisturbed, undisturbed } from "./undisturbed.ts";
 
 const totalSteps = 130;
 
@@ -22,14 +22,6 @@ const record = (folder: string) =>
     ckpt: { checkpoint_every: 4 },
     runtime: { max_restarts: 50 },
   });
-
-const train = (folder: string, processes: Processes) =>
-  processes.start(["train", "--config", record(folder), "--backend", "cpu", "--json"], { folder });
-
-interface Trial {
-  readonly folder: string;
-  readonly begin: () => Started;
-}
 
 /** Whole lines on standard output: steps told, those done twice counted twice. */
 const steps = ({ out }: Started) => out.text.split("\n").length - 1;
@@ -61,18 +53,13 @@ function unfinished(folder: string): string[] {
 }
 
 Deno.test("train() goes on after SIGKILLs of its rank at random moments, while starting, training and saving: the curve and the weights are those of an undisturbed run", () =>
-  inFolder(async (folder, processes) => {
-    const [calm, rough] = ["calm", "rough"].map((name) => `${folder}/${name}`) as [string, string];
-    [calm, rough].forEach((path) => Deno.mkdirSync(path));
-
-    const undisturbed = train(calm, processes);
-    await rankOf(calm);
+  inFolder(async (rough, processes) => {
+    const config = record(rough), calm = await undisturbed(config, 1), next = random(20240131);
+    const run = processes.start(["train", "--config", config, "--backend", "cpu", "--json"], { folder: rough });
+    await rankOf(rough);
     const began = performance.now();
-    await undisturbed.out.until((text) => text !== "", "a first step");
+    await run.out.until((text) => text !== "", "a first step");
     const startMs = performance.now() - began;
-    assertEquals((await undisturbed.ended).code, 0);
-
-    const run = train(rough, processes), next = random(20240131);
     let attempt = 0;
     const kill = async () => {
       assert(
@@ -105,35 +92,30 @@ Deno.test("train() goes on after SIGKILLs of its rank at random moments, while s
     assertEquals(ended.err.match(/^ALERT Rank 0 was killed by SIGKILL .*; starting it again/gm)?.length, 12, ended.err);
     assertStringIncludes(ended.err, "Rank 0 is back and goes on from step ");
 
-    assertEquals(curve(calm).length, totalSteps);
-    assertEquals(curve(rough), curve(calm));
-    assertEquals(checkpointEntries(rough, totalSteps), checkpointEntries(calm, totalSteps));
+    assertEquals(calm.curve.length, totalSteps);
+    assertEquals(curve(rough), calm.curve);
+    assertEquals(checkpointEntries(rough, totalSteps), calm.entries);
     assert(!await processes.alive(last), "the last rank is gone");
   }));
 
 Deno.test("train() goes on after SIGKILLs of its rank on WebGPU as well", () =>
-  inFolder(async (parent, processes) => {
-    const runs = ["calm", "rough"].map((name) => {
-      const folder = `${parent}/${name}`;
-      Deno.mkdirSync(folder);
-      const config = tinyRecord(folder, { data: { total_steps: 40 }, ckpt: { checkpoint_every: 7 } });
-      return {
-        folder,
-        begin: () => processes.start(["train", "--config", config, "--backend", "webgpu", "--json"], { folder }),
-      };
-    }) as [Trial, Trial];
-    const [calm, rough] = runs;
-    const undisturbed = await calm.begin().ended;
-    if (undisturbed.err.includes("no adapter was found")) return console.log("skipped: no adapter was found");
-    assertEquals(undisturbed.code, 0, undisturbed.err);
-    const run = rough.begin();
+  inFolder(async (folder, processes) => {
+    const config = tinyRecord(folder, { data: { total_steps: 40 }, ckpt: { checkpoint_every: 7 } });
+    let calm: Undisturbed;
+    try {
+      calm = await undisturbed(config, 1, { backend: "webgpu" });
+    } catch (error) {
+      if (!(error as Error).message.includes("no adapter was found")) throw error;
+      return console.log("skipped: no adapter was found");
+    }
+    const run = processes.start(["train", "--config", config, "--backend", "webgpu", "--json"], { folder });
     for (const attempt of [1, 2]) {
-      const rank = await rankOf(rough.folder, attempt), base = steps(run);
+      const rank = await rankOf(folder, attempt), base = steps(run);
       await run.out.until(() => steps(run) >= base + 9 * attempt, "some steps");
       assert(await processes.signal("KILL", rank), `the rank was there to be killed:\n${run.err.text}`);
     }
     const ended = await run.ended;
     assertEquals(ended.code, 0, ended.err);
-    assertEquals(curve(rough.folder), curve(calm.folder));
-    assertEquals(checkpointEntries(rough.folder, 40), checkpointEntries(calm.folder, 40));
+    assertEquals(curve(folder), calm.curve);
+    assertEquals(checkpointEntries(folder, 40), calm.entries);
   }));

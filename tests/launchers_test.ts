@@ -33,7 +33,7 @@ else {
         env: { TROUPE_TOKEN: token },
       }).ended;
       assertEquals(code, 0, err);
-      assertEquals(curve(folder), await undisturbed(path, 2));
+      assertEquals(curve(folder), (await undisturbed(path, 2)).curve);
     }));
 }
 
@@ -57,7 +57,7 @@ else {
         ).ended;
         assertEquals(code, 0, err);
         assertStringIncludes(err, "planned on each of 2 ranks");
-        assertEquals(curve(folder), await undisturbed(path, 2));
+        assertEquals(curve(folder), (await undisturbed(path, 2)).curve);
       } finally {
         shell(`sh '${script}' down '${state}'`);
       }

@@ -18,7 +18,7 @@ else {
         ckpt: { checkpoint_every: 4 },
         runtime: { max_restarts: 20 },
       });
-      const calm = await undisturbed(path, 2), options = { folder };
+      const { curve: calm } = await undisturbed(path, 2), options = { folder };
       await using hosts = namespaces(processes);
       const root = hosts.root(train(path, "--world_size", "2"), options), lost = hosts.member(train(path), options);
       const lines = () => root.out.text.split("\n").length - 1;
@@ -54,7 +54,7 @@ else {
         ckpt: { enable_save_ckpt: false },
         runtime: { max_restarts: 0 },
       });
-      const calm = await undisturbed(path, 2), options = { folder };
+      const { curve: calm } = await undisturbed(path, 2), options = { folder };
       await using hosts = namespaces(processes, { rate: "1mbit" });
       const root = hosts.root(train(path, "--world_size", "2"), options), member = hosts.member(train(path), options);
       const [ended, its] = await Promise.all([root.ended, member.ended]);

@@ -5,7 +5,8 @@ import { openBackend } from "../src/backend/open.ts";
 import { ConfigError, resolveConfig } from "../src/config/mod.ts";
 import { moduleNames } from "../src/models/registry.ts";
 import { drawnMicroBatch, openTrainer, takeStep } from "../src/train/_testing.ts";
-import { initializeModel, loadPlugins } from "../src/train/model.ts";
+import { initializeModel } from "../src/train/model.ts";
+import { loadPlugins } from "../src/train/plugins.ts";
 import { exportHuggingFace } from "../src/train/weights.ts";
 import { onWorld, recordOf, type TinyRun, trainSteps } from "./layouts.ts";
 

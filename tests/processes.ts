@@ -2,6 +2,7 @@
 import { assert } from "@std/assert";
 import { fileURLToPath } from "node:url";
 import { openCheckpoint } from "../src/checkpoint/mod.ts";
+import type { StoredBox } from "../src/checkpoint/manifest.ts";
 import { denoCommand } from "../src/cli/self.ts";
 
 const project = fileURLToPath(new URL("../", import.meta.url));
@@ -311,15 +312,23 @@ export function curve(folder: string): CurvePoint[] {
   });
 }
 
-/** Every entry of a checkpoint, its bytes as text. */
+/** A box of a tensor under its name, its bytes as text. */
+export const entryText = (
+  { kind, name, offset, extent }: Pick<StoredBox, "kind" | "name" | "offset" | "extent">,
+  values: Float32Array,
+): Record<string, string> => ({
+  [`${kind}/${name}/${offset}/${extent}`]: String(new Uint32Array(values.buffer, values.byteOffset, values.length)),
+});
+
+/** Every entry of a checkpoint. */
 export function checkpointEntries(folder: string, step: number): Record<string, string> {
   using checkpoint = openCheckpoint(`${folder}/checkpoints/${step}`);
   const entries: Record<string, string> = {};
   for (const { boxes } of checkpoint.manifest.files) {
-    for (const { kind, name, offset, extent } of boxes) {
-      const values = new Float32Array(extent.reduce((product, size) => product * size, 1));
-      checkpoint.readBox(kind, name, { offset, extent }, values);
-      entries[`${kind}/${name}/${offset}`] = String(new Uint32Array(values.buffer));
+    for (const box of boxes) {
+      const values = new Float32Array(box.extent.reduce((product, size) => product * size, 1));
+      checkpoint.readBox(box.kind, box.name, box, values);
+      Object.assign(entries, entryText(box, values));
     }
   }
   return entries;

@@ -55,7 +55,8 @@ function wasInTurn(folder: string): boolean {
 
 Deno.test("a rank that freezes, or is killed, in its turn on what ranks share is named and replaced, and the curve does not tell", () =>
   inFolder(async (rough, processes) => {
-    const data = { micro_num: 24, total_steps: 4 }, calm = await undisturbed(recordOf(rough, { data }), 3);
+    const data = { micro_num: 24, total_steps: 4 };
+    const { curve: calm } = await undisturbed(recordOf(rough, { data }), 3);
     const run = train(rough, processes, 3, { data, runtime: { gpu_turns: "always" } });
     let attempt = 0, caught = false;
     // Soon after a step the first rank has its turn, or the second, which gets it all the same and does not hand it on: with
@@ -84,7 +85,7 @@ Deno.test("a rank that freezes, or is killed, in its turn on what ranks share is
 
 Deno.test("when the root is killed its ranks are gone, and the next start goes on, encrypted as well", () =>
   inFolder(async (rough, processes) => {
-    const calm = await undisturbed(recordOf(rough), 2);
+    const { curve: calm } = await undisturbed(recordOf(rough), 2);
     const first = train(rough, processes, 2, { runtime: { encrypt: true } });
     await more(first, 7);
     const { root, ranks: members } = ranks(rough)!;
@@ -103,7 +104,8 @@ Deno.test("4, 3, 2 and 4 ranks across restarts, however they divide the state, t
     const changes = (micro_num: number, size: number) => ({ data: { micro_num }, parallel: { zero1: { size } } });
     const tokens: unknown[] = [],
       consumed = (step: Record<string, unknown>) => [step.num_consumed_tokens, step["tokens/en"]];
-    const expected = await undisturbed(recordOf(rough, changes(3, -1)), 4, (step) => tokens.push(consumed(step)));
+    const told = (step: Record<string, unknown>) => void tokens.push(consumed(step));
+    const { curve: expected } = await undisturbed(recordOf(rough, changes(3, -1)), 4, { told });
     // Two ranks are told of the batch in numbers of their own: 6 × 2 are the 3 × 4 rows that it has.
     for (const [nproc, micro_num, size] of [[4, 3, -1], [3, 3, 1], [2, 6, -1]] as const) {
       const run = train(rough, processes, nproc, changes(micro_num, size));

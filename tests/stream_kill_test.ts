@@ -4,6 +4,7 @@ import { openCheckpoint } from "../src/checkpoint/mod.ts";
 import { createTrainLoader, type DataPosition, loadTokenizer } from "../src/data/mod.ts";
 import { trainTokenizer } from "../src/data/tokenize.ts";
 import { assertNoStackTrace, curve, inFolder, rankOf, tinyRecord } from "./processes.ts";
+import { undisturbed } from "./undisturbed.ts";
 
 const totalSteps = 100, seq_len = 32;
 
@@ -43,25 +44,18 @@ Deno.test("train() on a stream trains on every document once an epoch, whatever 
       micro_num: 2,
       pack_sample_into_one: true,
     };
-    const trial = (name: string) => {
-      const place = `${folder}/${name}`;
-      Deno.mkdirSync(place);
-      const config = tinyRecord(place, {
-        model: { vocab_size: 300 },
-        data: { ...data, total_steps: totalSteps },
-        ckpt: { checkpoint_every: 7 },
-        runtime: { max_restarts: 50 },
-      });
-      const args = ["train", "--config", config, "--backend", "cpu", "--json"];
-      return { place, begin: () => processes.start(args, { folder: place }) };
-    };
-    const calm = trial("calm"), rough = trial("rough");
-    const undisturbed = await calm.begin().ended;
-    assertEquals(undisturbed.code, 0, undisturbed.err);
+    const config = tinyRecord(folder, {
+      model: { vocab_size: 300 },
+      data: { ...data, total_steps: totalSteps },
+      ckpt: { checkpoint_every: 7 },
+      runtime: { max_restarts: 50 },
+    });
+    const calm = await undisturbed(config, 1);
 
-    const run = rough.begin(), next = random(6), steps = () => run.out.text.split("\n").length - 1;
+    const run = processes.start(["train", "--config", config, "--backend", "cpu", "--json"], { folder });
+    const next = random(6), steps = () => run.out.text.split("\n").length - 1;
     for (let kill = 0; kill < 10; kill++) {
-      const pid = await rankOf(rough.place, kill + 1), base = steps(), wait = 1 + Math.floor(next() * 9);
+      const pid = await rankOf(folder, kill + 1), base = steps(), wait = 1 + Math.floor(next() * 9);
       await run.out.until(() => steps() >= base + wait, `${wait} steps`);
       await new Promise((resolve) => setTimeout(resolve, next() * 20));
       assert(await processes.signal("KILL", pid), run.err.text);
@@ -72,13 +66,11 @@ Deno.test("train() on a stream trains on every document once an epoch, whatever 
     assertEquals(ended.err.match(/^ALERT Rank 0 was killed by SIGKILL/gm)?.length, 10, ended.err);
 
     // The same losses to the last bit are the same tokens in the same order, and both end at the same place.
-    assertEquals(curve(rough.place).length, totalSteps);
-    assertEquals(curve(rough.place), curve(calm.place));
-    const positions = [calm, rough].map(({ place }) => {
-      using saved = openCheckpoint(`${place}/checkpoints/${totalSteps}`);
-      return (saved.manifest.state as unknown as { data: DataPosition }).data;
-    });
-    assertEquals(positions[1], positions[0]);
+    assertEquals(curve(folder).length, totalSteps);
+    assertEquals(curve(folder), calm.curve);
+    using saved = openCheckpoint(`${folder}/checkpoints/${totalSteps}`);
+    const { data: position } = saved.manifest.state as unknown as { data: DataPosition };
+    assertEquals(position, calm.position);
 
     // What the history of that checkpoint holds: every document once an epoch.
     const loader = createTrainLoader(data, { dataRank: 0, dataWorldSize: 1 }),
@@ -94,10 +86,10 @@ Deno.test("train() on a stream trains on every document once an epoch, whatever 
         }
       }
     }
-    assertEquals(loader.state(), positions[0]);
+    assertEquals(loader.state(), position);
     loader.close();
-    assert(positions[0]!.epoch >= 2, `${positions[0]!.epoch} epochs`);
-    for (let epoch = 0; epoch < positions[0]!.epoch; epoch++) {
+    assert(position.epoch >= 2, `${position.epoch} epochs`);
+    for (let epoch = 0; epoch < position.epoch; epoch++) {
       assertEquals(trained.slice(epoch * texts.length, (epoch + 1) * texts.length).sort(), texts.toSorted());
     }
   }));

@@ -28,7 +28,8 @@ export { ConfigError, loadConfig, printResolved, resolveConfig, type ResolvedCon
 export { type ArgumentParser, getDefaultParser } from "./src/cli/parser.ts";
 
 // Training
-export { initializeModel, loadPlugins, type Model } from "./src/train/model.ts";
+export { initializeModel, type Model } from "./src/train/model.ts";
+export { loadPlugins } from "./src/train/plugins.ts";
 export { initializeOptimizer, initializeTrainer } from "./src/train/initialize.ts";
 export { type ScheduleResult, type StepResult, Trainer } from "./src/train/trainer.ts";
 export { evaluateSets } from "./src/train/evaluate.ts";
@@ -61,5 +62,5 @@ export { replicated, type ShardingPlan, split } from "./src/parallel/layout.ts";
 
 // Files
 export { HuggingFaceFolder, newestUsable, openCheckpoint, writeHuggingFace } from "./src/checkpoint/mod.ts";
-export { loadHuggingFace } from "./src/train/load.ts";
+export { loadHuggingFace } from "./src/train/load_hugging_face.ts";
 export { exportHuggingFace } from "./src/train/weights.ts";

@@ -5,7 +5,6 @@
  * A step is one private message to itself, so that commands are heard between steps. They reach ranks at different
  * moments, so all agree before each step on whether to take it.
  */
-import { z } from "zod";
 import type { Backend } from "../src/backend/backend.ts";
 import { type BackendName, deviceOptions, type OpenOptions } from "../src/backend/open.ts";
 import { defaultProvider } from "../src/backend/webgpu/provider.ts";
@@ -13,19 +12,18 @@ import {
   type Checkpoint,
   decideSave,
   loadContents,
-  type LoadPath,
   openCheckpoint,
   readStopFile,
   type ShardReport,
   writeShard,
 } from "../src/checkpoint/mod.ts";
-import type { ResolvedConfig } from "../src/config/mod.ts";
-import { type Batch, type DataPosition, sharedTablesFolder } from "../src/data/mod.ts";
+import type { Batch, DataPosition } from "../src/data/mod.ts";
+import { sharedTablesFolder } from "../src/data/shared_tables.ts";
 import { countOf, formatBytes } from "../src/observe/format.ts";
 import { globalTensors, shardEntries } from "../src/train/checkpoint.ts";
 import { Diagnosis } from "../src/train/diagnosis.ts";
-import { describeContent, loadHuggingFace, openGivenCheckpoint, recordDifferences } from "../src/train/load.ts";
-import { loadPlugins } from "../src/train/model.ts";
+import { describeContent, openGivenCheckpoint, recordDifferences } from "../src/train/load.ts";
+import { loadPlugins } from "../src/train/plugins.ts";
 import { profileStep } from "../src/train/profile.ts";
 import type { FlightRecord, FlightRecorder } from "../src/observe/flight_recorder.ts";
 import { recordedSpans, TraceWriter } from "../src/observe/trace.ts";
@@ -35,11 +33,12 @@ import type { Communicator } from "../src/comm/collectives/communicator.ts";
 import { CommunicationError } from "../src/comm/transport/link.ts";
 import { runMesh } from "../src/parallel/run_mesh.ts";
 import { createWorld, solo, type World } from "../src/parallel/world.ts";
-import { checkpointManagerProtocol } from "./checkpoint_manager.ts";
-import { type Meeting, meetingSchema } from "./communicator.ts";
+import type { checkpointManagerProtocol } from "./checkpoint_manager.ts";
+import type { Meeting } from "./communicator.ts";
 import type { DataLoaderOptions, dataLoaderProtocol } from "./data_loader.ts";
-import { monitorProtocol } from "./monitor.ts";
+import type { monitorProtocol } from "./monitor.ts";
 import { phases, type Progress } from "./progress.ts";
+import { rankProtocol, type Trained } from "./rank_protocol.ts";
 import {
   actor,
   type ActorSpec,
@@ -47,73 +46,9 @@ import {
   type Context,
   type Message,
   plainReason,
-  protocol,
   type Ref,
-  refTo,
   type Reply,
 } from "./runtime/mod.ts";
-
-const trainedSchema = z.object({
-  outcome: z.enum(["finished", "stopped", "failed"]),
-  step: z.number(),
-  /** What is wrong with the data, where that ended it. */
-  problem: z.string().optional(),
-  /** Why the last checkpoint could not be written, where one was due. */
-  unsaved: z.string().optional(),
-});
-export type Trained = z.output<typeof trainedSchema>;
-
-const memorySchema = z.record(z.string(), z.number());
-
-const initialisedSchema = z.object({
-  /** Steps done. */
-  step: z.number(),
-  /** Batches consumed. */
-  batch: z.number(),
-  /** What was loaded from where, when it was `load`. */
-  loaded: z.string().optional(),
-  parameters: z.number(),
-  memory: memorySchema,
-  device: z.string(),
-  software: z.boolean(),
-  rows: z.number(),
-});
-export type Initialised = z.output<typeof initialisedSchema>;
-
-export const rankProtocol = protocol({
-  requests: {
-    /** Makes model and optimizer, takes a checkpoint where there is one, and opens the data. Refused with a sentence. */
-    initialise: {
-      ask: {
-        config: z.custom<ResolvedConfig>((value) => typeof value === "object" && value !== null),
-        /** Folder of a verified checkpoint of the run itself, to go on from. */
-        checkpoint: z.string().nullable(),
-        /** What else to begin from, where there is no such checkpoint; null for fresh weights. */
-        load: z.custom<LoadPath>((value) => typeof value === "object" && value !== null).nullable(),
-        /** Folder of the run's records, kept in checkpoints so that a resumed run goes on in it. */
-        runFolder: z.string(),
-        /** Whether the CPU may compute where no adapter answers. */
-        cpuFallback: z.boolean(),
-        monitor: refTo(monitorProtocol),
-        checkpoints: refTo(checkpointManagerProtocol),
-        /** Which rank of how many this one is; where and how the others are met, if there are any. */
-        place: z.object({
-          rank: z.number(),
-          world: z.number(),
-          attempt: z.number(),
-          meeting: meetingSchema.nullable(),
-        }),
-      },
-      reply: initialisedSchema,
-    },
-    /** Trains to the end, or until told to stop. */
-    train: { ask: {}, reply: trainedSchema },
-  },
-  commands: {
-    /** Save and end, after the step under way. */
-    stop: {},
-  },
-});
 
 interface Traced {
   readonly writer: TraceWriter;
@@ -320,7 +255,10 @@ async function initialise(
       }
       recordDifferences(saved, config).forEach(notice);
       if (checkpoint === null) loaded = `${describeContent(content)} of step ${saved.step} (${saved.directory})`;
-    } else if (load) loaded = loadHuggingFace(session.trainer.model, load.path);
+    } else if (load) {
+      const { loadHuggingFace } = await import("../src/train/load_hugging_face.ts");
+      loaded = loadHuggingFace(session.trainer.model, load.path);
+    }
   } catch (error) {
     session[Symbol.dispose]();
     backend[Symbol.dispose]();

@@ -1,5 +1,5 @@
 /** What stands in for a rank where only its control plane counts: benches and tests of many. */
-import type { Initialised } from "./rank.ts";
+import type { Initialised } from "./rank_protocol.ts";
 
 /** The answer to `initialise` of a rank that trains nothing. */
 export const nothingInitialised: Initialised = {

@@ -18,7 +18,7 @@ import { loadPlanOf } from "../src/train/load.ts";
 import type { checkpointManagerProtocol } from "./checkpoint_manager.ts";
 import { type Meeting, orphaned } from "./communicator.ts";
 import type { monitorProtocol } from "./monitor.ts";
-import type { Initialised, rankProtocol, Trained } from "./rank.ts";
+import type { Initialised, rankProtocol, Trained } from "./rank_protocol.ts";
 import {
   actor,
   type ActorSpec,

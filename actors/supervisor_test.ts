@@ -5,7 +5,7 @@ import { Display } from "../src/observe/display.ts";
 import { makeRunFolder, runFolder } from "../src/observe/run_folder.ts";
 import { checkpointManager } from "./checkpoint_manager.ts";
 import { startCompany } from "./company.ts";
-import { rankProtocol } from "./rank.ts";
+import { rankProtocol } from "./rank_protocol.ts";
 import { actor, testRuntime } from "./runtime/mod.ts";
 import type { Outcome } from "./supervisor.ts";
 import { nothingInitialised } from "./stub_rank.ts";

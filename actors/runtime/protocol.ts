@@ -4,6 +4,9 @@
  */
 import { z } from "zod";
 
+// Every thread of every process would generate parsers anew, which takes longer than a run's few small messages do without.
+z.config({ jitless: true });
+
 /** The fields of one message, without its `kind`. */
 export type Fields = Readonly<Record<string, z.ZodType>>;
 /** A request: what is asked, and what is answered. */

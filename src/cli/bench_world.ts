@@ -8,7 +8,7 @@ import { checkpointManager } from "../../actors/checkpoint_manager.ts";
 import { membersOf, startCompany } from "../../actors/company.ts";
 import { joinHosts, openHosts, type RankStart, type Seat } from "../../actors/hosts.ts";
 import { Progress } from "../../actors/progress.ts";
-import { rankProtocol, type Trained } from "../../actors/rank.ts";
+import { rankProtocol, type Trained } from "../../actors/rank_protocol.ts";
 import {
   actor,
   channelPair,

@@ -31,8 +31,9 @@ import { getModule, moduleNames } from "../models/registry.ts";
 import { formatCount } from "../observe/format.ts";
 import { solo } from "../parallel/world.ts";
 import { initializeOptimizer, initializeTrainer } from "../train/initialize.ts";
-import { expectSameModel } from "../train/load.ts";
-import { loadPlugins, planModel } from "../train/model.ts";
+import { expectSameModel } from "../train/load_hugging_face.ts";
+import { planModel } from "../train/model.ts";
+import { loadPlugins } from "../train/plugins.ts";
 import { ArgumentError, createParser, type ParsedArguments } from "./parser.ts";
 import { resolveWritten, say, undivided, type Verb, writtenRecord } from "./verb.ts";
 

@@ -16,29 +16,10 @@ import { openBackend } from "../backend/open.ts";
 import { callingCommunicator } from "../comm/collectives/calls.ts";
 import { FlightRecorder } from "../observe/flight_recorder.ts";
 import { CommunicationError } from "../comm/transport/link.ts";
+import { deviceVariable, profileVariable, rankVariables, socketVariable } from "./rank_variables.ts";
 import { entryUrl } from "./self.ts";
 import type { Verb } from "./verb.ts";
 import type { WorkerTask } from "./worker.ts";
-
-/**
- * Where the root listens, the run's token, which rank of which start this is, and the address by which other ranks reach
- * it: by environment, which other users of the machine cannot read.
- */
-export const rankVariables = {
-  control: "TROUPE_CONTROL",
-  token: "TROUPE_TOKEN",
-  rank: "RANK",
-  attempt: "TROUPE_ATTEMPT",
-  address: "TROUPE_ADDRESS",
-} as const;
-
-/** A path for this rank's Unix socket, where ranks of the same host may have some. */
-export const socketVariable = "TROUPE_SOCKET";
-/** What chooses its GPU, where the host's ranks may share one. */
-export const deviceVariable = "TROUPE_DEVICE";
-
-/** Set where `train --profiling` asks for a profile. */
-export const profileVariable = "TROUPE_PROFILE";
 
 /** What workers may take to start and to join the root, on a machine with too much to do. */
 const patienceMs = 120_000;

@@ -1,7 +1,7 @@
 /** Starts a rank as a process of this program, with the least permissions that it can work with. */
 import { type Host, spawnProcess } from "../../actors/runtime/mod.ts";
 import { socketFolder } from "../comm/transport/local_sockets.ts";
-import { deviceVariable, profileVariable, rankVariables, socketVariable } from "./rank.ts";
+import { deviceVariable, profileVariable, rankVariables, socketVariable } from "./rank_variables.ts";
 import { type Permissions, selfCommand } from "./self.ts";
 
 export interface RankProcessOptions {

@@ -3,7 +3,7 @@ import { checkpointManager } from "../../actors/checkpoint_manager.ts";
 import { companyName, membersOf, startCompany } from "../../actors/company.ts";
 import { joinHosts, openHosts, type Seat } from "../../actors/hosts.ts";
 import type { TensorBoardSettings } from "../../actors/monitor.ts";
-import { rankProtocol } from "../../actors/rank.ts";
+import { rankProtocol } from "../../actors/rank_protocol.ts";
 import { createRuntime, type Host, hosted } from "../../actors/runtime/mod.ts";
 import type { Muster, Outcome } from "../../actors/supervisor.ts";
 import { type Json, listCheckpoints, openCheckpoint, parseStoragePath } from "../checkpoint/mod.ts";
@@ -20,11 +20,9 @@ import { onInterrupt } from "./interrupt.ts";
 import { ArgumentError, type DefaultArguments } from "./parser.ts";
 import { detectLaunch, type Launch } from "./launch.ts";
 import { keepProcessNote } from "./process_note.ts";
-import { rankVariables } from "./rank.ts";
+import { rankVariables } from "./rank_variables.ts";
 import { withTuning } from "./run_tuning.ts";
-import { tuneFor } from "./tune.ts";
-import { deviceOptions, openBackend } from "../backend/open.ts";
-import { sharedTablesFolder } from "../data/mod.ts";
+import { sharedTablesFolder } from "../data/shared_tables.ts";
 import { hostSockets, startRankProcess } from "./rank_process.ts";
 import { requireRoomForRanks } from "./room_for_ranks.ts";
 import { programVersion } from "./self.ts";
@@ -106,6 +104,11 @@ async function retune(parsed: DefaultArguments, config: ResolvedConfig, launch: 
   if (name !== "webgpu") {
     throw new ArgumentError(`--retune: the ${name} backend has one form of every kernel; leave it out`);
   }
+  // A run without it needs neither tuner nor device in this process.
+  const [{ tuneFor }, { deviceOptions, openBackend }] = await Promise.all([
+    import("./tune.ts"),
+    import("../backend/open.ts"),
+  ]);
   using backend = await openBackend(name, deviceOptions(config.runtime));
   await tuneFor(config, { backend, world: launch.world ?? nproc, retune: true, seconds: retuneSeconds });
   return true;

@@ -2,7 +2,7 @@
 import { existsSync } from "node:fs";
 import { loadConfig, resolveConfig, type ResolvedConfig } from "../config/mod.ts";
 import { moduleNames } from "../models/registry.ts";
-import { loadPlugins } from "../train/model.ts";
+import { loadPlugins } from "../train/plugins.ts";
 import {
   ArgumentError,
   type ArgumentParser,

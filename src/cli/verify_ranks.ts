@@ -10,7 +10,8 @@ import { openRendezvous } from "../comm/transport/rendezvous.ts";
 import type { ResolvedConfig } from "../config/mod.ts";
 import { runMesh } from "../parallel/run_mesh.ts";
 import { createWorld, type World } from "../parallel/world.ts";
-import { joinRoot, meet, rankVariables } from "./rank.ts";
+import { joinRoot, meet } from "./rank.ts";
+import { rankVariables } from "./rank_variables.ts";
 import { hostSockets, rankEnvironment } from "./rank_process.ts";
 import { selfCommand } from "./self.ts";
 

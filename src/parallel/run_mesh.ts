@@ -1,5 +1,6 @@
 /** The mesh that a run record describes, from the place of one rank. */
-import { parallelSizes, type ResolvedConfig } from "../config/mod.ts";
+import type { ResolvedConfig } from "../config/mod.ts";
+import { parallelSizes } from "../config/parallel_sizes.ts";
 import { createMesh, type Mesh } from "./mesh.ts";
 
 /** @throws {RangeError} when the parallel sizes do not fit the number of ranks */

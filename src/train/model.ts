@@ -1,8 +1,7 @@
 /** `initializeModel`: from a run record to a program on a device, weights in place. */
-import { resolve } from "node:path";
-import { pathToFileURL } from "node:url";
 import type { Backend } from "../backend/backend.ts";
-import { ConfigError, type ResolvedConfig } from "../config/mod.ts";
+import { ConfigError } from "../config/error.ts"; // alone: a rank is handed its record complete
+import type { ResolvedConfig } from "../config/mod.ts";
 import { elementCount, Graph } from "../graph/graph.ts";
 import { crossEntropy } from "../graph/operators.ts";
 import { cutLargeTables } from "../graph/large_tables.ts";
@@ -67,18 +66,6 @@ export interface Model extends Disposable {
   readonly gatherOverlap: GatherOverlapPlan | undefined;
   /** Number of parameters in the whole model. */
   readonly parameterCount: number;
-}
-
-/** Loads the modules of `runtime.plugins`: each registers models when it is imported. */
-export async function loadPlugins(modules: readonly string[], relativeTo = Deno.cwd()): Promise<void> {
-  for (const module of modules) {
-    const url = /^[a-z]+:/.test(module) ? module : pathToFileURL(resolve(relativeTo, module)).href;
-    try {
-      await import(url);
-    } catch (error) {
-      throw new Error(`Cannot load plugin ${module} of runtime.plugins: ${(error as Error).message}`, { cause: error });
-    }
-  }
 }
 
 /** What of a device decides a plan. */

@@ -10,6 +10,7 @@ import { fill } from "../../../kernels/elementwise/mod.ts";
 import type { DeviceTraits, Kernel, Pass } from "../../../kernels/kernel.ts";
 import type { Backend, Command, CommandList, DeviceBuffer, Range, ReadTicket } from "../backend.ts";
 import { Ledger, operandBytes } from "../ledger.ts";
+import { settle } from "./dawn.ts";
 import { createImages, type Image } from "./images.ts";
 import { createPipelineCache } from "./pipelines.ts";
 import { type DeviceOptions, openDevice, type Provider } from "./provider.ts";
@@ -376,6 +377,7 @@ export async function openWebGpuBackend(
       ledger.clear();
       bindGroups.clear();
       device.destroy();
+      if (provider === "dawn") settle();
     },
   };
   return backend;

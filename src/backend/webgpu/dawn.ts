@@ -200,16 +200,37 @@ export const endWait = (): void => schedule.end(performance.now());
 
 let keeping = false;
 /**
- * Has the GPU's driver stay loaded, now that a device is open. Dawn gives up its entry point when a thread's environment
- * ends, such as a test file's or a worker's, and with the last one the system would unload the driver while threads that
- * have called it are still there. What they would tell it when they end then leads nowhere.
+ * Has the thread, such as a test file's or a worker's, end in peace, now that a device is open. Dawn gives up its entry
+ * point with the thread, and with the last one the system would unload the GPU's driver while threads that have called it
+ * are still there. What they would tell it when they end then leads nowhere: the driver stays loaded.
  */
 export function keepDriver(): void {
   if (keeping) return;
   keeping = true;
   pinLibraries();
-  globalThis.addEventListener("unload", pinLibraries); // with what the driver has loaded since
+  globalThis.addEventListener("unload", () => {
+    settleAll();
+    pinLibraries(); // with what the driver has loaded since
+  });
 }
+
+/** Polls that Dawn has asked for and that have not come. */
+const asked = new Set<() => void>();
+
+/**
+ * Has Dawn settle its promises as far as it can now, such as those of a device just destroyed: one that is pending when the
+ * objects of its thread are taken down makes Dawn abort the process.
+ */
+export function settle(): void {
+  for (const poll of [...asked]) poll();
+}
+
+/** Settles all of the thread's, before it ends: work on the device and compilations take what they take, to a limit. */
+function settleAll(): void {
+  const end = performance.now() + mostSettleSeconds * 1000, nobody = new Int32Array(new SharedArrayBuffer(4));
+  for (; asked.size > 0 && performance.now() < end; Atomics.wait(nobody, 0, 0, 1)) settle();
+}
+const mostSettleSeconds = 60;
 
 let wrapped = false;
 /**
@@ -220,15 +241,30 @@ let wrapped = false;
 function pollFromTimer(): void {
   if (wrapped) return;
   wrapped = true;
-  const immediate = globalThis.setImmediate;
+  const { setImmediate: immediate, clearImmediate } = globalThis;
+  const isNative = (call: unknown) => Function.prototype.toString.call(call).endsWith("{ [native code] }");
   const polling = (...[callback, ...args]: Parameters<typeof setImmediate>) => {
+    if (!isNative(callback)) return immediate(callback, ...args); // not Dawn's
     const begun = performance.now(), due = begun + schedule.next(begun);
-    const turn = (): unknown => performance.now() < due ? wait() : callback(...args);
+    let cancel: () => void;
+    const poll = () => {
+      asked.delete(poll);
+      cancel();
+      callback(...args);
+    };
+    const turn = () => performance.now() < due ? wait() : poll();
     const wait = () => {
       const left = due - performance.now();
-      return left < 1 ? immediate(turn) : setTimeout(turn, Math.floor(left));
+      if (left < 1) {
+        const next = immediate(turn);
+        cancel = () => clearImmediate(next);
+      } else {
+        const timer = setTimeout(turn, Math.floor(left));
+        cancel = () => clearTimeout(timer);
+      }
     };
-    return wait();
+    asked.add(poll);
+    wait();
   };
   globalThis.setImmediate = polling as typeof setImmediate;
 }

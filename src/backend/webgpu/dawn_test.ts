@@ -84,8 +84,11 @@ Deno.test("PollSchedule comes down again after answers that came late", () => {
 /** The rasteriser in software that Dawn accepts; Debian has it with Chromium. */
 const swiftShader = "/usr/lib/chromium/vk_swiftshader_icd.json";
 
-/** Runs a program on Dawn with that rasteriser and gives what it prints; where there is none, says so. */
-async function onSwiftShader(program: string): Promise<{ code: number; text: string } | undefined> {
+/** Runs a program, or tests, on Dawn with that rasteriser and gives what it prints; where there is none, says so. */
+async function onSwiftShader(
+  program: string,
+  verb: "run" | "test" = "run",
+): Promise<{ code: number; text: string } | undefined> {
   const skip = (why: string) => console.log(`skipped: ${why}`);
   if (findDawn() === undefined) return void skip("Dawn is not here; ./troupe doctor --add-dawn adds it");
   if (Deno.permissions.querySync({ name: "ffi" }).state !== "granted") return void skip("needs --allow-ffi");
@@ -100,7 +103,7 @@ async function onSwiftShader(program: string): Promise<{ code: number; text: str
     await Deno.writeTextFile(file, program);
     const permissions = ["--allow-read", "--allow-env", "--allow-ffi"];
     const { code, stdout, stderr } = await new Deno.Command("deno", {
-      args: ["run", "--quiet", "--no-check", `--config=${config}`, ...permissions, file],
+      args: [verb, "--quiet", "--no-check", `--config=${config}`, ...permissions, file],
       env: { TROUPE_WEBGPU: "dawn", VK_DRIVER_FILES: swiftShader, XDG_RUNTIME_DIR: "/tmp" },
     }).output();
     return { code, text: new TextDecoder().decode(stdout) + new TextDecoder().decode(stderr) };
@@ -139,6 +142,25 @@ Deno.test("openWebGpuBackend() has Dawn check indices unless told not to, and th
   if (ran === undefined) return;
   assertStringIncludes(ran.text, "read 12,18");
   assertEquals(ran.code, 7);
+});
+
+Deno.test("a thread that ends while answers of Dawn are pending ends as it should: a test file's", async () => {
+  const ran = await onSwiftShader(
+    `
+    import { openWebGpuBackend } from ${source("./backend.ts")};
+    for (const disposed of [false, true]) {
+      Deno.test({ name: "pending, disposed " + disposed, sanitizeOps: false, sanitizeResources: false, fn: async () => {
+        const backend = await openWebGpuBackend("dawn");
+        const range = { buffer: backend.allocate(16, "x"), offset: 0, bytes: 16 };
+        backend.read([range]).ready().catch(() => {});
+        if (disposed) backend[Symbol.dispose]();
+      } });
+    }`,
+    "test",
+  );
+  if (ran === undefined) return;
+  assertStringIncludes(ran.text, "2 passed");
+  assertEquals(ran.code, 0, ran.text);
 });
 
 Deno.test("pinLibraries() keeps a driver loaded that nobody holds any more", async () => {

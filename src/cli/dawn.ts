@@ -8,7 +8,6 @@ import { enterUserFolder } from "./self.ts";
 
 if (import.meta.main) {
   Deno.env.set("TROUPE_WEBGPU", "dawn"); // for the processes that it starts, too
-  if (!Deno.env.has("XDG_RUNTIME_DIR")) Deno.env.set("XDG_RUNTIME_DIR", "/tmp");
   enterUserFolder();
   endWithoutTeardown();
   Deno.exitCode = await main(Deno.args);

@@ -85,8 +85,6 @@ function explain(error: Error): string {
 
 if (!isMainThread) await (await import("./worker.ts")).runWorker(workerData);
 else if (import.meta.main) {
-  // The Vulkan loader complains on every start where this is unset.
-  if (!Deno.env.has("XDG_RUNTIME_DIR")) Deno.env.set("XDG_RUNTIME_DIR", "/tmp");
   enterUserFolder();
   Deno.exitCode = await main(Deno.args);
 }

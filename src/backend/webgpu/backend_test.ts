@@ -114,6 +114,16 @@ Deno.test("openWebGpuBackend() states real limits and a subgroup size only with 
   assert(traits.description.length > 0);
 });
 
+Deno.test("openWebGpuBackend() leaves the terminal to the program where XDG_RUNTIME_DIR is unset", async () => {
+  const program = `import { openWebGpuBackend } from ${JSON.stringify(import.meta.resolve("./backend.ts"))};
+    (await openWebGpuBackend("deno"))[Symbol.dispose]();`;
+  const config = import.meta.resolve("../../../deno.json").slice("file://".length);
+  const { XDG_RUNTIME_DIR: _, ...env } = Deno.env.toObject();
+  const args = ["eval", "--no-check", `--config=${config}`, program];
+  const { code, stderr } = await new Deno.Command("deno", { args, env, clearEnv: true }).output();
+  assertEquals([code, new TextDecoder().decode(stderr)], [0, ""]);
+});
+
 Deno.test("profile() times every dispatch submitted meanwhile, in order", async () => {
   using backend = await openWebGpuBackend("deno");
   if (!backend.profile) return console.log("skipped: the device has no timestamps");

@@ -48,7 +48,23 @@ export async function requestAdapter(
 ): Promise<GPUAdapter | null> {
   // Deno's is absent in a runtime built or configured without WebGPU.
   const gpu = provider === "dawn" ? await loadDawn({ boundsChecks }) : (navigator as { gpu?: GPU }).gpu;
-  return await gpu?.requestAdapter({ powerPreference: "high-performance" }) ?? null;
+  return await withRuntimeFolder(() => gpu?.requestAdapter({ powerPreference: "high-performance" })) ?? null;
+}
+
+/**
+ * Mesa's layer that chooses among devices asks a Wayland server, whenever they are listed (twice an adapter), and its library
+ * writes an error to the terminal where `XDG_RUNTIME_DIR` is unset, as in many containers. So it is set meanwhile.
+ */
+async function withRuntimeFolder<Result>(body: () => Promise<Result> | undefined): Promise<Result | undefined> {
+  const variable = "XDG_RUNTIME_DIR";
+  const may = Deno.permissions.querySync({ name: "env", variable }).state === "granted";
+  if (!may || Deno.env.has(variable)) return await body();
+  Deno.env.set(variable, "/tmp");
+  try {
+    return await body();
+  } finally {
+    Deno.env.delete(variable);
+  }
 }
 
 /**

@@ -5,6 +5,7 @@
  * `f16`: IEEE 754 binary16. `bf16`: the upper half of an `f32`. Both round to nearest, ties to even, and give infinity
  * past their largest number.
  */
+import { fromBfloat16, toBfloat16 } from "../src/std/bfloat16.ts";
 import type { ElementType, HostArray, Kernel } from "./kernel.ts";
 
 /** Types that activations, parameters and gradients are stored in. Arithmetic is in `f32` whatever they are. */
@@ -28,22 +29,17 @@ export const isHalf = (type: ElementType): type is HalfType => type === "f16" ||
 export function encode(type: HalfType, values: ArrayLike<number>): Uint16Array<ArrayBuffer> {
   const singles = values instanceof Float32Array ? values : Float32Array.from(values);
   if (type === "f16") return new Uint16Array(new Float16Array(singles).buffer);
-  const bits = new Uint32Array(singles.buffer, singles.byteOffset, singles.length);
-  const stored = new Uint16Array(bits.length);
-  for (let i = 0; i < bits.length; i++) {
-    const word = bits[i];
-    const isNumber = (word & 0x7fffffff) <= 0x7f800000;
-    stored[i] = isNumber ? (word + 0x7fff + ((word >>> 16) & 1)) >>> 16 : (word >>> 16) | 0x40; // keeps a NaN one
-  }
+  const stored = new Uint16Array(singles.length);
+  toBfloat16(singles, stored);
   return stored;
 }
 
 /** Half floats as numbers, exactly. */
 export function decode(type: HalfType, stored: Uint16Array<ArrayBuffer>): Float32Array<ArrayBuffer> {
   if (type === "f16") return new Float32Array(new Float16Array(stored.buffer, stored.byteOffset, stored.length));
-  const bits = new Uint32Array(stored.length);
-  for (let i = 0; i < bits.length; i++) bits[i] = stored[i] << 16;
-  return new Float32Array(bits.buffer);
+  const singles = new Float32Array(stored.length);
+  fromBfloat16(stored, singles);
+  return singles;
 }
 
 /** What is left of numbers once they have been stored: the numbers themselves for `f32` and integers. */

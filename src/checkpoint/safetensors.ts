@@ -6,6 +6,7 @@
  * read one at a time into the caller's arrays, and written in pieces, so neither side ever holds a file in memory.
  */
 import { createHash } from "node:crypto";
+import { fromBfloat16 } from "../std/bfloat16.ts";
 import { fileError, readAllAt, writeAll } from "./durable.ts";
 
 /** Bytes of one element. */
@@ -279,11 +280,7 @@ export function float32From(dtype: "F32" | "F16" | "BF16", raw: Uint8Array, into
   const buffer = raw.buffer as ArrayBuffer;
   if (dtype === "F32") into.set(new Float32Array(buffer, raw.byteOffset, into.length));
   else if (dtype === "F16") into.set(new Float16Array(buffer, raw.byteOffset, into.length));
-  else {
-    const source = new Uint16Array(buffer, raw.byteOffset, into.length);
-    const words = new Uint32Array(into.buffer, into.byteOffset, into.length);
-    for (let i = 0; i < words.length; i++) words[i] = source[i] << 16;
-  }
+  else fromBfloat16(new Uint16Array(buffer, raw.byteOffset, into.length), into);
 }
 
 /** A tensor to write: its bytes at once, or a function that yields them in pieces when the writer gets there. */

@@ -383,22 +383,29 @@ async function gather(state: State, options: SupervisorOptions, context: Own): P
 
 /** All ranks are ready: says so. */
 function begin({ members, attempt, from: resumed }: State, { config, monitor }: SupervisorOptions): void {
-  const { step, batch, loaded, parameters, memory, device, software, rows } = members[0]!.initialised!;
-  const from = resumed ?? (loaded && `with ${loaded}`), many = members.length > 1;
-  const known =
-    `${parameters.toLocaleString("en")} parameters, ${
-      rows > 0 ? `${rows.toLocaleString("en")} rows of data` : "streamed data"
-    }, ` +
-    `${formatBytes(memory.total!)}${memory.room ? ` of ${formatBytes(memory.room)}` : ""} planned on ${
-      many ? `each of ${members.length} ranks, the first on ` : ""
-    }` +
-    `${device}${software ? " (no GPU: this is slow)" : ""}`;
+  const ranks = members.map(({ initialised }) => initialised!), { step, batch, loaded } = ranks[0]!;
+  const from = resumed ?? (loaded && `with ${loaded}`), many = ranks.length > 1, known = sizeOf(ranks);
   const text = attempt > 1
     ? `${many ? `All ${members.length} ranks are back and go` : "Rank 0 is back and goes"} on ` +
       `${from ?? "from the beginning, as nothing was saved yet"}`
     : `${config.JOB_NAME}: ${resumed ? `resumed ${resumed}` : loaded ? `begins ${from}` : "new run"}; ${known}`;
   monitor.send({ kind: "begin", step, batch });
   monitor.send({ kind: "notice", text });
+}
+
+/** What a run is, as far as its ranks tell: parameters, data, and the memory that each takes, which stages differ in. */
+export function sizeOf(ranks: readonly Initialised[]): string {
+  const [{ parameters, rows, device, software }] = ranks as readonly [Initialised];
+  const plans = ranks.map(({ memory }) => memory).sort((a, b) => b.total! - a.total!), [memory] = plans;
+  const most = plans.at(-1)!.total === memory!.total ? "" : "at most ";
+  const room = memory!.room ? ` of ${formatBytes(memory!.room)}` : "";
+  return [
+    `${parameters.toLocaleString("en")} parameters`,
+    rows > 0 ? `${rows.toLocaleString("en")} rows of data` : "streamed data",
+    `${most}${formatBytes(memory!.total!)}${room} planned on ${
+      ranks.length > 1 ? `each of ${ranks.length} ranks, the first on ` : ""
+    }${device}${software ? " (no GPU: this is slow)" : ""}`,
+  ].join(", ");
 }
 
 function train(state: State, context: Own): void {

@@ -7,7 +7,7 @@ import { checkpointManager } from "./checkpoint_manager.ts";
 import { startCompany } from "./company.ts";
 import { rankProtocol } from "./rank_protocol.ts";
 import { actor, testRuntime } from "./runtime/mod.ts";
-import type { Outcome } from "./supervisor.ts";
+import { type Outcome, sizeOf } from "./supervisor.ts";
 import { nothingInitialised } from "./stub_rank.ts";
 
 const second = 1000;
@@ -181,3 +181,11 @@ Deno.test("runtime.max_restarts: 0 ends the run at the first failure", () =>
     assertEquals(attempts(), 1);
     assertStringIncludes(outcome()!.reason!, "the only one");
   }));
+
+Deno.test("sizeOf() tells the largest plan where stages differ", () => {
+  const planned = (...totals: number[]) =>
+    sizeOf(totals.map((total) => ({ ...nothingInitialised, memory: { total } }))).split(", ").slice(2).join(", ");
+  assertEquals(planned(2048), "2 KiB planned on none");
+  assertEquals(planned(2048, 2048), "2 KiB planned on each of 2 ranks, the first on none");
+  assertEquals(planned(1024, 2048), "at most 2 KiB planned on each of 2 ranks, the first on none");
+});

@@ -210,7 +210,10 @@ export interface LlamaVariant {
   readonly activations?: readonly string[];
   /** Heads may be wider or narrower than hidden_size / heads. */
   readonly freeHeadDim?: boolean;
+  /** What a file means that does not say whether its head is the embedding. */
   readonly tiedHead?: boolean;
+  /** Norms multiply by 1 + weight. */
+  readonly unitOffset?: boolean;
 }
 
 /** The `model` section of a Llama-shaped `config.json`. */
@@ -229,7 +232,7 @@ export function sectionFromLlamaConfig(
   }
   const rope = (config.rope_parameters ?? {}) as Json, scaling = (config.rope_scaling ?? {}) as Json;
   const standard: readonly (readonly [string, unknown, readonly unknown[]])[] = [
-    ["tie_word_embeddings", config.tie_word_embeddings, [tiedHead]],
+    ["tie_word_embeddings", config.tie_word_embeddings, [false, true]],
     ["mlp_bias", config.mlp_bias, [false]],
     ["hidden_act", config.hidden_activation ?? config.hidden_act, activations],
     ["rotary type", rope.rope_type ?? scaling.rope_type ?? scaling.type, ["default"]],
@@ -257,6 +260,7 @@ export function sectionFromLlamaConfig(
     no_bias: !(config.attention_bias === true || config.bias === true),
     embed_grad_scale: 1,
     qk_interleaved: false,
+    tie_word_embeddings: config.tie_word_embeddings ?? tiedHead,
   };
 }
 
@@ -267,14 +271,17 @@ export function sectionFromLlamaConfig(
  */
 export function llamaConfigFromSection(
   section: ModelSection,
-  { tiedHead = false, activations = ["silu"] }: LlamaVariant = {},
+  { activations = ["silu"], freeHeadDim = false, unitOffset = false }: LlamaVariant = {},
 ): Record<string, unknown> {
+  const { ffn, headDim } = denseSizes(section), { hidden_size: hidden, num_attention_heads: heads } = section;
   const needed: Partial<ModelSection> = {
     norm_type: "rmsnorm",
     norm_head: false,
     qk_interleaved: false,
     use_dynamic_ntk_rope: false,
-    tie_word_embeddings: tiedHead,
+    use_swiglu: activations[0] === "silu",
+    add_unit_offset: unitOffset,
+    ...(!freeHeadDim && headDim * heads !== hidden && { head_dim: hidden / heads }),
   };
   for (const [name, value] of Object.entries(needed)) {
     const seen = section[name as keyof ModelSection];
@@ -284,7 +291,6 @@ export function llamaConfigFromSection(
         JSON.stringify(value),
     );
   }
-  const { ffn, headDim } = denseSizes(section);
   return {
     vocab_size: section.vocab_size,
     hidden_size: section.hidden_size,
@@ -298,7 +304,7 @@ export function llamaConfigFromSection(
     rms_norm_eps: section.layer_norm_epsilon,
     rope_theta: section.rope_base,
     rope_parameters: { rope_theta: section.rope_base, rope_type: "default" },
-    tie_word_embeddings: tiedHead,
+    tie_word_embeddings: section.tie_word_embeddings,
     torch_dtype: "float32",
   };
 }

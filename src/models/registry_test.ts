@@ -37,7 +37,7 @@ const variants = moduleNames().flatMap((name) =>
       num_kv_attention_heads: 3,
       no_bias: true,
       norm_type: "layernorm",
-    }]
+    }, { tie_word_embeddings: name !== "GEMMA", no_bias: true }]
       .filter((model) => !(name === "GEMMA" && "norm_type" in model)) // its norm is RMS by its nature
       .map((model) => record(name, { ...asPublished[name], ...model }))
 );
@@ -120,14 +120,17 @@ for (const [index, config] of variants.entries()) {
     const again = record(model_type, toSection(written)).model;
     const tensors = (section: typeof model) => family.huggingFace!.tensors(section);
     assertEquals(tensors(again), tensors(model));
-    for (const field of ["rope_base", "layer_norm_epsilon", "vocab_size", "num_layers"] as const) {
+    for (
+      const field of ["rope_base", "layer_norm_epsilon", "vocab_size", "num_layers", "tie_word_embeddings"] as const
+    ) {
       assertEquals(again[field], model[field], field);
     }
   });
 }
 
 Deno.test("toConfig() refuses what config.json cannot tell", () => {
-  for (const [field, value] of [["norm_head", true], ["qk_interleaved", true]] as const) {
+  const choices = { norm_head: true, qk_interleaved: true, use_swiglu: false, add_unit_offset: true, head_dim: 8 };
+  for (const [field, value] of Object.entries(choices)) {
     const { model } = record("LLAMA2", { [field]: value });
     assertThrows(() => getModule("LLAMA2").huggingFace!.toConfig(model), RangeError, `model.${field} is ${value}`);
   }
@@ -149,7 +152,7 @@ Deno.test("toSection() refuses a config.json that this model cannot be", () => {
   const faults: [Record<string, unknown>, string][] = [
     [{ vocab_size: "10" }, 'vocab_size is "10", a number is needed'],
     [{ head_dim: 3 }, "head_dim is 3, hidden_size / num_attention_heads = 4"],
-    [{ tie_word_embeddings: true }, "tie_word_embeddings is true"],
+    [{ tie_word_embeddings: "yes" }, 'tie_word_embeddings is "yes"'],
     [{ hidden_act: "gelu" }, 'hidden_act is "gelu"'],
     [{ rope_scaling: { type: "dynamic" } }, 'rotary type is "dynamic"'],
     [{ rope_scaling: { rope_type: "llama3" } }, 'rotary type is "llama3"'],

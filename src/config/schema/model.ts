@@ -101,7 +101,7 @@ export const modelSchema = z.strictObject({
   ),
   tie_word_embeddings: works(
     bool().default(false),
-    "The output head is the embedding table (Troupe's own field; GEMMA's published weights are so).",
+    "The output head is the embedding table (Troupe's own field; GEMMA's published weights are so, and small ones of others).",
   ),
   attn_drop_rate: refused(float({ min: 0, max: 1 }).default(0), "Dropout on attention probabilities."),
   drop_rate: works(float({ min: 0, max: 1 }).default(0), "Dropout on the stream: block input and attention output."),

@@ -9,7 +9,12 @@ import {
 import type { HuggingFaceFormat, WeightFormat } from "../family.ts";
 import { internEvoNames, internEvoQkv, llamaNames, llamaQkv } from "../llama2/weights.ts";
 
-const variant: LlamaVariant = { activations: ["gelu_pytorch_tanh", "gelu"], freeHeadDim: true, tiedHead: true };
+const variant: LlamaVariant = {
+  activations: ["gelu_pytorch_tanh", "gelu"],
+  freeHeadDim: true,
+  tiedHead: true,
+  unitOffset: true,
+};
 
 export const huggingFace: HuggingFaceFormat = {
   matches: (config) => config.model_type === "gemma",
@@ -20,15 +25,8 @@ export const huggingFace: HuggingFaceFormat = {
     use_swiglu: false,
     // Files from before `hidden_activation` say "gelu" and mean the tanh form.
     gelu_approximate: config.hidden_activation === "gelu" ? "none" : "tanh",
-    tie_word_embeddings: true,
   }),
   toConfig(section) {
-    if (!section.add_unit_offset || section.use_swiglu) {
-      throw new RangeError(
-        `Cannot write config.json: model.add_unit_offset is ${section.add_unit_offset} and model.use_swiglu ` +
-          `${section.use_swiglu}, and Gemma's file can only tell of true and false`,
-      );
-    }
     const activation = section.gelu_approximate === "tanh" ? "gelu_pytorch_tanh" : "gelu";
     return {
       ...llamaConfigFromSection(section, { ...variant, activations: [activation] }),

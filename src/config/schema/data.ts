@@ -19,6 +19,7 @@ export const dataSchema = z.strictObject({
   micro_num: works(int({ min: 1 }).default(1), "Micro-batches that a rank sums into one step."),
   gradient_accumulation: works(int({ min: 1 }), "Divisor of the loss; without a pipeline it is micro_num.", {
     derived: "micro_num",
+    notice: "changes nothing: the loss is divided by the micro-batches that a step has",
   }),
   packed_length: works(int({ min: 1 }), "Tokens of a packed micro-batch; always computed.", {
     derived: "seq_len * micro_bsz",

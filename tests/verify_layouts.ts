@@ -11,6 +11,7 @@
  */
 import { parseArgs } from "@std/cli";
 import { openBackend } from "../src/backend/open.ts";
+import { withheldVariables } from "../src/cli/self.ts";
 import { ConfigError } from "../src/config/mod.ts";
 import { verify as replay, type VerifyReport } from "../src/train/verify.ts";
 import { goldenPath } from "./golden_dir.ts";
@@ -87,6 +88,7 @@ async function* verify(layout: string, folders: readonly string[], backend: stri
   const child = new Deno.Command("deno", {
     args: ["task", "--quiet", "verify", ...folders, "--backend", backend, "--json"]
       .concat(["--nproc", String(layouts[layout]!.ranks)], changes(layouts[layout]!)),
+    env: withheldVariables(),
     stdin: "null",
     stdout: "piped",
     stderr: "piped",

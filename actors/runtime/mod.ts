@@ -31,50 +31,14 @@
  *
  * @module
  */
-export { actor, type ActorDefinition, type ActorSpec, type Context, type Stop, stop } from "./actor.ts";
+export { actor, type ActorSpec, type Context, stop } from "./actor.ts";
 export { type Channel, channelPair, lost, makeChannel, streamChannel, type StreamOptions } from "./channel.ts";
-export { type Clock, realClock, type TestClock, testClock } from "./clock.ts";
-export {
-  type Host,
-  type HostOptions,
-  parentChannel,
-  type ProcessOptions,
-  spawnProcess,
-  spawnWorker,
-  stdioChannel,
-  workerChannel,
-  type WorkerOptions,
-} from "./host.ts";
-export { hosted, type HostedOptions, inProcess, inWorker, serve } from "./hosted.ts";
-export {
-  type Answer,
-  type AnyProtocol,
-  type Command,
-  type Fields,
-  type Message,
-  type Private,
-  type Protocol,
-  protocol,
-  type Reply,
-  type Request,
-} from "./protocol.ts";
-export { AskError, type AskFailure, describeReason, Ended, plainReason, type Reason, reasonSchema } from "./reason.ts";
-export { type AskOptions, type Cancel, type Ref, refTo } from "./ref.ts";
+export { testClock } from "./clock.ts";
+export { type Host, type ProcessOptions, spawnProcess, spawnWorker } from "./host.ts";
+export { hosted, inProcess, inWorker, serve } from "./hosted.ts";
+export { type AnyProtocol, type Message, protocol, type Reply } from "./protocol.ts";
+export { AskError, describeReason, Ended, plainReason, type Reason, reasonSchema } from "./reason.ts";
+export { type Ref, refTo } from "./ref.ts";
 export { type Remote, remote, type RemoteOptions } from "./remote.ts";
-export {
-  createRuntime,
-  type DeadLetter,
-  type Runtime,
-  type RuntimeOptions,
-  type TestRuntime,
-  testRuntime,
-} from "./runtime.ts";
-export { realScheduler, type Scheduler, type TestScheduler, testScheduler } from "./scheduler.ts";
-export {
-  type Child,
-  describeTree,
-  supervise,
-  type Supervision,
-  type SupervisorSpec,
-  type Tolerance,
-} from "./supervise.ts";
+export { createRuntime, type DeadLetter, type Runtime, testRuntime } from "./runtime.ts";
+export { type Child, describeTree, supervise, type SupervisorSpec } from "./supervise.ts";

@@ -10,7 +10,7 @@ import { type Kernel, leastBytes, type Operand } from "../kernel.ts";
 import { bindings, float, itemText, requireSizes } from "../norm/rows.ts";
 import * as reference from "./reference.ts";
 
-export { leastSum, none } from "./reference.ts";
+export { none } from "./reference.ts";
 
 export interface RouterSizes {
   readonly tokens: number;

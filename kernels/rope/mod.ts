@@ -4,7 +4,7 @@ import { itemText, requireSizes } from "../norm/rows.ts";
 import { storage, type Stored } from "../storage.ts";
 import * as reference from "./reference.ts";
 
-export { dynamicNtkBase, type RotaryTables, rotaryTables } from "./tables.ts";
+export { dynamicNtkBase, rotaryTables } from "./tables.ts";
 
 export interface RotateSizes extends Stored {
   readonly tokens: number;

@@ -6,4 +6,3 @@ export { createValidationLoaders, type ValidationLoader } from "./validation_loa
 export { loadTokenizer, type Tokenizer } from "./tokenizer.ts";
 export { formatTokenizeSummary, runTokenize, type TokenizeProgress } from "./tokenize.ts";
 export { createTokenFile } from "./token_file_writer.ts";
-export { sharedTablesFolder } from "./shared_tables.ts";

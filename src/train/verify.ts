@@ -59,7 +59,7 @@ const ofHalfTypes = {
  * In `float16` 1 to 15 of 256 tokens a layer do in `hf/mixtral`, and the loss strays by 1.5e-3; sent to the experts that
  * `float32` chooses, it strays by 0.4e-3, near a dense model (`bfloat16`: 2.9e-3, and 1.8e-3).
  */
-export function tolerancesOf(
+function tolerancesOf(
   { dtype, num_experts }: Pick<ResolvedConfig["model"], "dtype" | "num_experts">,
 ): Tolerances {
   if (dtype === "float32") return defaultTolerances;
@@ -101,7 +101,7 @@ export interface VerifyOptions {
 }
 
 /** Row of tokens with boundaries to a micro-batch; the last token of each piece has no label. */
-export function referenceMicroBatch(
+function referenceMicroBatch(
   tokens: ReferenceTokens,
   cuSeqlens: readonly number[] | undefined,
 ): MicroBatch {

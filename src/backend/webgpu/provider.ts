@@ -6,7 +6,7 @@ import type { DeviceTraits } from "../../../kernels/kernel.ts";
 import { keepDriver, loadDawn } from "./dawn.ts";
 
 /** `deno`: built in. `dawn`: the npm package `webgpu`, which the user adds (`dawn.ts`). */
-export const providers = ["deno", "dawn"] as const;
+const providers = ["deno", "dawn"] as const;
 export type Provider = typeof providers[number];
 
 /** Who provides WebGPU where nothing says so: the environment's `TROUPE_WEBGPU`, which the task `dawn` sets, or Deno. */

@@ -1,8 +1,8 @@
 /** Reads a run record from YAML files: `extends`, and the changes of `--set`. */
-import { parse } from "@std/yaml";
 import { dirname, resolve } from "node:path";
 import { ConfigError, type ConfigProblem } from "./error.ts";
 import { isTree, respell, type Tree } from "./spelling.ts";
+import { parseYaml, parseYamlFile } from "./yaml_text.ts";
 
 export interface LoadOptions {
   /** Changes such as `model.num_layers=4`, applied in order after the files. Values are YAML, or arithmetic. */
@@ -35,7 +35,7 @@ async function readFile(file: string, extending: readonly string[]): Promise<Tre
   }
   let content: unknown;
   try {
-    content = parse(await Deno.readTextFile(path)) ?? {};
+    content = parseYamlFile(await Deno.readFile(path)) ?? {};
   } catch (error) {
     const by = extending.length > 0 ? ` (extended by ${extending.at(-1)})` : "";
     throw problem(file, `cannot be read${by}: ${reason(error)}`, error);
@@ -77,7 +77,7 @@ function parseChange(change: string): Tree {
   }
   let value: unknown;
   try {
-    value = parse(text) ?? null;
+    value = parseYaml(text) ?? null;
   } catch (error) {
     throw problem(`--set ${change}`, `has a value that cannot be read: ${reason(error)}`, error);
   }
@@ -95,5 +95,5 @@ function problem(path: string, message: string, cause?: unknown): ConfigError {
 function reason(error: unknown): string {
   if (error instanceof Deno.errors.NotFound) return "there is no such file";
   if (error instanceof Deno.errors.IsADirectory || /os error 21/.test(String(error))) return "it is a folder";
-  return error instanceof Error ? error.message.split("\n")[0].replace(/:$/, "") : String(error);
+  return error instanceof Error ? error.message.split("\n")[0]! : String(error);
 }

@@ -5,6 +5,7 @@
  *     deno task chaos --trials 50 [--nproc 3] [--seed 1]
  */
 import { assert, assertEquals, assertMatch } from "@std/assert";
+import { ArgumentError, createParser, type ParsedArguments } from "../src/cli/parser.ts";
 import {
   assertNoStackTrace,
   checkpointEntries,
@@ -170,13 +171,23 @@ async function anyMoment(run: Started, steps: number, next: () => number): Promi
 }
 
 if (import.meta.main) {
-  const given = new Map(Deno.args.map((word, i) => [word, Number(Deno.args[i + 1])]));
-  const number = (name: string, standard: number) => {
-    const value = given.get(`--${name}`) ?? standard;
-    if (Number.isSafeInteger(value) && value >= 1) return value;
-    console.error(`chaos: --${name} must be a whole number from 1`);
+  const parser = createParser<ParsedArguments & Required<Omit<ChaosOptions, "say">>>()
+    .addArgument("--trials", { type: "int", default: 5, help: "Accidents" })
+    .addArgument("--nproc", { type: "int", default: 3, help: "Ranks in all, the last of them on a second host" })
+    .addArgument("--seed", { type: "int", default: 1, help: "Seed of their kinds and moments" });
+  try {
+    const { trials, nproc, seed, help } = parser.parse(Deno.args);
+    if (help) {
+      console.log(parser.help("chaos", "kill, freeze and cut off parts of a run, and compare its curve"));
+      Deno.exit();
+    }
+    for (const [name, value, least] of [["trials", trials, 1], ["nproc", nproc, 2], ["seed", seed, 0]] as const) {
+      if (value < least) throw new ArgumentError(`--${name}: ${value} is not a whole number from ${least}`);
+    }
+    await chaos({ trials, nproc, seed, say: (line) => console.log(line) });
+  } catch (error) {
+    if (!(error instanceof ArgumentError)) throw error;
+    console.error(`chaos: ${error.message}`);
     Deno.exit(2);
-  };
-  const [trials, nproc, seed] = [number("trials", 5), number("nproc", 3), number("seed", 1)];
-  await chaos({ trials, nproc, seed, say: (line) => console.log(line) });
+  }
 }

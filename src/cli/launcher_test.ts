@@ -27,7 +27,8 @@ async function withStage(run: (stage: Stage) => Promise<void>): Promise<void> {
     await Deno.chmod(`${user}/start`, 0o755);
     await Deno.writeTextFile(
       `${project}/deno.json`,
-      `{\n  "tasks": {\n    "show": "deno run --quiet --no-prompt --allow-read --allow-env show.ts",\n` +
+      `{\n  "tasks": {\n    "loud_one": "LOUD=1 deno run --quiet --no-prompt --allow-read --allow-env show.ts",\n` +
+        `    "show": "deno run --quiet --no-prompt --allow-read --allow-env show.ts",\n` +
         `    "help": "deno run --quiet --no-prompt --allow-read --allow-env show.ts 'for help'"\n  }\n}\n`,
     );
     await Deno.writeTextFile(
@@ -84,6 +85,7 @@ Deno.test("troupe passes arguments, the user's folder and the exit code on", () 
     assertEquals(result.stderr, "");
     assertEquals(show(result), { args, deno: realDeno, user, write: `,${user}` });
     assertEquals(result.code, args.length);
+    assertEquals(show(await start(["loud_one", "x"])).args, ["x"]); // a task that begins with a variable
   }));
 
 Deno.test("troupe hands what is no verb to help, which tells the nearest", () =>

@@ -65,7 +65,9 @@ export function fileError(action: string, path: string, error: unknown, bytesNee
     ? "a part of the path is a file, not a folder"
     : code === "EROFS"
     ? "the file system is read-only"
-    : code !== undefined || error instanceof Deno.errors.NotCapable || error instanceof Deno.errors.BadResource
+    : error instanceof Deno.errors.NotCapable
+    ? "this program may not write there; TROUPE_WRITE=,FOLDER before the command (or Deno's --allow-write) allows a folder"
+    : code !== undefined || error instanceof Deno.errors.BadResource
     ? error.message.replace(/ \(os error \d+\).*/s, "") // what follows repeats the path
     : undefined;
   return reason === undefined ? error : new Error(`Cannot ${action} ${path}: ${reason}`, { cause: error });

@@ -36,6 +36,7 @@ import { planModel } from "../train/model.ts";
 import { loadPlugins } from "../train/plugins.ts";
 import { ArgumentError, createParser, type ParsedArguments } from "./parser.ts";
 import { resolveWritten, say, undivided, type Verb, writtenRecord } from "./verb.ts";
+import { requireAllowed } from "./writable.ts";
 
 const summary = "convert between a checkpoint and a Hugging Face folder";
 
@@ -309,6 +310,7 @@ async function toCheckpoint(source: HuggingFaceFolder, target: string, config: R
 // ------------------------------------------------------------------------------------------------------- the verb
 
 function expectFree(target: string, overwrite: boolean): void {
+  requireAllowed("TARGET", target);
   const names = namesIn(target) ?? [];
   if (names.length > 0 && !overwrite) {
     throw new ArgumentError(`${target} is not empty and is left alone; another folder, or --overwrite, would work`);

@@ -1,8 +1,10 @@
 /** `troupe tokenize`: from text to a tokenized data set, and to a tokenizer where there is none yet. */
+import { dirname } from "node:path";
 import { formatTokenizeSummary, runTokenize, type TokenizeProgress } from "../data/mod.ts";
 import { formatBytes, formatCount } from "../observe/format.ts";
 import { ArgumentError, createParser, type ParsedArguments } from "./parser.ts";
 import { say, type Verb } from "./verb.ts";
+import { requireAllowed } from "./writable.ts";
 
 const summary = "make a tokenized data set from text, and a tokenizer where there is none yet";
 
@@ -155,6 +157,9 @@ export const tokenize: Verb = {
         "--instruct: instructions are not joined or cut; without --min_chars and --max_chars works",
       );
     }
+
+    if (outDir !== undefined) requireAllowed("--out", outDir);
+    if (trainBpe !== undefined) requireAllowed("--tokenizer", tokenizer, dirname(tokenizer));
 
     const line = Deno.stderr.isTerminal() ? liveLine(Deno.stderr) : undefined;
     let result;

@@ -1,4 +1,5 @@
 /** `troupe train`: starts the company that a run record describes, and stays with it to the end. */
+import { dirname } from "node:path";
 import { checkpointManager } from "../../actors/checkpoint_manager.ts";
 import { companyName, membersOf, startCompany } from "../../actors/company.ts";
 import { joinHosts, openHosts, type Seat } from "../../actors/hosts.ts";
@@ -27,7 +28,7 @@ import { hostSockets, startRankProcess } from "./rank_process.ts";
 import { requireRoomForRanks } from "./room_for_ranks.ts";
 import { programVersion } from "./self.ts";
 import { getRecordParser, recordFromArguments, resolveWritten, say, type Verb, writtenRecord } from "./verb.ts";
-import { requireWritable } from "./writable.ts";
+import { requireAllowed, requireWritable } from "./writable.ts";
 
 const summary = "train the model of a run record (configs/demo.yaml when none is named)";
 
@@ -69,11 +70,13 @@ export const train: Verb = {
     const folder = ckpt.enable_save_ckpt ? pathOf(ckpt.save_ckpt_folder) : undefined;
     const snapshots = folder && ckpt.oss_snapshot_freq ? pathOf(ckpt.snapshot_ckpt_folder) : undefined;
     const folders = [folder, snapshots].filter((path) => path !== undefined);
+    if (folder) requireWritable("ckpt.save_ckpt_folder", folder);
     const resumed = resumedRunFolder(record, folders), { run_dir } = record.runtime;
     requireWritable("runtime.run_dir", resumed && !resumed.path.startsWith(`${run_dir}/`) ? resumed.path : run_dir);
-    if (folder) requireWritable("ckpt.save_ckpt_folder", folder);
     using _alone = folder ? holdAlone("ckpt.save_ckpt_folder", folder) : undefined;
     if (snapshots) requireWritable("ckpt.snapshot_ckpt_folder", snapshots);
+    const { stop_file_path: stopFile } = ckpt;
+    if (stopFile) requireAllowed("ckpt.stop_file_path", stopFile, dirname(stopFile));
     const retuned = await retune(parsed, record, launch);
     const config = withTuning(record, { folders, retuned, onNotice: say });
     const run = resumed ?? newRunFolder(record);

@@ -17,10 +17,7 @@ import { programForm } from "./self.ts";
  */
 export function requireWritable(field: string, path: string): void {
   const folder = resolve(path);
-  if (Deno.permissions.querySync({ name: "write", path: folder }).state !== "granted") {
-    const otherwise = programForm === "compiled" ? "" : `; TROUPE_WRITE=,${folder} before the command allows this one`;
-    throw new Error(`Cannot write to ${field} ${path}: only ${Deno.cwd()} may be written to${otherwise}`);
-  }
+  requireAllowed(field, path);
   const probe = `${folder}/.writable-${crypto.randomUUID()}`, content = `${crypto.randomUUID()}\n`.repeat(128);
   try {
     Deno.mkdirSync(folder, { recursive: true });
@@ -30,6 +27,9 @@ export function requireWritable(field: string, path: string): void {
       throw new Error(`Cannot write to ${field} ${path}: what was written read back as something else`);
     }
   } catch (error) {
+    if (error instanceof Deno.errors.AlreadyExists) {
+      throw new Error(`Cannot write to ${field} ${path}: it is a file, and a folder is needed`);
+    }
     throw fileError(`write to ${field}`, path, error, content.length);
   } finally {
     try {
@@ -38,4 +38,20 @@ export function requireWritable(field: string, path: string): void {
       // it was never made, or the disk has failed, which has been said
     }
   }
+}
+
+/**
+ * Makes sure that this program was given the permission to write there, before it works for something that it could not
+ * keep; what the system says to it is not asked.
+ *
+ * @param field or argument that names the place, for the message
+ * @param folder what to allow, where the place itself is a file
+ * @throws {Error} saying what to type
+ */
+export function requireAllowed(field: string, path: string, folder = path): void {
+  if (Deno.permissions.querySync({ name: "write", path: resolve(path) }).state === "granted") return;
+  const otherwise = programForm === "compiled"
+    ? ""
+    : `; TROUPE_WRITE=,${resolve(folder)} before the command allows this one`;
+  throw new Error(`Cannot write to ${field} ${path}: only ${Deno.cwd()} may be written to${otherwise}`);
 }

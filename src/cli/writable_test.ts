@@ -9,6 +9,11 @@ Deno.test("requireWritable() makes the folder, leaves nothing in it, and says wh
     await Deno.writeTextFile(`${folder}/file`, "");
     assertThrows(() => requireWritable("runtime.run_dir", `${folder}/file/run`), Error, "a part of the path is a file");
     assertThrows(
+      () => requireWritable("runtime.run_dir", `${folder}/file`),
+      Error,
+      "it is a file, and a folder is needed",
+    );
+    assertThrows(
       () => requireWritable("runtime.run_dir", "/proc/run"),
       Error,
       "Cannot write to runtime.run_dir /proc/run",

@@ -5,6 +5,7 @@
  * The record under construction computes each field when it is first read. A field with a bad value throws a private
  * signal instead; derived values and rules that run into it are left out, and everything else is still checked.
  */
+import type { z } from "zod";
 import { derivedValues, Needed } from "./derived.ts";
 import { ConfigError } from "./error.ts";
 import { mostSimilar, nearest } from "./nearest.ts";
@@ -103,7 +104,7 @@ export function resolveConfig(input: unknown, options: ResolveOptions = {}): Res
         const at = [path, ...issue.path].join(".");
         const seen = issue.path.reduce((value: unknown, key) => (value as Tree)?.[String(key)], entry);
         const nested = issue.path.length > 0 || issue.code === "unrecognized_keys";
-        fail(at, nested ? `${show(seen)}: ${lowerFirst(issue.message)}` : wrongValue(field, entry));
+        fail(at, nested ? insideWrong(issue, seen) : wrongValue(field, entry));
         return "unknown";
       }
       given = parsed.data;
@@ -239,9 +240,25 @@ function wrongValue(field: Field, value: unknown): string {
     candidates.push(value.toLowerCase() === "true" ? true : value.toLowerCase() === "false" ? false : undefined);
   }
   if (typeof value === "number") candidates.push(Math.round(value), ...boundsOf(schema), String(value));
-  candidates.push(defaultOf(field), note.example, ...choicesOf(schema), ...boundsOf(schema), 1, 0.5, "text");
+  const standard = defaultOf(field);
+  // That nothing would work too is no help.
+  candidates.push(
+    ...(standard === null ? [note.example, standard] : [standard, note.example]),
+    ...choicesOf(schema),
+    ...boundsOf(schema),
+    1,
+    0.5,
+    "text",
+  );
   const works = candidates.find((candidate) => candidate !== undefined && schema.safeParse(candidate).success);
   return `${show(value)} is not ${expectation(schema)}; ${show(works)} would work`;
+}
+
+/** What is wrong inside a field that is a mapping or a list. */
+function insideWrong(issue: z.core.$ZodIssue, seen: unknown): string {
+  if (issue.code === "invalid_type") return `${show(seen)} is not a ${issue.expected}`;
+  if (issue.code === "unrecognized_keys") return `${show(seen)}: it takes no ${issue.keys.join(", ")}`;
+  return `${show(seen)}: ${lowerFirst(issue.message)}`;
 }
 
 function skippingUnknown(run: () => void): void {

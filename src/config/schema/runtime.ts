@@ -23,6 +23,7 @@ export const runtimeSchema = z.strictObject({
     nullableBytes().default(null),
     "Memory of each device, such as 80GiB: a run that plans more is refused before it begins, with what would make it fit. " +
       "WebGPU does not tell what a GPU has; where the device computes in the machine's own memory, what is free is taken.",
+    { example: "80GiB" },
   ),
   nproc: works(int({ min: 1 }).default(1), "Ranks on this machine, one process each."),
   gpu_turns: works(
@@ -32,7 +33,10 @@ export const runtimeSchema = z.strictObject({
       "compute too, which gains nothing and shows how it goes. No bit depends on it.",
   ),
   seed: works(int({ min: 0 }).default(1024), "Seed of weights and dropout; --seed sets it."),
-  run_dir: works(text().min(1), "Folder for logs, metrics and traces of the run.", { derived: "RUN/{JOB_NAME}" }),
+  run_dir: works(text().min(1), "Folder for logs, metrics and traces of the run.", {
+    derived: "RUN/{JOB_NAME}",
+    example: "RUN/mine",
+  }),
   plugins: works(z.array(text()).default([]), "Modules to load first: they register models of your own."),
   max_restarts: works(
     int({ min: 0 }).default(5),

@@ -212,7 +212,7 @@ function tellAll(state: State): Promise<void> {
 
 /** One collective, with its beginning and its end on record. */
 async function carryOut({ perform, recorder }: State, call: CollectiveCall): Promise<void> {
-  const size = "data" in call ? `, ${call.data.length} of ${call.data.type}` : "";
+  const size = "data" in call ? `, ${call.data.length.toLocaleString("en")} ${call.data.type}` : "";
   const what = `${call.operator} of ${call.group}${"peer" in call ? ` with place ${call.peer}` : ""}${size}`;
   recorder!.note(`${what}: begun`);
   try {

@@ -101,6 +101,8 @@ interface State {
   readonly spikes: LossSpikeDetector;
   readonly stuck: StuckDetector;
   validationLoss: number | undefined;
+  /** What the run is busy with besides steps. */
+  phase: string | undefined;
   shown: {
     step: number;
     loss?: number;
@@ -166,6 +168,7 @@ export const monitor = (options: MonitorOptions) => {
         spikes: new LossSpikeDetector(),
         stuck: new StuckDetector({ now: () => context.now() }),
         validationLoss: undefined,
+        phase: undefined,
         shown: { step: 0 },
       };
       if (continues) begin(state, lastOf(folder.metrics));
@@ -173,13 +176,15 @@ export const monitor = (options: MonitorOptions) => {
     },
     handle(state, message) {
       const { display, logger } = state;
-      const show = (phase?: string) =>
+      const show = (phase?: string) => {
+        state.phase = phase;
         display.update({
           ...state.shown,
           totalSteps,
           validationLoss: state.validationLoss,
           ...(phase ? { phase } : {}),
         });
+      };
       switch (message.kind) {
         case "begin":
           begin(state, message);
@@ -237,6 +242,7 @@ export const monitor = (options: MonitorOptions) => {
         case "check": {
           const text = state.stuck.check();
           if (text) alert(state, text);
+          if (state.phase) show(state.phase); // a log would be still while one goes on
           break;
         }
         case "progress":

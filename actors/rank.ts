@@ -216,6 +216,12 @@ async function initialise(
     );
   }
   phase(place.world === 1 ? "building the model" : "meeting the other ranks, building the model");
+  if ((position?.batch_count ?? 0) >= config.data.total_steps) {
+    notice(
+      `Nothing is left to do: data.total_steps is ${config.data.total_steps}; more steps, or a run of its own (another ` +
+        "ckpt.save_ckpt_folder), would work",
+    );
+  }
   const openSession = async () => {
     if (place.meeting && !meet) throw new TypeError("Cannot meet the other ranks: nobody says how");
     const world = place.meeting ? createWorld(mesh, await meet!(place.meeting)) : solo;

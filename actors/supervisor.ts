@@ -389,8 +389,8 @@ function begin({ members, attempt, from: resumed }: State, { config, monitor }: 
     ? `${many ? `All ${members.length} ranks are back and go` : "Rank 0 is back and goes"} on ` +
       `${from ?? "from the beginning, as nothing was saved yet"}`
     : `${config.JOB_NAME}: ${resumed ? `resumed ${resumed}` : loaded ? `begins ${from}` : "new run"}; ${known}`;
-  monitor.send({ kind: "begin", step, batch });
   monitor.send({ kind: "notice", text });
+  monitor.send({ kind: "begin", step, batch });
 }
 
 /** What a run is, as far as its ranks tell: parameters, data, and the memory that each takes, which stages differ in. */

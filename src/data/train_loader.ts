@@ -288,7 +288,9 @@ export function createTrainLoader(data: TrainDataOptions, shard: DataShard): Tra
         if (position[name] !== here[name]) {
           throw new RangeError(
             `The saved position does not fit this run's data: ${name} was ${JSON.stringify(position[name])} and is ` +
-              `${JSON.stringify(here[name])}. The same data and settings, or a run from the beginning, would work`,
+              `${
+                JSON.stringify(here[name])
+              }. The same data and settings, or another ckpt.save_ckpt_folder for a new run, would work`,
           );
         }
       }

@@ -176,8 +176,8 @@ export function createStreamLoader(
       }
       const misfit = (what: string) =>
         new RangeError(
-          `The saved position does not fit this run's data: ${what}. The same data and settings, or a run from the ` +
-            `beginning, would work`,
+          `The saved position does not fit this run's data: ${what}. The same data and settings, or another ` +
+            `ckpt.save_ckpt_folder for a new run, would work`,
         );
       const here = state();
       for (const name of ["seed", "raw_rampup_batch_size", "mixture"] as const) {

@@ -18,6 +18,7 @@ import {
   tinyRecord,
   until,
 } from "./processes.ts";
+import { random } from "./random.ts";
 import { namespaces, noNamespaces, relayed } from "./two_hosts.ts";
 import { undisturbed } from "./undisturbed.ts";
 
@@ -27,16 +28,6 @@ export interface ChaosOptions {
   readonly nproc: number;
   readonly seed: number;
   readonly say?: (line: string) => void;
-}
-
-/** The same numbers from 0 to 1 for the same seed (mulberry32). */
-function random(seed: number): () => number {
-  return () => {
-    seed = (seed + 0x6d2b79f5) | 0;
-    let t = Math.imul(seed ^ (seed >>> 15), 1 | seed);
-    t = (t + Math.imul(t ^ (t >>> 7), 61 | t)) ^ t;
-    return ((t ^ (t >>> 14)) >>> 0) / 2 ** 32;
-  };
 }
 
 const kinds = [

@@ -1,7 +1,8 @@
 /** What tests on InternEvo's reference models share. */
+import { relative } from "node:path";
 import { TensorFile } from "../src/checkpoint/mod.ts";
 import type { WeightSource } from "../src/train/weights.ts";
-import { goldenPath } from "./golden_dir.ts";
+import { goldenPath, readGoldenJson } from "./golden_dir.ts";
 
 /** Defaults of version 0.3.4, of which the data is, that later versions changed. */
 export const earlierDefaults: Readonly<Record<string, Readonly<Record<string, unknown>>>> = {
@@ -27,4 +28,14 @@ export function goldenWeights(file: string, prefix = ""): GoldenWeights {
     readFloat32: (name) => tensors.readFloat32(prefix + name) as Float32Array<ArrayBuffer>,
     [Symbol.dispose]: () => tensors[Symbol.dispose](),
   };
+}
+
+/** The training files in the order in which the reference's file system listed them: it is not that of the names. */
+export function listedFiles(): string[] {
+  const { folder } = readGoldenJson<{ folder: { result?: { datasets: { file: string }[] } }[] }>(
+    "internevo",
+    "packed_dataset.json",
+  );
+  const lists = folder.flatMap(({ result }) => result ? [result.datasets.map(({ file }) => file)] : []);
+  return lists.sort((a, b) => b.length - a.length)[0].map((file) => relative("train", file));
 }

@@ -3,7 +3,6 @@
  * sees which data, losses, norms, metrics, who owns what, and the final weights.
  */
 import { assert, assertAlmostEquals, assertEquals } from "@std/assert";
-import { relative } from "node:path";
 import { openBackend } from "../src/backend/open.ts";
 import { resolveConfig, type ResolvedConfig } from "../src/config/mod.ts";
 import { createTrainLoader } from "../src/data/mod.ts";
@@ -16,7 +15,7 @@ import { initializeModel } from "../src/train/model.ts";
 import { exportTensor, importWeights, norm } from "../src/train/weights.ts";
 import { cutPart } from "../src/train/whole.ts";
 import { goldenPath, readGoldenJson } from "./golden_dir.ts";
-import { earlierDefaults, goldenWeights } from "./golden_models.ts";
+import { earlierDefaults, goldenWeights, listedFiles } from "./golden_models.ts";
 import { messageOf, skip } from "./skip.ts";
 import { together } from "./worlds.ts";
 
@@ -44,16 +43,6 @@ interface Run {
   }>;
 }
 const { runs } = readGoldenJson<{ runs: Run[] }>("internevo", "models", "train_run_multi_rank.json");
-
-/** The training files in the order in which the reference's file system listed them. */
-const files = (() => {
-  const { folder } = readGoldenJson<{ folder: { result?: { datasets: { file: string }[] } }[] }>(
-    "internevo",
-    "packed_dataset.json",
-  );
-  const lists = folder.flatMap(({ result }) => result ? [result.datasets.map(({ file }) => file)] : []);
-  return lists.sort((a, b) => b.length - a.length)[0].map((file) => relative("train", file));
-})();
 
 function recordOf({ base, changes_to_base: changes, steps, world }: Run): ResolvedConfig {
   const section = (name: string) => ({ ...base[name], ...changes[name] });
@@ -90,7 +79,7 @@ async function follow(run: Run, record: ResolvedConfig, world: World, rank: numb
   const expected = run.ranks[rank]!, { mesh } = world;
   assertEquals(mesh.logs, expected.is_rank_for_log);
   const shard = { dataRank: mesh.index("data"), dataWorldSize: mesh.size("data") };
-  const loader = createTrainLoader({ ...record.data, files }, shard);
+  const loader = createTrainLoader({ ...record.data, files: listedFiles() }, shard);
   try {
     for (const [index, step] of expected.steps.entries()) {
       const where = `rank ${rank}, step ${index}`, batch = await loader.next();

@@ -4,7 +4,6 @@
  * for the smallest gradients, so that a disturbance of the initial weights in their last bits moves a loss by 1e-4 in places.
  */
 import { assert, assertAlmostEquals, assertEquals, assertLess } from "@std/assert";
-import { relative } from "node:path";
 import { openBackend } from "../src/backend/open.ts";
 import type { Backend } from "../src/backend/backend.ts";
 import { resolveConfig, type ResolvedConfig } from "../src/config/mod.ts";
@@ -20,7 +19,7 @@ import type { Trainer } from "../src/train/trainer.ts";
 import { defaultTolerances } from "../src/train/verify.ts";
 import { exportTensor, importWeights, norm } from "../src/train/weights.ts";
 import { goldenPath, readGoldenJson } from "./golden_dir.ts";
-import { earlierDefaults, goldenWeights } from "./golden_models.ts";
+import { earlierDefaults, goldenWeights, listedFiles } from "./golden_models.ts";
 import { messageOf, skip } from "./skip.ts";
 
 type Section = Record<string, unknown>;
@@ -58,16 +57,6 @@ interface Run {
   steps: Step[];
 }
 const { runs } = readGoldenJson<{ runs: Run[] }>("internevo", "models", "train_run.json");
-
-/** The training files in the order in which the reference's file system listed them: it is not that of the names. */
-const files = (() => {
-  const { folder } = readGoldenJson<{ folder: { result?: { datasets: { file: string }[] } }[] }>(
-    "internevo",
-    "packed_dataset.json",
-  );
-  const lists = folder.flatMap(({ result }) => result ? [result.datasets.map(({ file }) => file)] : []);
-  return lists.sort((a, b) => b.length - a.length)[0].map((file) => relative("train", file));
-})();
 
 function recordOf(run: Run, clipGradNorm: number): ResolvedConfig {
   const { model_type, model, data, adam, lr_scheduler, beta2_scheduler, loss, grad_scaler, hybrid_zero_optimizer } =
@@ -142,7 +131,7 @@ async function open(run: Run, record: ResolvedConfig, backend: Backend) {
   const mappings = getModule(record.model_type).internEvo!.tensors(record.model);
   using weights = goldenWeights(run.initial_weights);
   importWeights(model, mappings, weights);
-  const loader = createTrainLoader({ ...record.data, files }, { dataRank: 0, dataWorldSize: 1 });
+  const loader = createTrainLoader({ ...record.data, files: listedFiles() }, { dataRank: 0, dataWorldSize: 1 });
   return { model, trainer, mappings, loader };
 }
 

@@ -10,6 +10,7 @@ import {
   tinyRecord,
   until,
 } from "./processes.ts";
+import { random } from "./random.ts";
 import { type Undisturbed, undisturbed } from "./undisturbed.ts";
 
 const totalSteps = 130;
@@ -25,16 +26,6 @@ const record = (folder: string) =>
 
 /** Whole lines on standard output: steps told, those done twice counted twice. */
 const steps = ({ out }: Started) => out.text.split("\n").length - 1;
-
-/** The same numbers from 0 to 1 for the same seed (mulberry32). */
-function random(seed: number): () => number {
-  return () => {
-    seed = (seed + 0x6d2b79f5) | 0;
-    let t = Math.imul(seed ^ (seed >>> 15), 1 | seed);
-    t = (t + Math.imul(t ^ (t >>> 7), 61 | t)) ^ t;
-    return ((t ^ (t >>> 14)) >>> 0) / 2 ** 32;
-  };
-}
 
 const pause = (milliseconds: number) => new Promise((resolve) => setTimeout(resolve, milliseconds));
 

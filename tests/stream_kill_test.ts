@@ -4,19 +4,10 @@ import { openCheckpoint } from "../src/checkpoint/mod.ts";
 import { createTrainLoader, type DataPosition, loadTokenizer } from "../src/data/mod.ts";
 import { trainTokenizer } from "../src/data/tokenize.ts";
 import { assertNoStackTrace, curve, inFolder, rankOf, tinyRecord } from "./processes.ts";
+import { random } from "./random.ts";
 import { undisturbed } from "./undisturbed.ts";
 
 const totalSteps = 100, seq_len = 32;
-
-/** The same numbers from 0 to 1 for the same seed (mulberry32). */
-function random(seed: number): () => number {
-  return () => {
-    seed = (seed + 0x6d2b79f5) | 0;
-    let t = Math.imul(seed ^ (seed >>> 15), 1 | seed);
-    t = (t + Math.imul(t ^ (t >>> 7), 61 | t)) ^ t;
-    return ((t ^ (t >>> 14)) >>> 0) / 2 ** 32;
-  };
-}
 
 /** 150 numbered documents in files of three kinds, none longer than a row. */
 async function makeStream(folder: string) {

@@ -1,4 +1,5 @@
 /** What the tests of this folder share: tiny records, micro-batches and trainers. */
+import { assertEquals } from "@std/assert";
 import type { Backend } from "../backend/backend.ts";
 import { resolveConfig, type ResolvedConfig } from "../config/mod.ts";
 import type { MicroBatch } from "../data/mod.ts";
@@ -92,4 +93,17 @@ export async function tensorsOf(
   const tensors = new Map<string, Float32Array<ArrayBuffer>>();
   for (const name of model.boxes.keys()) tensors.set(name, await readHeld(model, kind, name));
   return tensors;
+}
+
+/** A trainer that gets all of another's tensors and its state goes on with the same bits. */
+export async function assertTakesOver(other: Trainer, one: Trainer, batch: readonly MicroBatch[]): Promise<void> {
+  for (const kind of ["parameter", "moment1", "moment2"] as const) {
+    for (const [tensor, values] of await tensorsOf(one, kind)) {
+      other.model.program.writeParameter(kind, tensor, values);
+    }
+  }
+  other.loadState(JSON.parse(JSON.stringify(one.state())));
+  assertEquals(await takeStep(other, batch), await takeStep(one, batch));
+  assertEquals(await tensorsOf(other), await tensorsOf(one));
+  assertEquals(other.state(), one.state());
 }

@@ -1,7 +1,7 @@
 import { assert, assertAlmostEquals, assertEquals, assertNotEquals, assertRejects } from "@std/assert";
 import { backendNames, openBackend } from "../backend/open.ts";
 import { openNullBackend } from "../backend/null/backend.ts";
-import { drawnMicroBatch, openTrainer, takeStep, tensorsOf, tinyRecord } from "./_testing.ts";
+import { assertTakesOver, drawnMicroBatch, openTrainer, takeStep, tensorsOf, tinyRecord } from "./_testing.ts";
 import type { Trainer } from "./trainer.ts";
 
 const a = drawnMicroBatch("a", [9]), b = drawnMicroBatch("b", [4, 5], { ignored: 3 });
@@ -49,15 +49,7 @@ for (const name of realBackends) {
     using other = await openTrainer(record, backend);
     await takeStep(one, [a, b]);
     await takeStep(one, [b, a]);
-    for (const kind of ["parameter", "moment1", "moment2"] as const) {
-      for (const [tensor, values] of await tensorsOf(one, kind)) {
-        other.model.program.writeParameter(kind, tensor, values);
-      }
-    }
-    other.loadState(JSON.parse(JSON.stringify(one.state())));
-    assertEquals(await takeStep(other, [a, b]), await takeStep(one, [a, b]));
-    assertEquals(await tensorsOf(other), await tensorsOf(one));
-    assertEquals(other.state(), one.state());
+    await assertTakesOver(other, one, [a, b]);
     await backend.finish();
   });
 

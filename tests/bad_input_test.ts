@@ -1,7 +1,7 @@
 /** What people see of bad input: one clear sentence, the right exit code, no stack trace, and nothing lost. */
 import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
 import { onSmallDisk, troupe } from "../src/cli/_testing.ts";
-import { goldenDir } from "./golden_dir.ts";
+import { goldenPath } from "./golden_dir.ts";
 import {
   assertNoStackTrace,
   checkpointEntries,
@@ -152,12 +152,10 @@ Deno.test("damaged data and weights end in a sentence that names the file", (tes
       return ["train", "--config", own, "--backend", "cpu"];
     };
     const weights = `${folder}/weights`;
-    const golden = [...Deno.readDirSync(`${goldenDir}/hf`)].filter(({ isDirectory }) => isDirectory).map(({ name }) =>
-      name
-    ).sort().find((name) => name.startsWith("llama"))!;
+    const golden = goldenPath("hf", "llama_gqa");
     Deno.mkdirSync(weights);
-    for (const { name, isFile } of Deno.readDirSync(`${goldenDir}/hf/${golden}`)) {
-      if (isFile) Deno.writeFileSync(`${weights}/${name}`, Deno.readFileSync(`${goldenDir}/hf/${golden}/${name}`));
+    for (const { name, isFile } of Deno.readDirSync(golden)) {
+      if (isFile) Deno.writeFileSync(`${weights}/${name}`, Deno.readFileSync(`${golden}/${name}`));
     }
     const misshaped = `${folder}/misshaped`;
     Deno.mkdirSync(misshaped);

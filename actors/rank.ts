@@ -8,35 +8,23 @@
 import type { Backend } from "../src/backend/backend.ts";
 import { type BackendName, deviceOptions, type OpenOptions } from "../src/backend/open.ts";
 import { defaultProvider } from "../src/backend/webgpu/provider.ts";
-import {
-  type Checkpoint,
-  decideSave,
-  loadContents,
-  openCheckpoint,
-  readStopFile,
-  type ShardReport,
-  writeShard,
-} from "../src/checkpoint/mod.ts";
+import { type Checkpoint, loadContents, openCheckpoint } from "../src/checkpoint/mod.ts";
 import type { Batch, DataPosition } from "../src/data/mod.ts";
 import { sharedTablesFolder } from "../src/data/shared_tables.ts";
 import { countOf, formatBytes } from "../src/observe/format.ts";
-import { globalTensors, shardEntries } from "../src/train/checkpoint.ts";
 import { Diagnosis } from "../src/train/diagnosis.ts";
 import { describeContent, openGivenCheckpoint, recordDifferences } from "../src/train/load.ts";
 import { loadPlugins } from "../src/train/plugins.ts";
-import { profileStep } from "../src/train/profile.ts";
-import type { FlightRecord, FlightRecorder } from "../src/observe/flight_recorder.ts";
-import { recordedSpans, TraceWriter } from "../src/observe/trace.ts";
-import { Session, type StepReport } from "../src/train/session.ts";
-import { modelTypes } from "../src/train/types.ts";
+import type { FlightRecorder } from "../src/observe/flight_recorder.ts";
+import { Session } from "../src/train/session.ts";
 import type { Communicator } from "../src/comm/collectives/communicator.ts";
 import { CommunicationError } from "../src/comm/transport/link.ts";
 import { runMesh } from "../src/parallel/run_mesh.ts";
 import { createWorld, solo, type World } from "../src/parallel/world.ts";
-import type { checkpointManagerProtocol } from "./checkpoint_manager.ts";
 import type { Meeting } from "./communicator.ts";
 import type { DataLoaderOptions, dataLoaderProtocol } from "./data_loader.ts";
 import type { monitorProtocol } from "./monitor.ts";
+import { Profiling } from "./profiling.ts";
 import { phases, type Progress } from "./progress.ts";
 import { rankProtocol, type Trained } from "./rank_protocol.ts";
 import {
@@ -49,34 +37,21 @@ import {
   type Ref,
   type Reply,
 } from "./runtime/mod.ts";
-
-interface Traced {
-  readonly writer: TraceWriter;
-  readonly records: FlightRecord[];
-  next: number;
-}
+import { Saving } from "./saving.ts";
 
 interface Ready {
   readonly backend: Backend;
   readonly diagnosis: Diagnosis;
   readonly world: World;
-  /** Which start of the ranks this is. */
-  readonly attempt: number;
   readonly session: Session;
+  readonly saving: Saving;
+  /** Where it was asked for. */
+  readonly profiling: Profiling | undefined;
   readonly loader: Ref<typeof dataLoaderProtocol>;
   readonly monitor: Ref<typeof monitorProtocol>;
-  readonly checkpoints: Ref<typeof checkpointManagerProtocol>;
-  readonly runFolder: string;
-  /** Steps since this start. */
-  steps: number;
-  /** Of the steps that are traced: what was recorded meanwhile, up to record `next`. */
-  traced?: Traced | undefined;
   /** Position after the last batch used. */
   position: DataPosition | undefined;
   readonly loaded: string | undefined;
-  lastSaved: { readonly step: number; readonly snapshot: boolean };
-  /** What the stop file last said, so that it is announced once. */
-  stopFile: string | undefined;
 }
 
 interface State {
@@ -147,7 +122,7 @@ export const rank = (options: RankOptions) =>
           state.stopping = true;
           break;
         case "advance":
-          await advance(state, state.ready!, context, options);
+          await advance(state, state.ready!, context, progress);
       }
       return state;
     },
@@ -160,7 +135,7 @@ export const rank = (options: RankOptions) =>
 type Initialise = Extract<Message<typeof rankProtocol>, { kind: "initialise" }>;
 
 async function initialise(
-  { backend: open, loader, meet, record }: RankOptions,
+  { backend: open, loader, meet, record, profile, recorded }: RankOptions,
   { config, checkpoint, load, runFolder, cpuFallback, monitor, checkpoints, place }: Initialise,
   context: Own,
 ): Promise<Ready> {
@@ -278,78 +253,24 @@ async function initialise(
       world: session.trainer.model.world,
       ratio: config.data.diag_outlier_ratio,
     }),
-    attempt: place.attempt,
     session,
+    saving: new Saving({
+      session,
+      checkpoints,
+      monitor,
+      runFolder,
+      attempt: place.attempt,
+      from: checkpoint === null ? -1 : saved!.step,
+    }),
+    profiling: profile
+      ? new Profiling({ session, backend, rank: mesh.rank, folder: runFolder, recorded, tell: notice })
+      : undefined,
     loader: loaderRef,
     monitor,
-    checkpoints,
-    runFolder,
-    steps: 0,
     position: position && begin,
     loaded,
-    lastSaved: { step: checkpoint === null ? -1 : saved!.step, snapshot: false },
-    stopFile: undefined,
   };
 }
-
-/** Steps of this start that `--profiling` looks at: what came before warmed up. */
-const profiledStep = 2, tracedSteps = { first: 3, last: 7 };
-
-/** Trains on one batch, and leaves a profile or a trace of it where that is asked for. */
-async function step(ready: Ready, batch: Batch, { profile, recorded }: RankOptions): Promise<StepReport> {
-  const { session, backend, monitor, runFolder, world: { mesh } } = ready;
-  const { model: type, split = false } = modelTypes(session.config), number = ready.steps++;
-  const told = (text: string) => mesh.rank === 0 && monitor.send({ kind: "notice", text });
-  if (profile && number >= tracedSteps.first && number <= tracedSteps.last) {
-    const traced = ready.traced ??= {
-      writer: new TraceWriter(tracePath(runFolder, mesh.rank), { rank: mesh.rank }),
-      records: [],
-      next: recorded?.(Infinity).next ?? 0,
-    };
-    const { writer, records } = traced, began = performance.now();
-    session.trainer.onSpan = (...span) => writer.complete(...span);
-    const report = await session.step(batch);
-    writer.complete(`step ${session.trainer.stepCount}`, began, performance.now(), { lane: "steps" });
-    const kept = recorded?.(traced.next) ?? { records: [], next: 0 };
-    records.push(...kept.records);
-    traced.next = kept.next;
-    if (number === tracedSteps.last) endProfiling(ready);
-    return report;
-  }
-  if (!profile || number !== profiledStep) return await session.step(batch);
-  const taken = await profileStep(backend, () => session.step(batch), { rank: mesh.rank, type, split });
-  if (taken.profile === undefined) {
-    told(`--profiling: ${backend.traits.description} has no timestamps, so no kernel can be timed; left out`);
-    return taken.result;
-  }
-  const path = `${runFolder}/profile_rank${mesh.rank}`;
-  await Deno.writeTextFile(`${path}.txt`, taken.profile.table);
-  await Deno.writeTextFile(`${path}_trace.json`, taken.profile.trace);
-  told(`Profile of step ${session.trainer.stepCount}: ${path}.txt, and for chrome://tracing ${path}_trace.json`);
-  return taken.result;
-}
-
-/** Closes the trace, of as many steps as it has, and says where it is; or why `--profiling` left nothing. */
-function endProfiling(ready: Ready): void {
-  const { traced, steps, session, monitor, runFolder, world: { mesh } } = ready;
-  const told = (text: string) => mesh.rank === 0 && monitor.send({ kind: "notice", text });
-  if (steps <= profiledStep) {
-    told(
-      `--profiling: nothing to look at, as the run ended before step ${profiledStep + 1} of this start; more steps do`,
-    );
-  }
-  if (!traced) return;
-  ready.traced = undefined;
-  for (const { name, begin, end } of recordedSpans(traced.records)) {
-    traced.writer.complete(name, begin, end, { lane: "communicator" });
-  }
-  session.trainer.onSpan = undefined;
-  traced.writer[Symbol.dispose]();
-  const count = Math.min(steps - 1, tracedSteps.last) - tracedSteps.first + 1;
-  told(`Trace of ${count} step${count === 1 ? "" : "s"}, for chrome://tracing: ${tracePath(runFolder, mesh.rank)}`);
-}
-
-const tracePath = (runFolder: string, rank: number) => `${runFolder}/steps_rank${rank}.json`;
 
 /** Where the data goes on after a checkpoint: with the counts alone, from the beginning under the old count. */
 function startingPosition(
@@ -368,9 +289,9 @@ async function advance(
   state: State,
   ready: Ready,
   context: Own,
-  options: RankOptions,
+  progress: Progress | undefined,
 ): Promise<void> {
-  const { session, loader, monitor, world: { mesh } } = ready, { trainer, config } = session, { progress } = options;
+  const { session, saving, loader, monitor, world: { mesh } } = ready, { trainer, config } = session;
   const finished = (ready.position?.batch_count ?? 0) >= config.data.total_steps;
   if (mesh.rank === 0) reportMemory(ready);
   if (!finished && selfTestDue(ready)) await selfTest(ready);
@@ -378,21 +299,16 @@ async function advance(
   const batch = finished || state.stopping ? undefined : await nextBatch(session, loader, context);
   const problem = batch && "problem" in batch ? batch.problem : undefined;
   const [stopping, problems] = await session.agree([Number(state.stopping), Number(problem !== undefined)]);
-  if (options.profile && (finished || stopping! > 0 || problems! > 0)) endProfiling(ready);
-  if (finished || stopping! > 0) {
+  if (finished || stopping! > 0 || problems! > 0) {
+    ready.profiling?.end();
     await trainer.gather(); // what is under way ends before the ranks do
-    const { unsaved } = await save(ready, context, { force: true });
-    const outcome = finished ? "finished" : "stopped";
-    return state.reply!({ outcome, step: trainer.stepCount, ...(unsaved ? { unsaved } : {}) });
-  }
-
-  if (problems! > 0) {
-    // Starting again would not help; what was learned is kept.
-    const { unsaved } = await save(ready, context, { force: true });
+    const { unsaved } = await saving.save(ready.position, context, { force: true });
+    // Data that is wrong is so after a new start as well; what was learned is kept.
+    const outcome = finished ? "finished" : stopping! > 0 ? "stopped" : "failed";
     return state.reply!({
-      outcome: "failed",
+      outcome,
       step: trainer.stepCount,
-      ...(problem ? { problem } : {}),
+      ...(problem && outcome === "failed" ? { problem } : {}),
       ...(unsaved ? { unsaved } : {}),
     });
   }
@@ -402,7 +318,8 @@ async function advance(
     if (mesh.logs) monitor.send({ kind: "notice", text: `Skip batch count:\`${batch.batchCount}\`...` });
   } else {
     progress?.enter(phases.step, trainer.stepCount);
-    const { record, loss, gradNorm, learningRate, tokensPerSecond, success } = await step(ready, batch, options);
+    const stepping = ready.profiling ?? session;
+    const { record, loss, gradNorm, learningRate, tokensPerSecond, success } = await stepping.step(batch);
     if (mesh.logs) {
       monitor.send({
         kind: "step",
@@ -427,7 +344,7 @@ async function advance(
       if (mesh.logs) monitor.send({ kind: "validation", step: trainer.stepCount, batch: batch.batchCount, records });
     }
     progress?.enter(phases.save, trainer.stepCount);
-    const { stop } = await save(ready, context);
+    const { stop } = await saving.save(ready.position, context);
     if (stop) state.stopping = true;
   }
   context.sendSelf({ kind: "advance" });
@@ -484,98 +401,4 @@ function reportMemory(ready: Ready): void {
     `${formatBytes(model.memory.total)} planned; the rank's process has ${formatBytes(rss)}, ` +
     `of which JavaScript uses ${formatBytes(heapUsed)}`;
   monitor.send({ kind: "log", text });
-}
-
-/**
- * Saves where the record's rules, the stop file or `force` say so. A save that fails is told, and the run goes on.
- *
- * @returns why it failed, and whether the stop file ends the run
- */
-async function save(
-  ready: Ready,
-  context: Own,
-  { force = false } = {},
-): Promise<{ unsaved?: string; stop: boolean }> {
-  const { session: { trainer, config }, checkpoints, monitor, position, runFolder, lastSaved, attempt } = ready;
-  const { mesh } = ready.world;
-  const { ckpt, data } = config, step = trainer.stepCount;
-  const { save, stop, announce } = decideSave(
-    {
-      enableSaveCkpt: ckpt.enable_save_ckpt,
-      checkpointEvery: ckpt.checkpoint_every,
-      ossSnapshotFreq: ckpt.oss_snapshot_freq,
-      totalSteps: data.total_steps,
-    },
-    step,
-    { force, stopAt: await stopStep(ready) },
-  );
-  if (announce && announce !== ready.stopFile && mesh.rank === 0) monitor.send({ kind: "alert", text: announce });
-  if (announce) ready.stopFile = announce;
-  const snapshot = save === "snapshot";
-  const done = step === lastSaved.step && (snapshot || !lastSaved.snapshot);
-  if (save === "none" || done || position === undefined) return { stop };
-  if (mesh.logs) monitor.send({ kind: "phase", name: "saving" });
-  const options = { timeoutMs: Infinity };
-  try {
-    const writers = mesh.world, ask = { kind: "begin", step, snapshot, attempt, writers } as const;
-    const begun = context.ask(checkpoints, ask, options).then(({ directory }) => directory);
-    try {
-      const { directory, shards } = await writeOwn(begun, ready);
-      const state = { ...(ready.session.state(position) as object), run_folder: runFolder };
-      const tensors = globalTensors(trainer.model);
-      await context.ask(checkpoints, { kind: "commit", directory, step, shards, tensors, state, writers }, options);
-    } catch (error) {
-      begun.then((directory) => checkpoints.send({ kind: "abandon", directory }), () => {});
-      throw error;
-    }
-    ready.lastSaved = { step, snapshot };
-    return { stop };
-  } catch (error) {
-    const reason = plainReason(error, "the checkpoint manager");
-    const text = `Checkpoint of step ${step} was not saved: ${reason}`;
-    if (mesh.rank === 0) monitor.send({ kind: "alert", text });
-    return { unsaved: reason, stop };
-  }
-}
-
-/**
- * Writes this rank's part, and waits until all have written theirs: who is missing shows here, where ranks ask each other,
- * rather than at the root. One that got no folder says so like one that could not write: the others wait for its word.
- *
- * @param begun the folder to write into
- * @throws where any rank could not write
- */
-async function writeOwn(
-  begun: Promise<string>,
-  { session, world: { mesh } }: Ready,
-): Promise<{ directory: string; shards: ShardReport[] }> {
-  const entries = shardEntries(session.trainer.model);
-  const written = begun.then(async (directory) => ({
-    directory,
-    shards: entries.length > 0 ? [await writeShard({ directory, writer: mesh.rank, entries })] : [],
-  }));
-  const [failures] = await session.agree([await written.then(() => 0, () => 1)]);
-  const own = await written;
-  if (failures! > 0) throw new Error("another rank could not write its part");
-  return own;
-}
-
-/** The stop file's number, as rank 0 sees it. One that cannot be read is told, once, and asks for nothing: a slip must not end a run. */
-async function stopStep(ready: Ready): Promise<number> {
-  const path = ready.session.config.ckpt.stop_file_path;
-  if (path === null) return 0;
-  const { world: { mesh }, session } = ready;
-  const [step] = await session.agree([mesh.rank === 0 ? await read(path) : 0]);
-  return step!;
-
-  async function read(path: string): Promise<number> {
-    try {
-      return await readStopFile(path);
-    } catch (error) {
-      const text = `${(error as Error).message}; the run goes on`;
-      if (text !== ready.stopFile) ready.monitor.send({ kind: "alert", text });
-      ready.stopFile = text;
-      return 0;
-    }
-  }
 }

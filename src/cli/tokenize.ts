@@ -91,6 +91,9 @@ const makeParser = () =>
     .addArgument("--journal_seconds", { type: "float", verbs: [] })
     .addArgument("--json", { type: "flag", help: "Standard output carries one line of JSON" });
 
+/** Each holds a tokenizer. */
+const mostWorkers = 256;
+
 /** One line on how far it is: `tokenizing  42 %  1.20 MiB  1.5k documents  300k tokens`. */
 export function progressLine({ stage, bytes, totalBytes, documents, tokens }: TokenizeProgress): string {
   const counts = `${formatCount(documents)} documents`;
@@ -148,6 +151,14 @@ export const tokenize: Verb = {
       throw new ArgumentError(`--validation: ${validation} is not a share from 0 to below 1; 0.05 would work`);
     }
     if ((parsed.workers ?? 0) < 0) throw new ArgumentError(`--workers: ${parsed.workers} is below 0`);
+    if ((parsed.workers ?? 0) > mostWorkers) {
+      throw new ArgumentError(`--workers: ${parsed.workers} is more than ${mostWorkers}; one a core is what is fast`);
+    }
+    for (const [name, value] of [["name", parsed.name], ["subset", parsed.subset]] as const) {
+      if (/[/\\]|^\.{1,2}$/.test(value)) {
+        throw new ArgumentError(`--${name}: "${value}" is no plain name, such as ${name === "name" ? "data" : "en"}`);
+      }
+    }
     for (const [name, value] of Object.entries({ train_bpe: trainBpe, min_chars, max_chars })) {
       if (value !== undefined && value < 1) throw new ArgumentError(`--${name}: ${value} is not above 0`);
     }

@@ -92,7 +92,9 @@ export function createBpeTrainer(): BpeTrainer {
       const alphabet = byteAlphabet();
       const tokens: string[] = [...specialTokens, ...alphabet];
       if (!(Number.isInteger(vocabSize) && vocabSize >= tokens.length && vocabSize < pairBase)) {
-        throw new RangeError(`A byte-level vocabulary has at least ${tokens.length} entries; got ${vocabSize}`);
+        throw new RangeError(
+          `A byte-level vocabulary has from ${tokens.length} to ${pairBase - 1} entries; got ${vocabSize}`,
+        );
       }
       const encoder = new TextEncoder();
       const symbols: number[][] = [];

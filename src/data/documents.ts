@@ -64,12 +64,22 @@ export function listTextFiles(inputs: readonly string[], kinds: TextFileKinds = 
     if (info.isDirectory) {
       const names = [...Deno.readDirSync(input)].map(({ name }) => name).filter((name) => kinds.inFolders.test(name));
       if (names.length === 0) throw new RangeError(`The folder ${input} holds neither ${kinds.words}`);
-      for (const name of names.sort()) add(join(input, name), Deno.statSync(join(input, name)).size);
+      for (const name of names.sort()) add(join(input, name), sizeOf(join(input, name)));
     } else if (kinds.named.test(input)) add(input, info.size);
     else throw new RangeError(`${input} is neither ${kinds.words}: ${basename(input)} cannot be read`);
   }
   if (files.length === 0) throw new RangeError("No text was named: files, or folders of them, would work");
   return files;
+}
+
+function sizeOf(path: string): number {
+  try {
+    return Deno.statSync(path).size;
+  } catch (error) {
+    // Deno reads such names with a mark in place of what is no UTF-8, and finds nothing by them.
+    if (!path.includes("\ufffd") || !(error instanceof Deno.errors.NotFound)) throw error;
+    throw new RangeError(`${path} cannot be opened, as its name is not UTF-8; another name would work`);
+  }
 }
 
 /** Lines without their ends, with the bytes read so far. Throws `SyntaxError` on bytes that are not UTF-8. */
@@ -126,7 +136,8 @@ async function* rawDocuments(file: TextFile, options: DocumentOptions): AsyncGen
       const text = (record as Record<string, unknown> | null)?.[field];
       if (typeof text !== "string") {
         const names = Object.keys(record ?? {}).join(", ") || "none";
-        throw new SyntaxError(`${path}, line ${number}: no text in the field "${field}" (fields: ${names})`);
+        const seen = text === undefined ? "" : `: saw ${JSON.stringify(text).slice(0, 40)}`;
+        throw new SyntaxError(`${path}, line ${number}: no text in the field "${field}"${seen} (fields: ${names})`);
       }
       yield { text, path, bytesRead };
     } else if (options.split === "file" || line.trim() !== "") lines.push(line);

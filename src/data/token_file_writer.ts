@@ -33,6 +33,9 @@ export function fileExists(path: string): boolean {
     return true;
   } catch (error) {
     if (error instanceof Deno.errors.NotFound) return false;
+    if (error instanceof Deno.errors.NotADirectory) {
+      throw new Deno.errors.NotADirectory(`Cannot write to ${path}: a part of the path is a file, not a folder`);
+    }
     throw error;
   }
 }

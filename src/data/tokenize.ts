@@ -383,7 +383,9 @@ export function formatTokenizeSummary(summary: TokenizeSummary): string {
   ];
   for (const set of summary.valid ? [summary.train, summary.valid] : [summary.train]) {
     lines.push(
-      `${set.path}: ${count(set.documents)} documents, ${count(set.tokens)} tokens, ` +
+      `${set.path}: ${count(set.documents)} ${set.documents === 1 ? "document" : "documents"}, ${
+        count(set.tokens)
+      } tokens, ` +
         `unigram entropy ${set.unigramEntropy.toFixed(3)} nats per token`,
       `  tokens per document (${set.shortest} to ${set.longest}): ` +
         set.lengthHistogram.flatMap((n, i) => n > 0 ? [`${2 ** i}–${2 ** (i + 1) - 1}: ${count(n)}`] : []).join(", "),

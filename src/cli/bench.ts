@@ -11,8 +11,10 @@ import { benchStartup, startupChild } from "./bench_startup.ts";
 import { benchStep } from "./bench_step.ts";
 import { benchSync, syncChild } from "./bench_sync.ts";
 import { benchWorld } from "./bench_world.ts";
+import { formatBytes } from "../observe/format.ts";
 import { roomOf } from "../train/fit.ts";
 import { ArgumentError, createParser, type ParsedArguments } from "./parser.ts";
+import { freeMemory } from "./room_for_ranks.ts";
 import { recordFromArguments, resolveWritten, say, type Verb, writtenRecord } from "./verb.ts";
 
 const summary = "measure steps, kernels, start-up and communication, as JSON lines";
@@ -117,6 +119,13 @@ export const bench: Verb = {
     if (!benches.includes(what)) throw new ArgumentError(`"${what}" is not one of ${benches.join(", ")}`);
     for (const [name, value] of Object.entries({ steps, repeats, mebibytes, documents, hosts, seconds })) {
       if (value < 1) throw new ArgumentError(`--${name}: ${value} is not above 0`);
+    }
+    // Four processes hold a message each, and what they compare it with.
+    const needed = mebibytes * 2 ** 20 * 8, free = parsed.given.has("mebibytes") ? freeMemory() : Infinity;
+    if (needed > free) {
+      throw new ArgumentError(
+        `--mebibytes: ${mebibytes} takes ${formatBytes(needed)} of memory, and ${formatBytes(free)} are free`,
+      );
     }
     if (hosts < 2) throw new ArgumentError(`--hosts: ${hosts} leaves nobody when one fails; 2 or more would work`);
     if (parsed.nproc !== undefined && parsed.nproc < 2) {

@@ -115,6 +115,7 @@ Deno.test("bench refuses in one sentence what cannot work", async () => {
   const cases: [string[], RegExp][] = [
     [["steps"], /"steps" is not one of all, step, kernels, memory, startup/],
     [["--steps", "0"], /--steps: 0 is not above 0/],
+    [["comm", "--mebibytes", "999999999"], /--mebibytes: 999999999 takes .* are free/],
     [["--backend", "cuda"], /--backend: "cuda" is not one of webgpu, cpu/],
     [["--config", "/none.yaml"], /none\.yaml.*cannot be read/s],
   ];

@@ -15,6 +15,9 @@ import { ArgumentError, type ParsedArguments } from "./parser.ts";
 import { layoutName, planWorld, type WorldArguments } from "./plan_world.ts";
 import { getRecordParser, resolveWritten, type Verb, writtenRecord } from "./verb.ts";
 
+/** No prediction for more was ever looked at. */
+const mostRanks = 65_536;
+
 const summary = "estimate the device memory that a run needs, or what a layout would do on many GPUs, without a device";
 
 export const plan: Verb = {
@@ -56,6 +59,9 @@ export const plan: Verb = {
     // A record cannot be completed for no ranks, and would be blamed.
     if (world !== undefined && world < 1) {
       throw new ArgumentError(`--world: ${world} is too small; 1 or more would work`);
+    }
+    if (world !== undefined && world > mostRanks) {
+      throw new ArgumentError(`--world: ${world} is more than ${mostRanks} ranks, which is where predictions end`);
     }
     const idle = ["device", "link", "per_host", "per_device"].find((name) => parsed.given.has(name));
     if (idle !== undefined && world === undefined && !parsed.search) {

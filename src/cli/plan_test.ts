@@ -53,10 +53,11 @@ Deno.test("plan --world says which devices and links it knows, and who shares a 
 
 Deno.test("plan refuses figures of a prediction that nobody asked for, and one of no ranks", async () => {
   for (
-    const [args, words] of [[["--device", "h200"], "--device is for"], [
-      ["--world", "0"],
-      "--world: 0 is too small",
-    ]] as const
+    const [args, words] of [
+      [["--device", "h200"], "--device is for"],
+      [["--world", "0"], "--world: 0 is too small"],
+      [["--world", "9999999999"], "--world: 9999999999 is more than 65536 ranks"],
+    ] as const
   ) {
     const { code, err } = await troupe("plan", ...args);
     assertEquals(code, 2);

@@ -26,7 +26,8 @@ export function requireRoomForRanks(ranks: number, free: number = freeMemory()):
   );
 }
 
-function freeMemory(): number {
+/** Bytes of memory that are to be had. */
+export function freeMemory(): number {
   const { available, swapFree } = Deno.systemMemoryInfo();
   return available + swapFree;
 }

@@ -33,7 +33,8 @@ export function partitionBySize(counts: readonly number[], ranks: number): numbe
   checkRanks(ranks);
   const owned: number[][] = Array.from({ length: ranks }, () => []), loads = new Array<number>(ranks).fill(0);
   for (const index of flatteningOrder(counts)) {
-    const rank = loads.indexOf(Math.min(...loads));
+    let rank = 0;
+    for (let other = 1; other < ranks; other++) if (loads[other]! < loads[rank]!) rank = other;
     owned[rank]!.push(index);
     loads[rank]! += counts[index]!;
   }

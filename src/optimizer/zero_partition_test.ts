@@ -7,6 +7,10 @@ Deno.test("partitionByBlocks() gives each rank neighbouring parameters, all of t
   assertEquals(partitionByBlocks([100, 1, 1], 4), [[0], [1, 2], [], []]);
 });
 
+Deno.test("partitionBySize() deals to more ranks than a function takes arguments", () => {
+  assertEquals(partitionBySize([3, 5], 300_000).slice(0, 3), [[1], [0], []]);
+});
+
 Deno.test("zero partition refuses what cannot be divided", () => {
   assertThrows(() => partitionBySize([1], 0), RangeError, "over 0 ranks");
   assertThrows(() => planReductions([[1]], 0), RangeError, "reduce_bucket_size");

@@ -8,6 +8,7 @@ import {
   type Tokenizer,
   type TrainLoader,
 } from "../data/mod.ts";
+import { countOf } from "../observe/format.ts";
 import { ArgumentError, createParser, type ParsedArguments } from "./parser.ts";
 import { resolveWritten, say, undivided, type Verb, writtenRecord } from "./verb.ts";
 
@@ -129,10 +130,10 @@ function describeData(
     packing: data.type === "streaming"
       ? data.pack_sample_into_one ? "rows are filled" : "rows are padded"
       : !data.use_packed_dataset
-      ? "none, rows are padded"
+      ? "each sample in a row of its own, padded"
       : data.pack_sample_into_one
-      ? "into one"
-      : "with cut",
+      ? "samples end to end, as one"
+      : "samples end to end, each by itself, cut where a row ends",
     batches_per_epoch: batchesPerEpoch,
     total_steps: data.total_steps,
     epochs: batchesPerEpoch > 0 ? data.total_steps / batchesPerEpoch : null,
@@ -150,18 +151,22 @@ const count = (value: number) => value.toLocaleString("en-US");
 
 function printData(data: ReturnType<typeof describeData>): void {
   const { rows, tokens_per_row: perRow, epochs } = data;
-  const sizes = `of ${
-    count(perRow)
-  } tokens: micro_bsz ${data.micro_bsz} × seq_len ${data.seq_len}, packing ${data.packing}`;
+  const sizes = `of ${count(perRow)} tokens: micro_bsz ${data.micro_bsz} × seq_len ${data.seq_len}, ${data.packing}`;
   console.log(`${data.train_folder ?? "dummy data (data.train_folder is not set)"}, kinds ${data.types.join(", ")}`);
   if (epochs === null) {
-    console.log(`  a stream of rows ${sizes}; ${count(data.total_steps)} steps of micro_num ${data.micro_num} rows`);
+    console.log(
+      `  a stream of rows ${sizes}; ${count(data.total_steps)} steps, each of ${
+        countOf(data.micro_num, "row")
+      } (data.micro_num)`,
+    );
     printMixture(data);
     return;
   }
   console.log(`  ${count(rows)} rows ${sizes}`);
   console.log(
-    `  ${count(data.batches_per_epoch)} batches an epoch of micro_num ${data.micro_num} rows; ` +
+    `  ${count(data.batches_per_epoch)} batches an epoch, each of ${
+      countOf(data.micro_num, "row")
+    } (data.micro_num); ` +
       `${count(data.total_steps)} steps are ${epochs.toFixed(2)} epochs`,
   );
   printMixture(data);
@@ -246,7 +251,7 @@ export const data: Verb = {
       }
       if (parsed.row !== undefined && parsed.row >= batch.rows) {
         throw new ArgumentError(
-          `--row: batch ${parsed.batch} has ${batch.rows} rows, numbered from 0: saw ${parsed.row}`,
+          `--row: batch ${parsed.batch} has ${countOf(batch.rows, "row")}, numbered from 0: saw ${parsed.row}`,
         );
       }
       const options = {

@@ -57,7 +57,7 @@ Deno.test("data inspect shows the data set and every row of a batch, with text",
     }
 
     const shown = await troupe("data", "inspect", "--config", config, "--row", "1", "--chars", "9");
-    assertMatch(shown.out, /32 tokens: micro_bsz 2 × seq_len 16, packing with cut/);
+    assertMatch(shown.out, /32 tokens: micro_bsz 2 × seq_len 16, samples end to end, each by itself/);
     assertStringIncludes(shown.out, "batch 0, row 1");
     assert(!shown.out.includes("row 0:"));
     assert([...shown.out.matchAll(/^ {6}"(.*)"$/gm)].every(([, text]) => JSON.parse(`"${text}"`).length <= 10));

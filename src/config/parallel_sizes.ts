@@ -128,9 +128,10 @@ export function parallelProblems(config: Sections, world: number): ConfigProblem
  * it may be, but no more than before. What is in parts by `fsdp` goes into as many, or a divisor of them, which divides it too.
  *
  * @param before ranks that the record was resolved for
- * @returns nothing where the other sizes do not fit so many ranks
+ * @returns nothing where the other sizes do not fit so many ranks, or its batches not the stages that interleave
  */
 export function resized(config: ResolvedConfig, before: number, world: number): ResolvedConfig | undefined {
+  if (!interleavesEvenly(config, derive(config, before).dp, derive(config, world).dp)) return undefined;
   const { zero1 } = config.parallel, parts = zero1.fsdp ? derive(config, before).zero1 : zero1.size;
   const sizes = parts < 1 ? [parts] : Array.from({ length: parts }, (_, i) => parts - i);
   for (const size of sizes) {
@@ -138,6 +139,16 @@ export function resized(config: ResolvedConfig, before: number, world: number): 
     const record = { ...config, parallel: { ...config.parallel, zero1: { ...zero1, size } } };
     if (parallelProblems(record, world).length === 0) return record;
   }
+}
+
+/** Whether the batches of so many replicas, dealt out to others, are whole rounds of stages that interleave. */
+function interleavesEvenly({ data, model, parallel }: ResolvedConfig, before: number, after: number): boolean {
+  const { size: stages } = parallel.pipeline;
+  if (stages === 1 || model.num_chunks === 1) return true;
+  const [start, increment] = data.rampup_batch_size.trim().split(/\s+/).filter(Boolean).map(Number);
+  return [data.micro_num, start, increment].every((size) =>
+    size === undefined || (size * before) % (after * stages) === 0
+  );
 }
 
 const others = (size: number) => size === 1 ? "would" : "or a divisor of it would";

@@ -76,3 +76,18 @@ Deno.test("resized() divides the optimizer's state over as many ranks as the new
   assertEquals(after(8, { tensor: 2 }, 7), undefined);
   assertEquals(after(4, { zero1: 4 }, 2, 4), 2);
 });
+
+Deno.test("resized() leaves stages that interleave whole rounds of every batch", () => {
+  const fits = (micro_num: number, left: number, rampup_batch_size = "") => {
+    const config = resolveConfig({
+      model: { num_layers: 4, num_chunks: 2 },
+      data: { seq_len: 16, micro_bsz: 1, micro_num, total_steps: 1, rampup_batch_size },
+      adam: { lr: 1 },
+      ckpt: { enable_save_ckpt: false },
+      parallel: { pipeline: 2 },
+    }, { worldSize: 6 });
+    return resized(config, 6, left) !== undefined;
+  };
+  assertEquals([fits(2, 4), fits(4, 4), fits(2, 2)], [false, true, true]);
+  assertEquals([fits(4, 4, "2 2 1"), fits(8, 4, "4 4 1")], [false, true]);
+});

@@ -281,7 +281,7 @@ Deno.test("resolveConfig() checks the rules between fields", () => {
     { model: { num_attention_heads: 12, num_kv_attention_heads: 6, hidden_size: 48 }, parallel: { tensor: 4 } },
     "parallel.tensor.size",
   );
-  broken({ data: { seq_len: 9, micro_bsz: 1 }, parallel: { tensor: { size: 2, mode: "msp" } } }, "data.packed_length");
+  broken({ data: { seq_len: 9, micro_bsz: 1 }, parallel: { tensor: { size: 2, mode: "msp" } } }, "data.seq_len");
   broken({ data: { gradient_accumulation: 2 } }, "data.gradient_accumulation");
   broken({ loss: { op_type: "torch_naive" } }, "loss.op_type");
   broken({ parallel: { zero1: { fsdp: true }, tensor: { size: 2, mode: "isp" } } }, "parallel.zero1.fsdp");

@@ -141,12 +141,14 @@ export const rules: readonly Rule[] = [
     }
   },
   function sequenceSplits({ data, parallel: { tensor } }, fail) {
-    const { packed_length: length } = data, { size, mode } = tensor;
+    const { seq_len, micro_bsz, packed_length: length } = data, { size, mode } = tensor;
     if (mode === "mtp" || length % size === 0) return;
+    let longer = seq_len;
+    while (longer * micro_bsz % size !== 0) longer++;
     fail(
-      "data.packed_length",
-      `${length} tokens a micro-batch cannot be divided over parallel.tensor.size ${size}, as mode ${mode} does; ` +
-        `${roundUp(length, size)} would work`,
+      "data.seq_len",
+      `${seq_len} times micro_bsz ${micro_bsz} tokens a micro-batch cannot be divided over parallel.tensor.size ${size}, as ` +
+        `mode ${mode} does; ${longer} would work`,
     );
   },
   function vocabularySplits({ model, parallel }, fail) {

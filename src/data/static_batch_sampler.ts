@@ -63,6 +63,8 @@ export class StaticBatchSampler {
   #round = 0;
   /** Rows of all ranks consumed in this round. */
   #consumed = 0;
+  /** Rows of all ranks consumed in all rounds. */
+  #position = 0;
   #batchCount = 0;
   #epoch = 0;
 
@@ -156,9 +158,9 @@ export class StaticBatchSampler {
     return count;
   }
 
-  /** True when the next batch begins a new round. */
+  /** True when the next batch begins a new round: also where batches that changed their size leave less than one of it. */
   get exhausted(): boolean {
-    return this.#consumed >= this.#usable;
+    return this.#usable - this.#consumed < this.#sizeOf(this.#batchCount) * this.#world;
   }
   get batchCount(): number {
     return this.#batchCount;
@@ -178,16 +180,16 @@ export class StaticBatchSampler {
 
   /** Rows consumed by all ranks since training began. */
   get globalPosition(): number {
-    let position = 0;
-    const rampEnd = Math.min(this.#batchCount, this.#rampBatches());
-    for (let count = 0; count < rampEnd; count++) position += this.#sizeOf(count) * this.#world;
-    return position + (this.#batchCount - rampEnd) * this.options.batchSize * this.#world;
+    return this.#position;
   }
 
-  /** Batches before the size stays. */
-  #rampBatches(): number {
-    const { start, increment, every } = this.#ramp;
-    return Math.ceil((this.options.batchSize - start) / increment) * every;
+  /** Those of so many batches, as the ramp-up has them. */
+  #rowsOf(batches: number): number {
+    const { batchSize } = this.options, { start, increment, every } = this.#ramp;
+    const ramp = Math.min(batches, Math.ceil((batchSize - start) / increment) * every);
+    let rows = (batches - ramp) * batchSize * this.#world;
+    for (let count = 0; count < ramp; count++) rows += this.#sizeOf(count) * this.#world;
+    return rows;
   }
 
   /** Starts the next round if this one is exhausted. */
@@ -213,6 +215,7 @@ export class StaticBatchSampler {
     const size = this.#sizeOf(this.#batchCount) * this.#world;
     const global = this.#indices.subarray(this.#consumed, this.#consumed + size);
     this.#consumed += global.length;
+    this.#position += global.length;
     this.#batchCount++;
     const { dataRank, dataWorldSize } = this.options;
     return { indices: global.filter((_, i) => i % dataWorldSize === dataRank), globalRows: global.length };
@@ -245,6 +248,7 @@ export class StaticBatchSampler {
     this.#epoch = state.epoch;
     this.#batchCount = state.batch_count;
     this.#consumed = state.num_consumed_samples_in_epoch * this.#world;
+    this.#position = this.#rowsOf(state.batch_count);
     this.#random.restore(state.rng_state);
     this.#beginRound(this.#roundStart());
   }
@@ -258,6 +262,8 @@ export class StaticBatchSampler {
       round: number;
       numConsumedSamplesInEpoch: number;
       batchCount: number;
+      /** Rows of all ranks before it. @default those of batches as this sampler has them */
+      position?: number;
       referenceWorldSize?: number;
     },
   ): void {
@@ -267,10 +273,11 @@ export class StaticBatchSampler {
     this.#round = place.round;
     this.#batchCount = place.batchCount;
     this.#consumed = place.numConsumedSamplesInEpoch * this.#world;
+    this.#position = place.position ?? this.#rowsOf(place.batchCount);
     this.#beginRound(this.#roundStart());
-    if (this.#consumed > this.#usable) {
+    if (this.#consumed > this.options.datasetRows) {
       throw new RangeError(
-        `The position is ${this.#consumed} rows into an epoch of ${this.#usable}: it belongs to another data set`,
+        `The position is ${this.#consumed} rows into ${this.options.datasetRows}: it belongs to another data set`,
       );
     }
   }
@@ -284,7 +291,7 @@ export class StaticBatchSampler {
     this.restore({ round: 0, numConsumedSamplesInEpoch: 0, batchCount: 0 });
     while (left > 0) {
       this.beginRoundIfExhausted();
-      const size = Math.min(this.#sizeOf(this.#batchCount) * this.#world, this.#usable - this.#consumed);
+      const size = this.#sizeOf(this.#batchCount) * this.#world;
       left -= size;
       this.#consumed += size;
       this.#batchCount++;
@@ -292,6 +299,7 @@ export class StaticBatchSampler {
     if (left !== 0) {
       throw new RangeError(`No batch begins at row ${position}; the nearest after it is ${position - left}`);
     }
+    this.#position = position;
     this.beginRoundIfExhausted(); // the row after a round's last is the first of the next
   }
 }

@@ -334,7 +334,7 @@ async function advance(
         ...(record ? { record } : {}),
       });
     }
-    if (session.evaluationDue) {
+    if (success && session.evaluationDue) {
       const entered = (done: number, of?: number) => {
         progress?.enter(phases.evaluate, trainer.stepCount);
         if (mesh.logs) monitor.send({ kind: "phase", name: of ? `evaluating ${done}/${of}` : "evaluating" });

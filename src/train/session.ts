@@ -180,7 +180,7 @@ export class Session implements Disposable {
   /** Whether the record asks for an evaluation after the step just done. */
   get evaluationDue(): boolean {
     const { valid_every } = this.config.data, { stepCount } = this.trainer;
-    return valid_every > 0 && stepCount > 0 && stepCount % valid_every === 0;
+    return valid_every > 0 && stepCount > 0 && stepCount % valid_every === 0 && this.validation.length > 0;
   }
 
   /**

@@ -1,4 +1,4 @@
-import { assertAlmostEquals } from "@std/assert";
+import { assertAlmostEquals, assertEquals } from "@std/assert";
 import { openBackend } from "../backend/open.ts";
 import { createCommunicator } from "../comm/collectives/communicator.ts";
 import { simulatedWorld } from "../comm/transport/simulated.ts";
@@ -47,5 +47,16 @@ Deno.test("a step's record has the work and the tokens of the whole batch, howev
     const { tflops, "tgs (tokens/gpu/second)": tgs } = await recordOf(ranks, rows, began) as Record<string, number>;
     const ratio = 1e12 * tflops! / tgs! / flopsOfToken;
     assertAlmostEquals(ratio, 1, 1e-3, `${ranks} ranks, ${rows} rows of each of ${began}`);
+  }
+});
+
+Deno.test("no evaluation is due where every set is too small for one micro-batch", async () => {
+  for (const [micro_bsz, due] of [[1, true], [501, false]] as const) {
+    const record = tinyRecord({ data: { seq_len: 2, micro_bsz, micro_num: 1, valid_every: 3 } });
+    using backend = await openBackend("cpu");
+    using session = await Session.open(record, { backend });
+    assertEquals(session.evaluationDue, false);
+    session.trainer.stepCount = 3;
+    assertEquals(session.evaluationDue, due);
   }
 });

@@ -108,6 +108,9 @@ export function detectLaunch(
   env: Environment,
 ): Launch {
   const { given, host, join } = args, port = args.port;
+  if (args.world_size !== undefined && args.world_size < 1) {
+    throw new ArgumentError(`--world_size: ${args.world_size} is not above 0`);
+  }
   if (join) {
     if (host === undefined) throw new ArgumentError("--join: --host with the root's address is missing");
     return { role: "member", host, port };

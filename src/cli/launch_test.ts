@@ -51,6 +51,7 @@ Deno.test("detectLaunch() says what is missing", () => {
   fails(["--launcher", "slurm"], { SLURM_PROCID: "x" }, "SLURM_PROCID is x");
   fails([], { ...mpi, OMPI_COMM_WORLD_LOCAL_SIZE: "1" }, "MASTER_ADDR");
   fails(["--world_size", "4"], {}, "--nproc N");
+  fails(["--host", "a", "--world_size", "0"], {}, "--world_size: 0 is not above 0");
   fails(["--rank", "4", "--world_size", "4", "--host", "a"], {}, "0 to 3");
 });
 

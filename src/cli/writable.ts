@@ -50,6 +50,11 @@ export function requireWritable(field: string, path: string): void {
  */
 export function requireAllowed(field: string, path: string, folder = path): void {
   if (Deno.permissions.querySync({ name: "write", path: resolve(path) }).state === "granted") return;
+  if (resolve(folder).includes(",")) {
+    throw new Error(
+      `Cannot write to ${field} ${path}: Deno allows no folder with a comma in its name; another would work`,
+    );
+  }
   const otherwise = programForm === "compiled"
     ? ""
     : `; TROUPE_WRITE=,${resolve(folder)} before the command allows this one`;

@@ -100,11 +100,17 @@ function listen(hostname: string, port: number): Deno.TcpListener {
   try {
     return Deno.listen({ hostname, port, tcpBacklog: 4096 });
   } catch (error) {
-    if (!(error instanceof Deno.errors.AddrInUse)) throw error;
-    throw new Deno.errors.AddrInUse(
-      `Cannot listen on ${hostname}:${port}: the port is in use; --port with another number, or none, would work`,
-      { cause: error },
-    );
+    if (error instanceof Deno.errors.AddrInUse) {
+      throw new Deno.errors.AddrInUse(
+        `Cannot listen on ${hostname}:${port}: the port is in use; --port with another number, or none, would work`,
+        { cause: error },
+      );
+    }
+    if (error instanceof Deno.errors.NotCapable) throw error;
+    const reason = (error as Error).message.replace(/ \(os error \d+\).*/s, "");
+    throw new Error(`Cannot listen on ${hostname}: ${reason}; --host with an address of this host would work`, {
+      cause: error,
+    });
   }
 }
 

@@ -1,4 +1,4 @@
-import { assert, assertEquals, assertRejects } from "@std/assert";
+import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
 import { joinControl, listenControl } from "./control.ts";
 import { offerHandshake } from "./handshake.ts";
 import { mostStrangers } from "./strangers.ts";
@@ -76,4 +76,9 @@ Deno.test("joinControl() counts the root's answers, which say for how long there
     said = Promise.withResolvers();
   }
   assertEquals(rank.silentMs, 2500);
+});
+
+Deno.test("listenControl() names the address where it cannot listen, and what would work", () => {
+  const open = () => listenControl({ hostname, port: 70_000, token, onValue() {} }); // no port, whoever asks
+  assertThrows(open, Error, "Cannot listen on 127.0.0.1: ");
 });

@@ -123,7 +123,10 @@ export function acceptHandshake(
   { token, encrypt = false, timeoutMs = 5000, onProven }: HandshakeOptions & { readonly onProven?: () => void },
 ): Promise<void> {
   const late = (cause: unknown) =>
-    new HandshakeError(`Cannot accept a connection: no proof of the token came within ${timeoutMs} ms`, { cause });
+    new HandshakeError(
+      `Cannot accept a connection: no proof of the token came within ${Math.round(timeoutMs)} ms`,
+      { cause },
+    );
   return guarded(connection, timeoutMs, late, async () => {
     const nonceS = crypto.getRandomValues(new Uint8Array(nonceBytes));
     await writeAll(connection, nonceS);

@@ -1,5 +1,6 @@
 /** Actors that run in a process or worker of their own, and look from here like any other. */
 import { type ActorSpec, type AnyDefinition, stop } from "./actor.ts";
+import type { Forwarded } from "./cell.ts";
 import {
   type Host,
   parentChannel,
@@ -13,7 +14,7 @@ import type { AnyProtocol } from "./protocol.ts";
 import { Ended, type Reason, reasonSchema } from "./reason.ts";
 import { type Ref, targetOf } from "./ref.ts";
 import { type Remote, remote, type RemoteOptions } from "./remote.ts";
-import { createRuntime, type Forwarded, type Runtime, type RuntimeOptions } from "./runtime.ts";
+import { createRuntime, type Runtime, type RuntimeOptions } from "./runtime.ts";
 
 export interface HostedOptions extends Pick<RemoteOptions, "exports" | "heartbeat"> {
   /** How long the other side may take to join. @default {30000} */

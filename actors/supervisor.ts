@@ -17,6 +17,7 @@ import { formatBytes } from "../src/observe/format.ts";
 import { loadPlanOf } from "../src/train/load.ts";
 import type { checkpointManagerProtocol } from "./checkpoint_manager.ts";
 import { type Meeting, orphaned } from "./communicator.ts";
+import { type Beat, forgiven, heard, silence } from "./heartbeat.ts";
 import type { monitorProtocol } from "./monitor.ts";
 import type { Initialised, rankProtocol, Trained } from "./rank_protocol.ts";
 import {
@@ -109,8 +110,8 @@ interface Member {
   initialised?: Initialised;
   trained?: Trained;
   ended?: Reason;
-  /** The last sign of life, and the last change of the progress word. */
-  beat?: { firstMs: number; atMs: number; changes: number; changedAtMs: number; phase: string; step: number };
+  /** Absent as long as it was not heard of. */
+  beat?: Beat;
   /** Why it was killed from here; the signal alone would not tell. */
   killed?: string;
   /** It lived on when others had ended, and was ended from here: that is no cause of anything. */
@@ -226,26 +227,19 @@ export const supervisor = (options: SupervisorOptions) =>
           break;
         case "beat": {
           const member = state.members[message.rank];
-          if (!member) break;
-          const now = context.now(), same = member.beat?.changes === message.changes;
-          member.beat = {
-            firstMs: member.beat?.firstMs ?? now,
-            atMs: now,
-            changes: message.changes,
-            changedAtMs: same ? member.beat!.changedAtMs : now,
-            phase: message.phase,
-            step: message.step,
-          };
+          if (member) member.beat = heard(member.beat, message, context.now());
           break;
         }
         case "check": {
           const now = context.now(), paused = now - state.checkedMs - second;
           state.checkedMs = now;
-          if (paused > second) forgive(state.members, paused);
+          if (paused > second) {
+            for (const member of state.members) if (member.beat) member.beat = forgiven(member.beat, paused);
+          }
           const since = Math.min(...state.members.map(({ beat }) => beat?.firstMs ?? Infinity));
           state.members.forEach((member, rank) => {
             if (member.killed !== undefined || member.ended) return;
-            const why = silence(member, since, options, now);
+            const why = silence(member.beat, since, options.config.runtime, now);
             if (why === undefined) return;
             member.killed = why;
             end(rank, member, options, context); // and its end arrives as any other does
@@ -269,38 +263,6 @@ export const supervisor = (options: SupervisorOptions) =>
       return state;
     },
   });
-
-/** This process was stopped, or starved: what ranks said meanwhile is still to be read, and none was silent for so long. */
-function forgive(members: readonly Member[], pausedMs: number): void {
-  for (const { beat } of members) {
-    if (!beat) continue;
-    beat.firstMs += pausedMs;
-    beat.atMs += pausedMs;
-    beat.changedAtMs += pausedMs;
-  }
-}
-
-/** Phases whose time depends on the disk and the driver too: they may take so many times `step_timeout_s`. */
-const patience: Readonly<Record<string, number>> = { start: 10, initialise: 10, save: 10 };
-
-/** Why the rank must be taken for dead, if it must. @param since when the first of all ranks was first heard of */
-function silence({ beat }: Member, since: number, { config }: SupervisorOptions, now: number) {
-  if (!beat) {
-    // Starting may take long, but not much longer than it takes the others.
-    if (now - since <= config.runtime.silence_timeout_s * second) return undefined;
-    return `was not heard of for ${Math.round((now - since) / second)} s after others had started, and was killed`;
-  }
-  const quiet = now - beat.atMs, stuck = now - beat.changedAtMs, { step_timeout_s, silence_timeout_s } = config.runtime;
-  const limit = step_timeout_s * (patience[beat.phase] ?? 1);
-  if (quiet > silence_timeout_s * second) {
-    return `was not heard of for ${Math.round(quiet / second)} s, last at "${beat.phase}" after step ${beat.step}, ` +
-      "and was killed";
-  }
-  if (limit > 0 && stuck > limit * second) {
-    return `was at "${beat.phase}" after step ${beat.step} for ${Math.round(stuck / second)} s, longer than ` +
-      `runtime.step_timeout_s: ${step_timeout_s} allows (${limit} s), and was killed`;
-  }
-}
 
 /** Sees to it that the rank ends, without waiting for it. */
 function end(rank: number, member: Member, { kill }: SupervisorOptions, context: Own): void {

@@ -205,7 +205,13 @@ export const monitor = (options: MonitorOptions) => {
           state.stuck.active(message.step);
           const spike = state.spikes.check(message.step, message.loss);
           if (spike) alert(state, spike);
-          if (!message.success) alert(state, `Step ${message.step}: the gradient is not finite, nothing was updated`);
+          if (!message.success) {
+            const { batch, step } = message;
+            alert(
+              state,
+              `Batch ${batch}: the gradient is not finite, and nothing was updated; the run stays at step ${step}`,
+            );
+          }
           show();
           break;
         }

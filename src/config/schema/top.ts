@@ -10,7 +10,7 @@ export const topFields = {
   JOB_NAME: works(text().min(1).default("AnonymousJob"), "Name of the run: in the paths of logs and in alert titles."),
   model_type: works(
     text().default("INTERNLM"),
-    "Which model: INTERNLM, INTERNLM2, INTERNLM2_PUBLIC, LLAMA2, or a name that a module of runtime.plugins registers.",
+    `Which model: ${workingModelTypes.join(", ")}, or a name that a module of runtime.plugins registers.`,
     {
       refuse: (value) =>
         knownModelTypes.includes(value as string) && !workingModelTypes.includes(value as string)

@@ -8,7 +8,8 @@
 import type { Backend } from "../src/backend/backend.ts";
 import { type BackendName, deviceOptions, type OpenOptions } from "../src/backend/open.ts";
 import { defaultProvider } from "../src/backend/webgpu/provider.ts";
-import { type Checkpoint, loadContents, openCheckpoint } from "../src/checkpoint/mod.ts";
+import { type Checkpoint, type LoadContent, loadContents, openCheckpoint } from "../src/checkpoint/mod.ts";
+import type { ResolvedConfig } from "../src/config/mod.ts";
 import type { Batch, DataPosition } from "../src/data/mod.ts";
 import { sharedTablesFolder } from "../src/data/shared_tables.ts";
 import { countOf, formatBytes } from "../src/observe/format.ts";
@@ -166,30 +167,11 @@ async function initialise(
   // Its refusal is the sentence that says what is wrong with the data.
   const { types, begin } = await context.ask(loaderRef, { kind: "describe" }, { timeoutMs: 60_000 });
   phase("opening the device");
-  const backend = await open(config.runtime.backend, deviceOptions(config.runtime)).catch((error: Error) => {
-    // Whoever asks for Dawn wants to know why it does not come.
-    if (!cpuFallback || config.runtime.webgpu === "dawn" || defaultProvider() === "dawn") throw error;
-    notice(`${error.message}\nNo GPU: going on with the CPU backend, which is many times slower.`);
-    return open("cpu");
-  });
-  backend.choices?.take(config.runtime.tuning?.[backend.traits.adapter ?? ""] ?? {});
-  if (config.model.matmul_precision === "split" && !backend.traits.features.matrixUnits) {
-    const { description } = backend.traits;
-    notice(`model.matmul_precision: split: ${description} shows no matrix units; products are computed in float32`);
-  }
-  // With fewer ranks than the run began with, each has more of the same batch.
-  const rows = begin.batch_size * begin.data_world_size, replicas = mesh.size("data");
-  const microBatches = Math.ceil(rows / replicas);
-  if (position && begin.data_world_size !== replicas) {
-    const began = `data.micro_num ${begin.batch_size} on ${countOf(begin.data_world_size, "data-parallel rank")}`;
-    const idle = Math.max(0, replicas - rows), most = rows % replicas === 0 ? "" : "at most ";
-    notice(
-      `A batch of this run stays as it began: ${
-        countOf(rows, "row")
-      } (${began}); on ${replicas} now, each takes ${most}${microBatches}` +
-        (idle > 0 ? `, and ${idle} take none: in a run of its own (another ckpt.save_ckpt_folder) all would` : ""),
-    );
-  }
+  // What was opened is given back where something fails from here on.
+  using opened = new DisposableStack();
+  const backend = opened.use(await openDevice(config, { open, cpuFallback, notice }));
+  const { microBatches, told } = dealt(begin, mesh.size("data"));
+  if (position && told) notice(told);
   phase(place.world === 1 ? "building the model" : "meeting the other ranks, building the model");
   if ((position?.batch_count ?? 0) >= config.data.total_steps) {
     notice(
@@ -197,10 +179,10 @@ async function initialise(
         "ckpt.save_ckpt_folder), would work",
     );
   }
-  const openSession = async () => {
-    if (place.meeting && !meet) throw new TypeError("Cannot meet the other ranks: nobody says how");
-    const world = place.meeting ? createWorld(mesh, await meet!(place.meeting)) : solo;
-    return await Session.open(config, {
+  if (place.meeting && !meet) throw new TypeError("Cannot meet the other ranks: nobody says how");
+  const world = place.meeting ? createWorld(mesh, await meet!(place.meeting)) : solo;
+  const session = opened.use(
+    await Session.open(config, {
       backend,
       world,
       microBatches,
@@ -208,12 +190,8 @@ async function initialise(
       datasetTypes: types,
       onNotice: notice,
       ...(record ? { onInstruction: record } : {}),
-    });
-  };
-  const session = await openSession().catch((error) => {
-    backend[Symbol.dispose]();
-    throw error;
-  });
+    }),
+  );
   const tuned = backend.choices?.used ?? new Map<string, string>();
   if (tuned.size > 0) {
     notice(
@@ -221,38 +199,21 @@ async function initialise(
         [...tuned].map(([question, form]) => `${question}: ${form}`).join("; "),
     );
   }
+  if (saved ?? load) phase(`loading ${saved?.directory ?? load!.path}`);
   let loaded: string | undefined;
-  try {
-    if (saved ?? load) phase(`loading ${saved?.directory ?? load!.path}`);
-    if (saved) {
-      try {
-        session.restore(saved, content);
-      } catch (error) {
-        if (checkpoint === null) throw error;
-        const otherwise = "another ckpt.save_ckpt_folder, or ckpt.auto_resume: false, begins a new run";
-        throw new Error(
-          `${(error as Error).message}. To go on, the record must be the one it was saved by; ${otherwise}`,
-        );
-      }
-      recordDifferences(saved, config).forEach(notice);
-      if (checkpoint === null) loaded = `${describeContent(content)} of step ${saved.step} (${saved.directory})`;
-    } else if (load) {
-      const { loadHuggingFace } = await import("../src/train/load_hugging_face.ts");
-      loaded = loadHuggingFace(session.trainer.model, load.path);
-    }
-  } catch (error) {
-    session[Symbol.dispose]();
-    backend[Symbol.dispose]();
-    throw error;
+  if (saved) {
+    restore(session, saved, content, { own: checkpoint !== null });
+    recordDifferences(saved, config).forEach(notice);
+    if (checkpoint === null) loaded = `${describeContent(content)} of step ${saved.step} (${saved.directory})`;
+  } else if (load) {
+    const { loadHuggingFace } = await import("../src/train/load_hugging_face.ts");
+    loaded = loadHuggingFace(session.trainer.model, load.path);
   }
+  opened.move(); // to the rank, which lives on
   return {
     backend,
-    world: session.trainer.model.world,
-    diagnosis: new Diagnosis({
-      backend,
-      world: session.trainer.model.world,
-      ratio: config.data.diag_outlier_ratio,
-    }),
+    world,
+    diagnosis: new Diagnosis({ backend, world, ratio: config.data.diag_outlier_ratio }),
     session,
     saving: new Saving({
       session,
@@ -270,6 +231,58 @@ async function initialise(
     position: position && begin,
     loaded,
   };
+}
+
+/** The device that the record asks for; where none answers and it may, the CPU computes. */
+async function openDevice(
+  { runtime, model }: ResolvedConfig,
+  { open, cpuFallback, notice }: {
+    readonly open: RankOptions["backend"];
+    readonly cpuFallback: boolean;
+    readonly notice: (text: string) => void;
+  },
+): Promise<Backend> {
+  const backend = await open(runtime.backend, deviceOptions(runtime)).catch((error: Error) => {
+    // Whoever asks for Dawn wants to know why it does not come.
+    if (!cpuFallback || runtime.webgpu === "dawn" || defaultProvider() === "dawn") throw error;
+    notice(`${error.message}\nNo GPU: going on with the CPU backend, which is many times slower.`);
+    return open("cpu");
+  });
+  backend.choices?.take(runtime.tuning?.[backend.traits.adapter ?? ""] ?? {});
+  if (model.matmul_precision === "split" && !backend.traits.features.matrixUnits) {
+    const { description } = backend.traits;
+    notice(`model.matmul_precision: split: ${description} shows no matrix units; products are computed in float32`);
+  }
+  return backend;
+}
+
+/** With other ranks than the run began with, each has more or less of the same batch: how much, and that it is so. */
+function dealt(begin: DataPosition, replicas: number): { microBatches: number; told?: string } {
+  const rows = begin.batch_size * begin.data_world_size, microBatches = Math.ceil(rows / replicas);
+  if (begin.data_world_size === replicas) return { microBatches };
+  const began = `data.micro_num ${begin.batch_size} on ${countOf(begin.data_world_size, "data-parallel rank")}`;
+  const idle = Math.max(0, replicas - rows), most = rows % replicas === 0 ? "" : "at most ";
+  const told =
+    `A batch of this run stays as it began: ${countOf(rows, "row")} (${began}); on ${replicas} now, each takes ` +
+    `${most}${microBatches}` +
+    (idle > 0 ? `, and ${idle} take none: in a run of its own (another ckpt.save_ckpt_folder) all would` : "");
+  return { microBatches, told };
+}
+
+/** @throws where what is saved does not fit the model; of the run's own checkpoint, with what would go on */
+function restore(
+  session: Session,
+  saved: Checkpoint,
+  content: readonly LoadContent[],
+  { own }: { own: boolean },
+): void {
+  try {
+    session.restore(saved, content);
+  } catch (error) {
+    if (!own) throw error;
+    const otherwise = "another ckpt.save_ckpt_folder, or ckpt.auto_resume: false, begins a new run";
+    throw new Error(`${(error as Error).message}. To go on, the record must be the one it was saved by; ${otherwise}`);
+  }
 }
 
 /** Where the data goes on after a checkpoint: with the counts alone, from the beginning under the old count. */

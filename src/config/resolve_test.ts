@@ -281,6 +281,10 @@ Deno.test("resolveConfig() checks the rules between fields", () => {
     { model: { num_attention_heads: 12, num_kv_attention_heads: 6, hidden_size: 48 }, parallel: { tensor: 4 } },
     "parallel.tensor.size",
   );
+  broken({ model: { mlp_ratio: 0.001 } }, "model.mlp_ratio");
+  broken({ model: { drop_rate: 1 } }, "model.drop_rate");
+  broken({ loss: { label_smoothing: 1 } }, "loss.label_smoothing");
+  broken({ adam: { adam_eps: 0 } }, "adam.adam_eps");
   broken({ data: { seq_len: 9, micro_bsz: 1 }, parallel: { tensor: { size: 2, mode: "msp" } } }, "data.seq_len");
   broken({ data: { gradient_accumulation: 2 } }, "data.gradient_accumulation");
   broken({ loss: { op_type: "torch_naive" } }, "loss.op_type");

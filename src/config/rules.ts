@@ -83,6 +83,14 @@ export const rules: readonly Rule[] = [
       fail(`model.${field}`, `${model[field]} means nothing to ${model_type}; model.no_bias rules its biases`);
     }
   },
+  function feedForwardHasWidth({ model: { hidden_size: hidden, mlp_ratio: ratio } }, fail) {
+    if (Math.trunc(hidden * ratio) >= 1) return;
+    fail("model.mlp_ratio", `${ratio} of hidden_size ${hidden} leaves the feed-forward part no width; 4 would work`);
+  },
+  function somethingIsLeft({ model, loss }, fail) {
+    if (model.drop_rate === 1) fail("model.drop_rate", "1 drops everything; 0.1 would work");
+    if (loss.label_smoothing === 1) fail("loss.label_smoothing", "1 leaves nothing of the label; 0.1 would work");
+  },
   function unitOffsetIsRms({ model }, fail) {
     if (!model.add_unit_offset || model.norm_type === "rmsnorm") return;
     fail("model.add_unit_offset", `true is not to be had with norm_type ${model.norm_type}; rmsnorm would work`);
@@ -267,10 +275,16 @@ export const rules: readonly Rule[] = [
       fail("grad_scaler.backoff_factor", "1 never shrinks a float16 scale; 0.5 would work");
     }
   },
-  function decaysAreBelowOne({ adam, beta2_scheduler }, fail) {
+  function momentsAreUsable({ adam, beta2_scheduler }, fail) {
     const decays = { "adam.adam_beta1": adam.adam_beta1, "adam.adam_beta2": adam.adam_beta2 };
     for (const [path, decay] of Object.entries(decays)) {
       if (decay === 1) fail(path, "1 never takes in a gradient; 0.95 would work");
+    }
+    if (adam.adam_eps === 0) {
+      fail(
+        "adam.adam_eps",
+        "0 makes weights that get no gradient 0/0, as of tokens that a batch lacks; 1e-8 would work",
+      );
     }
     if (beta2_scheduler.init_beta2 === 1 && adam.adam_beta2 !== 1) {
       fail("beta2_scheduler.init_beta2", `1 never takes in a gradient; ${adam.adam_beta2} would work`);

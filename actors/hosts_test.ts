@@ -1,6 +1,7 @@
 /** Hosts in one process, over real connections: who is let in, and what the others are told. */
 import { assertEquals, assertMatch, assertRejects, assertStringIncludes } from "@std/assert";
-import { type HostsOptions, joinHosts, type MemberOptions, openHosts, refusals } from "./hosts.ts";
+import { type HostsOptions, openHosts, refusals } from "./hosts.ts";
+import { joinHosts, type MemberOptions } from "./member.ts";
 
 const hostname = "127.0.0.1", token = "a token of this test";
 

@@ -6,7 +6,9 @@
 import { communicator } from "../../actors/communicator.ts";
 import { checkpointManager } from "../../actors/checkpoint_manager.ts";
 import { membersOf, startCompany } from "../../actors/company.ts";
-import { joinHosts, openHosts, type RankStart, type Seat } from "../../actors/hosts.ts";
+import { openHosts, type Seat } from "../../actors/hosts.ts";
+import type { RankStart } from "../../actors/hosts_protocol.ts";
+import { joinHosts } from "../../actors/member.ts";
 import { Progress } from "../../actors/progress.ts";
 import { rankProtocol, type Trained } from "../../actors/rank_protocol.ts";
 import {

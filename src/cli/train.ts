@@ -2,7 +2,8 @@
 import { dirname } from "node:path";
 import { checkpointManager } from "../../actors/checkpoint_manager.ts";
 import { companyName, membersOf, startCompany } from "../../actors/company.ts";
-import { joinHosts, openHosts, type Seat } from "../../actors/hosts.ts";
+import { openHosts, type Seat } from "../../actors/hosts.ts";
+import { joinHosts } from "../../actors/member.ts";
 import type { TensorBoardSettings } from "../../actors/monitor.ts";
 import { rankProtocol } from "../../actors/rank_protocol.ts";
 import { createRuntime, type Host, hosted } from "../../actors/runtime/mod.ts";

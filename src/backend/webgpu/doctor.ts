@@ -39,7 +39,7 @@ export async function probeAdapter(provider: Provider = "deno"): Promise<Adapter
     const adapter = await requestAdapter(provider);
     if (adapter === null) {
       const reason = "gpu" in navigator ? "no adapter was found" : "this runtime has no WebGPU";
-      return { found: false, provider, reason, advice: noAdapterAdvice };
+      return { found: false, provider, reason, advice: noAdapterAdvice(provider) };
     }
     const { device, traits } = await openAdapter(adapter, provider);
     const report: AdapterReport = {
@@ -56,6 +56,6 @@ export async function probeAdapter(provider: Provider = "deno"): Promise<Adapter
     device.destroy();
     return report;
   } catch (error) {
-    return { found: false, provider, reason: messageOf(error), advice: noAdapterAdvice };
+    return { found: false, provider, reason: messageOf(error), advice: noAdapterAdvice(provider) };
   }
 }

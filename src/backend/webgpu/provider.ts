@@ -37,9 +37,13 @@ const matrixFeature = "chromium-experimental-subgroup-matrix";
 const wantedFeatures = ["subgroups", "shader-f16", "timestamp-query", matrixFeature] as const;
 
 /** What to type when there is no adapter. */
-export const noAdapterAdvice =
-  "install a Vulkan driver: the GPU maker's one, or for software rendering on Debian and " +
-  "Ubuntu `apt-get install --yes mesa-vulkan-drivers`; without one, `--backend cpu` works, slowly";
+export const noAdapterAdvice = (provider: Provider): string =>
+  provider === "dawn"
+    ? "Dawn takes a GPU with its maker's Vulkan driver, and little of what computes in software; without the word dawn " +
+      "(runtime.webgpu: deno) Deno's own WebGPU may work, and `./troupe doctor` tells what is here; " +
+      "`--backend cpu` works, slowly"
+    : "install a Vulkan driver: the GPU maker's one, or for software rendering on Debian and " +
+      "Ubuntu `apt-get install --yes mesa-vulkan-drivers`; without one, `--backend cpu` works, slowly";
 
 /** The adapter of a provider, or `null` when it has none. */
 export async function requestAdapter(
@@ -82,7 +86,9 @@ export async function openDevice(provider: Provider, options: DeviceOptions = {}
       "; LD_LIBRARY_PATH is not handed to child processes: where the driver needs it, its folders belong " +
       "into /etc/ld.so.conf.d, and then `ldconfig`";
     throw new Error(
-      `Cannot open the webgpu backend as no adapter was found: ${noAdapterAdvice}${withheld ? libraries : ""}`,
+      `Cannot open the webgpu backend as no adapter was found: ${noAdapterAdvice(provider)}${
+        withheld ? libraries : ""
+      }`,
     );
   }
   const { device, traits } = await openAdapter(adapter, provider);

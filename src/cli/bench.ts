@@ -33,11 +33,10 @@ Standard output carries one line of JSON a figure: {"bench", "figure", "value", 
             the host, beside what they take on the device; memory
   memory    bytes on the device, part by part, planned and held, at their most, and this process's; then the same by plan
             alone of models of 124M, 350M and 1.3B parameters
-  kernels   every kernel of the run, and of small models with what it has not: checked against its reference, then GFLOP/s or GB/s, with
-            the least operations and bytes that it needs (attention as if over one segment)
+  kernels   every kernel of the run, and of small models with what it has not: checked against its reference, then
+            GFLOP/s or GB/s, with the least operations and bytes that it needs (attention as if over one segment)
   startup   from the start of the process to the end of the first step
   comm      all-reduce between 2 and between 4 processes of this host, 1 KiB to --mebibytes, beside a bare ring
-
   sync      what --nproc ranks (2, then 4, if left out) exchange in a step of the record, without its computing: gradients
             reduced, parameters gathered; seconds of each phase, beside what copying and adding take here; not part of all
   data      tokenizing by the run's tokenizer (MB/s, also a core), opening a made-up set of --documents, and its tokens/s

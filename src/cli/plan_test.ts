@@ -29,6 +29,13 @@ for (
   });
 }
 
+Deno.test("docs/plan.md shows what plan --world prints", async () => {
+  const doc = Deno.readTextFileSync(programFile("docs/plan.md"));
+  const shown = doc.split("```text\n")[1]!.split("```")[0]!.trim();
+  const { out } = await troupe("plan", programFile("configs/internlm2_7b.yaml"), "--world", "64");
+  assertEquals(out.trim(), shown);
+});
+
 Deno.test("plan names layouts in words", async () => {
   assertEquals(layoutName(await example([], 8), 8), "4 stages x 2 replicas, 1f1b");
   assertEquals(layoutName(await example(interleaved), 4), "4 stages x 1 replica, interleaved of 2 chunks");

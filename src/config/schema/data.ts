@@ -9,7 +9,10 @@ export const dataSchema = z.strictObject({
     { only: ["tokenized", "streaming"] },
   ),
   train_folder: works(textOrNull().default(null), "Folder of training data; null trains on made-up data."),
-  valid_folder: works(textOrNull().default(null), "Folder of validation data; null validates on made-up data."),
+  valid_folder: works(
+    textOrNull().default(null),
+    "Folder of validation data, tokenized also where training streams; null validates on made-up data.",
+  ),
   mixture: works(
     z.record(z.string(), float({ min: 0 })).nullable().default(null),
     "Weight of each folder inside train_folder: rows come from them in these proportions, those without a weight are left out; null takes every row once an epoch.",

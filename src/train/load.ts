@@ -59,9 +59,16 @@ const unseen = [
   "norm_type",
   "layer_norm_epsilon",
   "norm_head",
+  "add_unit_offset",
+  "use_swiglu",
+  "gelu_approximate",
   "qk_interleaved",
   "rope_base",
   "use_dynamic_ntk_rope",
+  "top_k",
+  "moe_type",
+  "moe_layer_kwargs",
+  "options",
 ] as const;
 
 /** Sentences on fields in which the record differs from the one that the checkpoint's run had. */
@@ -72,14 +79,22 @@ export function recordDifferences(checkpoint: Checkpoint, config: ResolvedConfig
   } catch {
     return []; // a record is kept for people; tensors and state do not need it
   }
+  const names = [...unseen, ...(config.model.use_dynamic_ntk_rope ? ["max_position_embeddings"] as const : [])];
   const pairs: [string, unknown, unknown][] = [
     ["model_type", then?.model_type, config.model_type],
-    ...unseen.map((name): [string, unknown, unknown] => [`model.${name}`, then?.model?.[name], config.model[name]]),
+    ...names.map((name): [string, unknown, unknown] => [`model.${name}`, then?.model?.[name], config.model[name]]),
   ];
-  return pairs.filter(([, was, is]) => was !== undefined && was !== is).map(([name, was, is]) =>
+  return pairs.filter(([, was, is]) => was !== undefined && ordered(was) !== ordered(is)).map(([name, was, is]) =>
     `${name} was ${JSON.stringify(was)} in the run of checkpoint ${checkpoint.directory}, and is ${JSON.stringify(is)}`
   );
 }
+
+/** As JSON, the same however the fields of a mapping are ordered. */
+const ordered = (value: unknown) =>
+  JSON.stringify(value, (_, part) => {
+    if (typeof part !== "object" || part === null || Array.isArray(part)) return part;
+    return Object.fromEntries(Object.keys(part).sort().map((key) => [key, part[key]]));
+  });
 
 /** "the model, optimizer and scheduler". */
 export function describeContent(content: LoadPath["content"]): string {

@@ -15,7 +15,16 @@
  */
 import { checkpointManagerProtocol } from "./checkpoint_manager.ts";
 import { type Curve, monitor, type MonitorOptions, monitorProtocol } from "./monitor.ts";
-import { type ActorSpec, AskError, describeReason, type Ref, type Runtime, supervise } from "./runtime/mod.ts";
+import {
+  type ActorSpec,
+  AskError,
+  describeReason,
+  Ended,
+  type Reason,
+  type Ref,
+  type Runtime,
+  supervise,
+} from "./runtime/mod.ts";
 import { type Outcome, supervisor, type SupervisorOptions, supervisorProtocol } from "./supervisor.ts";
 
 /** The company's members by reference. These outlive restarts. */
@@ -63,10 +72,16 @@ export function companyTree(options: CompanyOptions, { monitor: monitorRef, chec
   ], { maxRestarts: max_restarts, withinMs: restart_window_s * 1000 });
 }
 
-/** @throws {Ended} when a member cannot be started */
+/** Why the tree ended, in a sentence. */
+const sentence = (reason: Reason) =>
+  `The ${reason.kind === "crashed" ? reason.error.replace(/^Error: /, "") : `company ${describeReason(reason)}`}`;
+
+/** @throws when a member cannot be started, naming it */
 export async function startCompany(runtime: Runtime, options: CompanyOptions): Promise<Company> {
   const members = membersOf(runtime), tree = runtime.spawn(companyName, companyTree(options, members));
-  await runtime.started(tree);
+  await runtime.started(tree).catch((error) => {
+    throw error instanceof Ended ? new Error(sentence(error.reason), { cause: error }) : error;
+  });
   return {
     ...members,
     async run() {
@@ -75,8 +90,7 @@ export async function startCompany(runtime: Runtime, options: CompanyOptions): P
       } catch (error) {
         if (!(error instanceof AskError)) throw error;
         const reason = await runtime.terminated(tree); // it does not outlive the supervisor
-        const why = reason.kind === "crashed" ? reason.error.replace(/^Error: /, "") : describeReason(reason);
-        return { outcome: "failed", step: 0, reason: `The ${why}; the same command goes on` };
+        return { outcome: "failed", step: 0, reason: `${sentence(reason)}; the same command goes on` };
       }
     },
     async finish() {

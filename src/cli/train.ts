@@ -2,16 +2,15 @@
 import { dirname } from "node:path";
 import { checkpointManager } from "../../actors/checkpoint_manager.ts";
 import { companyName, membersOf, startCompany } from "../../actors/company.ts";
-import { openHosts, type Seat } from "../../actors/hosts.ts";
+import { openHosts } from "../../actors/hosts.ts";
 import { joinHosts } from "../../actors/member.ts";
 import type { TensorBoardSettings } from "../../actors/monitor.ts";
 import { rankProtocol } from "../../actors/rank_protocol.ts";
-import { createRuntime, type Host, hosted } from "../../actors/runtime/mod.ts";
-import type { Muster, Outcome } from "../../actors/supervisor.ts";
+import { createRuntime, hosted } from "../../actors/runtime/mod.ts";
+import type { Outcome } from "../../actors/supervisor.ts";
 import { type Json, listCheckpoints, openCheckpoint, parseStoragePath } from "../checkpoint/mod.ts";
 import { listenControl } from "../comm/control.ts";
-import { openRendezvous, type Rendezvous } from "../comm/transport/rendezvous.ts";
-import { printResolved, resized, type ResolvedConfig } from "../config/mod.ts";
+import { printResolved, type ResolvedConfig } from "../config/mod.ts";
 import { type AlertSender, createAlertSender } from "../observe/alert_sender.ts";
 import { alertTitle } from "../observe/alerts.ts";
 import { BlackBox, writeBlackBox } from "../observe/black_box.ts";
@@ -21,6 +20,7 @@ import { holdAlone } from "./alone.ts";
 import { onInterrupt } from "./interrupt.ts";
 import { ArgumentError, type DefaultArguments } from "./parser.ts";
 import { detectLaunch, type Launch } from "./launch.ts";
+import { meetingMs, Places } from "./places.ts";
 import { keepProcessNote } from "./process_note.ts";
 import { rankVariables } from "./rank_variables.ts";
 import { withTuning } from "./run_tuning.ts";
@@ -144,7 +144,7 @@ interface CompanyOptions {
 async function runCompany(config: ResolvedConfig, run: RunFolder, options: CompanyOptions): Promise<number> {
   const { checkpoints, snapshots, tables, json, launch, token, port, cpuFallback, profile } = options;
   const debug = Deno.env.has("TROUPE_DEBUG");
-  const { nproc, encrypt, elastic } = config.runtime, world = launch.world ?? nproc;
+  const { nproc, encrypt } = config.runtime, world = launch.world ?? nproc;
   const address = launch.host ?? "127.0.0.1";
   const runtime = createRuntime({
     log(actor, text) {
@@ -197,74 +197,22 @@ async function runCompany(config: ResolvedConfig, run: RunFolder, options: Compa
       },
     })
     : undefined;
-  const living = new Map<number, { host: Host; attempt: number }>();
-  using processes = keepProcessNote(
-    run,
-    () => [...living].sort(([a], [b]) => a - b).map(([rank, { host, attempt }]) => ({ rank, pid: host.pid!, attempt })),
-  );
-  let seats: readonly Seat[] = Array.from({ length: nproc }, (_, localRank) => ({ member: undefined, localRank }));
-  const sockets = hostSockets(nproc, launch.localRank);
-  const startRank = (attempt: number, rank: number) => {
-    const seat = seats[rank]!,
-      start = {
-        rank,
-        attempt,
-        localRank: seat.localRank,
-        world: seats.length,
-        control: { hostname: address, port: control.port },
-        write: [
-          checkpoints ?? run.path,
-          ...[snapshots, tables, profile ? run.path : undefined].filter((path) => path !== undefined),
-        ],
-        // A rank listens on any port and connects to those of the others.
-        net: hosts ? hosts.addresses() : [seats.length === 1 ? `${address}:${control.port}` : address],
-      };
-    const here = { token, address, profile, sockets };
-    const host = seat.member ? hosts!.start(seat, start) : startRankProcess({ ...start, ...here });
-    living.set(rank, { host, attempt });
-    processes.changed();
-    return host;
-  };
-  let meeting: Rendezvous | undefined;
-  /** Waits for the hosts, and opens the place where the ranks of a start meet; that of the start before is closed. */
-  const muster = async (attempt: number): Promise<Muster> => {
-    present = attempt;
-    await meeting?.close();
-    living.clear();
-    let record = config, notice: string | undefined;
-    if (hosts) {
-      const before = seats.length, missing = world - hosts.ranks;
-      if (missing > 0) {
-        monitorRef.send({
-          kind: "notice",
-          text: `Waiting for ${missing} of ${world} ranks; on their hosts, with the same record and ` +
-            `${rankVariables.token}: troupe train --join --host ${address} --port ${hosts.port} --nproc N`,
-        });
-      }
-      seats = await hosts.muster({
-        patienceMs: attempt === 1 ? meetingMs : replacementMs,
-        timeoutMs: meetingMs,
-        enough: (ranks) => elastic && resized(config, world, ranks) !== undefined,
-      });
-      if (seats.length !== world) {
-        record = resized(config, world, seats.length)!;
-        notice = `Going on with ${seats.length} of ${world} ranks (runtime.elastic), with the same batches` +
-          (record.parallel.zero1.size === config.parallel.zero1.size
-            ? ""
-            : `; parallel.zero1.size is ${record.parallel.zero1.size} now`);
-      } else if (attempt > 1 && before !== world) notice = `All ${world} ranks are there again`;
-    }
-    const ranks = seats.length;
-    if (ranks === 1) return { config: record, world: 1, ...(notice ? { notice } : {}) };
-    const fingerprint = `${programVersion} ${attempt}`, timeoutMs = meetingMs;
-    meeting = openRendezvous({ hostname: address, world: ranks, token, fingerprint, encrypt, timeoutMs });
-    return {
-      config: record,
-      world: ranks,
-      meeting: { hostname: address, port: meeting.port, world: ranks, fingerprint, encrypt, timeoutMs },
-      ...(notice ? { notice } : {}),
-    };
-  };
+  await using places = new Places({
+    config,
+    world,
+    address,
+    token,
+    controlPort: control.port,
+    write: [checkpoints ?? run.path, snapshots, tables, profile ? run.path : undefined].filter((path) =>
+      path !== undefined
+    ),
+    profile,
+    localRank: launch.localRank,
+    hosts,
+    onNotice: (text) => monitorRef.send({ kind: "notice", text }),
+    onChange: () => processes.changed(),
+  });
+  using processes = keepProcessNote(run, () => places.living);
   const company = await startCompany(runtime, {
     monitor: {
       folder: run,
@@ -285,9 +233,12 @@ async function runCompany(config: ResolvedConfig, run: RunFolder, options: Compa
       config,
       runFolder: run.path,
       cpuFallback,
-      muster,
-      rank: (attempt, rank) => hosted(rankProtocol, () => startRank(attempt, rank), { startTimeoutMs: 120_000 }),
-      kill: (rank) => living.get(rank)?.host.kill(),
+      muster(attempt) {
+        present = attempt;
+        return places.muster(attempt);
+      },
+      rank: (attempt, rank) => hosted(rankProtocol, () => places.start(attempt, rank), { startTimeoutMs: 120_000 }),
+      kill: (rank) => places.kill(rank),
       onAccident: dump,
     },
   });
@@ -313,7 +264,6 @@ async function runCompany(config: ResolvedConfig, run: RunFolder, options: Compa
     return outcome.outcome === "failed" ? 1 : outcome.unsaved ? stoppedAtOnce : 0;
   } finally {
     await runtime.stop();
-    await meeting?.close();
   }
 }
 
@@ -388,10 +338,6 @@ interface Said {
 
 /** How long `--retune` may put off a run; `troupe tune` takes as long as it is told. */
 const retuneSeconds = 120;
-/** How long ranks may take from the first to the last to be there: processes start, devices open, data is read. */
-const meetingMs = 600_000;
-/** How long a run that may go on with fewer ranks waits for those that are lost. */
-const replacementMs = 10_000;
 
 /** Exit code of a run that was told twice to stop: what shells give to one that SIGINT ended. */
 const stoppedAtOnce = 130;

@@ -15,6 +15,17 @@ import { ArgumentError, type ParsedArguments } from "./parser.ts";
 import { layoutName, planWorld, type WorldArguments } from "./plan_world.ts";
 import { getRecordParser, resolveWritten, type Verb, writtenRecord } from "./verb.ts";
 
+/** What the parts of a plan hold, where the name does not say it. */
+const meanings: Readonly<Record<string, string>> = {
+  masters: "the optimizer's float32 copy of parameters",
+  optimizer: "its two moments",
+  frames: "activations that backward passes will read",
+  workspace: "what a pass needs for a moment",
+  constants: "tables, such as those of positions",
+  outputs: "losses, norms, scores on their way to the host",
+  total: "of the device's memory",
+};
+
 /** No prediction for more was ever looked at. */
 const mostRanks = 65_536;
 
@@ -108,7 +119,9 @@ export const plan: Verb = {
     console.log(`${config.JOB_NAME}: ${config.model_type}, ${parameters.toLocaleString("en")} parameters`);
     if (ranks > 1) console.log(`  on the first of ${ranks} ranks: ${layoutName(config, ranks)}`);
     for (const [name, bytes] of Object.entries(memory)) {
-      console.log(`  ${name.padEnd(12)} ${formatBytes(bytes).padStart(10)}`);
+      if (bytes === 0) continue;
+      const meaning = meanings[name];
+      console.log(`  ${name.padEnd(12)} ${formatBytes(bytes).padStart(10)}${meaning ? `  ${meaning}` : ""}`);
     }
     console.log(describeHost(config, host));
     const instructions = Object.entries(plan.segments).filter(([name]) => !name.startsWith("evaluate"))

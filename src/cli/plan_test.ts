@@ -36,6 +36,12 @@ Deno.test("docs/plan.md shows what plan --world prints", async () => {
   assertEquals(out.trim(), shown);
 });
 
+Deno.test("plan says what each part of the memory is for, and leaves out parts of none", async () => {
+  const { out } = await troupe("plan", "--backend", "cpu");
+  assertMatch(out, /^ {2}frames +\S+ MiB {2}activations that backward passes will read$/m);
+  assertEquals([/^ {2}masters/m.test(out), /^ {2}total +\S+ MiB/m.test(out)], [false, true], out);
+});
+
 Deno.test("plan names layouts in words", async () => {
   assertEquals(layoutName(await example([], 8), 8), "4 stages x 2 replicas, 1f1b");
   assertEquals(layoutName(await example(interleaved), 4), "4 stages x 1 replica, interleaved of 2 chunks");

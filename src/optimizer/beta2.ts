@@ -68,14 +68,19 @@ export class Beta2Scheduler {
   step(curIter: number = this.#curIter + 1): void {
     requireIteration(curIter, 0);
     this.#curIter = curIter;
-    // At iteration 0 the power is infinite, so the maximum is initBeta2.
-    this.#beta2 = this.c <= 0 ? this.initBeta2 : Math.max(this.initBeta2, 1 - Math.pow(curIter, -this.c));
+    this.#beta2 = this.#after(curIter);
+  }
+
+  /** At iteration 0 the power is infinite, so the maximum is initBeta2. */
+  #after(curIter: number): number {
+    return this.c <= 0 ? this.initBeta2 : Math.max(this.initBeta2, 1 - Math.pow(curIter, -this.c));
   }
 
   stateDict(): Beta2State {
     return { cur_iter: this.#curIter, beta2: this.#beta2 };
   }
 
+  /** Takes the count from `state`; the shape stays this schedule's own, so that a changed run record is obeyed. */
   loadStateDict(state: Beta2State): void {
     if (!Number.isInteger(state?.cur_iter) || state.cur_iter < 0 || !(state.beta2 >= 0 && state.beta2 < 1)) {
       throw new TypeError(
@@ -83,7 +88,7 @@ export class Beta2Scheduler {
       );
     }
     this.#curIter = state.cur_iter;
-    this.#beta2 = state.beta2;
+    if (state.cur_iter > 0) this.#beta2 = this.#after(state.cur_iter);
   }
 }
 

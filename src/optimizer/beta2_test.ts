@@ -11,6 +11,11 @@ Deno.test("Beta2Scheduler.loadStateDict() goes on where the saved schedule stood
   loaded.step();
   assertEquals(loaded.beta2, saved.beta2);
   assertEquals(loaded.curIter, 31);
+
+  // A record changed between two starts is obeyed at once.
+  const changed = new Beta2Scheduler({ initBeta2: 0.99, c: 0 });
+  changed.loadStateDict(saved.stateDict());
+  assertEquals([changed.curIter, changed.beta2], [31, 0.99]);
 });
 
 Deno.test("Beta2Scheduler refuses values outside [0, 1), negative iterations and a damaged state", () => {

@@ -2,7 +2,7 @@
  * Accidents at random: ranks killed and frozen, supervisors killed and frozen, the link between two hosts cut, at any moment
  * of one training, whose curve and last checkpoint must then be those of an undisturbed run, bit for bit.
  *
- *     deno task chaos --trials 50 [--nproc 3] [--seed 1]
+ *     ./troupe chaos --trials 50 [--nproc 3] [--seed 1]
  */
 import { assert, assertEquals, assertMatch } from "@std/assert";
 import { ArgumentError, createParser, type ParsedArguments } from "../src/cli/parser.ts";

@@ -3,20 +3,41 @@
  * layout after the other unless asked otherwise. Takes an hour of a core or two; with `--out` it goes on where it was
  * stopped.
  *
- *     deno task verify_layouts [FOLDER...] [--backend cpu] [--only TEXT] [--out results.jsonl] [--jobs 1] [--in_memory]
+ *     ./troupe verify_layouts [FOLDER...] [--backend cpu] [--only TEXT] [--out results.jsonl] [--jobs 1] [--in_memory]
  *
  * `--jobs`: layouts side by side, each with processes of its own, where there are cores for them.
  * `--in_memory` has the ranks of a layout in this thread instead, on the CPU backend: a quarter of the work, as their
  * programs are compiled once, and none of it is processes and sockets.
  */
-import { parseArgs } from "@std/cli";
 import { openBackend } from "../src/backend/open.ts";
+import { ArgumentError, createParser, type ParsedArguments } from "../src/cli/parser.ts";
 import { withheldVariables } from "../src/cli/self.ts";
 import { ConfigError } from "../src/config/mod.ts";
 import { verify as replay, type VerifyReport } from "../src/train/verify.ts";
 import { goldenPath } from "./golden_dir.ts";
 import { type Layout, layouts } from "./layouts_table.ts";
 import { together } from "./worlds.ts";
+
+interface Arguments extends ParsedArguments {
+  readonly folders: readonly string[];
+  readonly backend: string;
+  readonly only: string | undefined;
+  readonly out: string | undefined;
+  readonly jobs: number;
+  readonly in_memory: boolean;
+  readonly help: boolean;
+}
+
+/** A command line that is not understood ends the program before an hour's work. */
+function parsedOrEnd(): Arguments {
+  try {
+    return parser.parse(Deno.args);
+  } catch (error) {
+    if (!(error instanceof ArgumentError)) throw error;
+    console.error(`verify_layouts: ${error.message}`);
+    Deno.exit(2);
+  }
+}
 
 interface Result {
   readonly layout: string;
@@ -111,11 +132,20 @@ async function* verify(layout: string, folders: readonly string[], backend: stri
   if (left.length > 0) yield* verify(layout, left, backend);
 }
 
-const { _: folders, backend: computes, only, out, in_memory, jobs } = parseArgs(Deno.args, {
-  string: ["backend", "only", "out", "jobs"],
-  boolean: ["in_memory"],
-  default: { backend: "cpu", only: "", jobs: "1" },
-}) as { _: unknown[]; backend: string; only: string; out?: string; in_memory: boolean; jobs: string };
+const summary = "replay reference trainings on every layout that fits them";
+const parser = createParser<Arguments>()
+  .addArgument("folders", { nargs: "*", help: "Reference trainings; those of tests/golden/hf if left out" })
+  .addArgument("--backend", { choices: ["cpu", "webgpu"], default: "cpu", help: "What computes" })
+  .addArgument("--only", { help: "Layouts whose name contains this" })
+  .addArgument("--out", { help: "File of results, as JSON lines; those that it has are not measured again" })
+  .addArgument("--jobs", { type: "int", default: 1, help: "Layouts side by side" })
+  .addArgument("--in_memory", { type: "flag", help: "All ranks of a layout in one thread, on the CPU backend" });
+const parsed = parsedOrEnd();
+if (parsed.help) {
+  console.log(parser.help("verify_layouts", summary));
+  Deno.exit();
+}
+const { folders, backend: computes, only = "", out, in_memory, jobs } = parsed;
 const backend = in_memory ? "cpu, in memory" : computes;
 const all = folders.length > 0
   ? folders.map(String)
@@ -139,7 +169,7 @@ function layoutsOf(folder: string): string[] {
 
 const told = new Map<string, number>();
 const waiting = Object.keys(layouts);
-await Promise.all(Array.from({ length: Number(jobs) }, async () => {
+await Promise.all(Array.from({ length: Math.max(1, jobs) }, async () => {
   for (let layout; (layout = waiting.shift()) !== undefined;) await onLayout(layout);
 }));
 console.log([...told].map(([outcome, count]) => `${count} ${outcome}`).join(", "));

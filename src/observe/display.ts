@@ -289,6 +289,8 @@ export class Display implements Disposable {
 
   #secondsLeft(state: TrainingStatus, now: number): number | undefined {
     const pace = this.#pace;
+    // A run that goes on from before an accident: the accident's time says nothing of steps to come.
+    if (pace.length > 0 && state.step < pace.at(-1)!.step) pace.length = 0;
     // Only steps tell: starting takes what it takes once.
     if (state.phase === undefined && (pace.length === 0 || pace.at(-1)!.step < state.step)) {
       pace.push({ step: state.step, at: now });

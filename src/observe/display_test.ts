@@ -86,6 +86,15 @@ Deno.test("Display shows a phase at once on a terminal, though a step was just d
   assertMatch(shown, /step 3\/9 {2}loss 2\.0000 {2}18s left\n$/); // of steps alone: 3 s each
 });
 
+Deno.test("Display estimates the time left anew where a run goes back to a checkpoint", () => {
+  const { display, seen } = watched({ isTerminal: false, everySeconds: 0 });
+  for (const [step, at] of [[1, 0], [2, 1], [3, 2], [2, 100], [3, 101]] as const) {
+    seen.now = at * 1000;
+    display.update({ step, totalSteps: 9 });
+  }
+  assertMatch(seen.people, /step 3\/9 {2}6s left\nstep 2\/9\nstep 3\/9 {2}6s left\n$/);
+});
+
 Deno.test("Display leaves no line of a run that took no step", () => {
   let shown = "";
   const output = { isTerminal: true, columns: () => 100, write: (text: string) => void (shown += text) };

@@ -16,7 +16,7 @@
  *
  * An odd length leaves half a word over (`f16` too): padding that nothing reads, and that kernels leave as it was.
  */
-import type { FloatType } from "./host.ts";
+import type { FloatType, HalfType } from "./host.ts";
 import { imageText } from "./images.ts";
 import type { DeviceTraits, ImageBinding, Operand, Pass } from "./kernel.ts";
 
@@ -188,10 +188,18 @@ fn toHalf16(v: f32) -> f16 {
   return f16(select(v, select(infinite, -infinite, v < 0f), abs(v) >= 65520f));
 }`;
 
-const pairsText = `
+const fromPairsText = `
 fn fromPairs(words: vec2u) -> vec4f {
   return bitcast<vec4f>(vec4u(words.x << 16u, words.x & 0xffff0000u, words.y << 16u, words.y & 0xffff0000u));
-}
+}`;
+
+/** What two words of a half type hold, for a text that reads more of them at once: a function's name, and its text. */
+export const fromTwoWords: Readonly<Record<HalfType, readonly [name: string, text: string]>> = {
+  f16: ["fromWords", fromWordsText],
+  bf16: ["fromPairs", fromPairsText],
+};
+
+const pairsText = `${fromPairsText}
 fn toPairs(v: vec4f) -> vec2u {
   let bits = bitcast<vec4u>(v);
   let even = bits + vec4u(0x7fffu) + ((bits >> vec4u(16u)) & vec4u(1u));

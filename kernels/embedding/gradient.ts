@@ -9,10 +9,10 @@
  * workgroup has. Those workgroups are the first, since they take longest. In software there is no such thing as too long:
  * the processors are few, and a workgroup's memory is as slow as any.
  */
-import type { FloatType } from "../host.ts";
+import { type FloatType, isHalf } from "../host.ts";
 import { type DeviceTraits, type Operand, type Pass, spread } from "../kernel.ts";
 import { vectorPrelude } from "../norm/rows.ts";
-import { storage } from "../storage.ts";
+import { fromTwoWords, storage } from "../storage.ts";
 import { groupsLength, headWords, longGroups, longKinds } from "./groups.ts";
 
 export interface GradientSizes {
@@ -27,8 +27,11 @@ export interface GradientSizes {
 
 /** What decides how quick it is. Sums of long groups are others with other `lanes` and `across`. */
 export interface GradientForm {
-  /** Groups of an invocation. */
+  /** Whether 16 bytes of a half type are read at once, where rows are whole ones: eight numbers. Else four numbers are. */
+  readonly eights: boolean;
+  /** Groups of an invocation, and how many such elements of each row; those lie as far from each other as they can. */
   readonly each: number;
+  readonly wide: number;
   /** Rows of dY that an invocation asks for at once, in a group of its own and in a long one. */
   readonly ahead: number;
   readonly longAhead: number;
@@ -38,7 +41,7 @@ export interface GradientForm {
   readonly longs: number;
   /** Workgroups at most that take the other groups, by turns: a device takes its time to start even those with nothing to do. */
   readonly shorts: number;
-  /** Vectors of columns that a workgroup has, for groups by each of `longGroups`; powers of two. */
+  /** Elements of a row that a workgroup has, for groups by each of `longGroups`; powers of two. */
   readonly across: readonly number[];
 }
 
@@ -46,18 +49,28 @@ export interface GradientForm {
  * On an H200, of many forms that were tried. Few rows at once keep registers few, and so invocations many; where all
  * invocations fit the device at once, each must be quick.
  */
-export const gradientForm = (
+export function gradientForm(
   { software }: Pick<DeviceTraits, "software">,
   { tokens, columns }: Pick<GradientSizes, "tokens" | "columns">,
-): GradientForm => ({
-  each: software ? 1 : 2,
-  ahead: software || tokens * columns > 2 ** 23 ? 1 : 2,
-  longAhead: 4,
-  lanes: software ? 128 : 256,
-  longs: software ? 0 : 264,
-  shorts: software ? Infinity : 2112,
-  across: [1, 8, 32],
-});
+): GradientForm {
+  if (software) {
+    return {
+      eights: false,
+      each: 1,
+      wide: 1,
+      ahead: 1,
+      longAhead: 4,
+      lanes: 128,
+      longs: 0,
+      shorts: Infinity,
+      across: [1, 8, 32],
+    };
+  }
+  const common = { longAhead: 4, lanes: 256, longs: 264, shorts: 2112 };
+  return tokens * columns > 2 ** 23
+    ? { ...common, eights: true, each: 1, wide: 2, ahead: 1, across: [4, 8, 32] }
+    : { ...common, eights: false, each: 2, wide: 1, ahead: 2, across: [1, 8, 32] };
+}
 
 export const gradientOperands = ({ tokens, vocabulary, columns, type }: GradientSizes): readonly Operand[] => [
   { name: "groups", type: "u32", length: groupsLength(tokens), access: "read" },
@@ -72,33 +85,55 @@ export function gradientPasses(
   sizes: GradientSizes,
   form: GradientForm = gradientForm(traits, sizes),
 ): readonly Pass[] {
-  const { tokens, vocabulary, columns, firstRow } = sizes, { each, ahead, longAhead, lanes, across } = form;
+  const { tokens, vocabulary, columns, firstRow, type } = sizes, { each, ahead, longAhead, lanes, across } = form;
   const width = columns % 4 === 0 ? 4 : 1, vectors = columns / width;
-  const { directives, bindings, load, bound } = storage(
-    traits,
-    gradientOperands(sizes),
-    { dY: "V", dTable: "V" },
-    width,
-    ["dY"],
+  // An element of dY is so many vectors of sums, and a row so many elements.
+  const half = form.eights && columns % 8 === 0 && isHalf(type) ? type : undefined, parts = half ? 2 : 1;
+  const elements = vectors / parts, wide = elements % form.wide === 0 ? form.wide : 1, units = elements / wide;
+  const sums = upTo(wide * parts), [read, readText] = half ? fromTwoWords[half] : ["", ""];
+  const operands = gradientOperands(sizes).map((operand): Operand =>
+    operand.name === "dY" && half ? { ...operand, type: "u32", length: operand.length / 2 } : operand
   );
-  const slices = across.map((each) => Math.ceil(vectors / each)), kinds = upTo(longKinds);
+  const element = half ? "vec4u" : "V";
+  const { directives, bindings, load, bound } = storage(traits, operands, { dY: element, dTable: "V" }, width, ["dY"]);
+  const vectorOf = (name: string, part: number) => half ? `${read}(${name}.${part === 0 ? "xy" : "zw"})` : name;
+
+  const slices = across.map((each) => Math.ceil(elements / each)), kinds = upTo(longKinds);
   const longs = Math.min(form.longs, Math.floor(tokens / (longGroups(tokens).at(-1)! + 1)) * Math.max(...slices));
-  const slots = Math.max(1, Math.min(Math.ceil(tokens / each), Math.floor(form.shorts * lanes / vectors)));
-  const [x, y] = spread(longs + Math.ceil(slots * vectors / lanes));
+  const slots = Math.max(1, Math.min(Math.ceil(tokens / each), Math.floor(form.shorts * lanes / units)));
+  const [x, y] = spread(longs + Math.ceil(slots * units / lanes));
+
+  /** Statements about the elements of a row that an invocation has, or about its sums. */
+  const elementsOf = (count: number, row: string, text: (w: number, place: string) => string) =>
+    upTo(count).map((w) => text(w, `${row}${w === 0 ? "" : ` + ${w * units}u`}`)).join(" ");
+  const sumsOf = (text: (sum: number, element: number, part: number) => string, all = sums) =>
+    all.map((sum) => text(sum, Math.floor(sum / parts), sum % parts)).join(" ");
+  /** Place in the table of a sum whose element of its row is `c`. */
+  const target = (row: string, element: number, part: number) => {
+    const further = element * units * parts + part;
+    return `dTable[${row} * ${vectors}u + ${parts === 1 ? "" : `${parts}u * `}c${
+      further === 0 ? "" : ` + ${further}u`
+    }]`;
+  };
   /** Adds the rows of tokens `at`, `at + step`… up to `end`, as many as are asked for at once. */
-  const add = (step: string, ahead: number) => {
+  const add = (step: string, ahead: number, wide: number) => {
     const places = upTo(ahead).map((k) => k === 0 ? "at" : `at + ${k}u * ${step}`);
     const reads = places.map((place, k) =>
-      `var term${k} = V(); ${
-        k === 0 ? "" : `if (${place} < end) `
-      }{ let row = tokenAt(${place}) * ${vectors}u + c; term${k} = ${load("dY", "row")}; }`
+      `${elementsOf(wide, "", (w) => `var term${k}_${w} = ${element}();`)} ${k === 0 ? "" : `if (${place} < end) `}{ ` +
+      `let row = tokenAt(${place}) * ${elements}u + c; ${
+        elementsOf(wide, "row", (w, place) => `let own${w} = ${place}; term${k}_${w} = ${load("dY", `own${w}`)};`)
+      } }`
     );
-    const sums = places.map((place, k) => k === 0 ? "sum += term0;" : `if (${place} < end) { sum += term${k}; }`);
-    return [...reads, ...sums].join("\n      ");
+    const adds = places.map((place, k) => {
+      const all = sumsOf((sum, w, part) => `sum${sum} += ${vectorOf(`term${k}_${w}`, part)};`, upTo(wide * parts));
+      return k === 0 ? all : `if (${place} < end) { ${all} }`;
+    });
+    return [...reads, ...adds].join("\n      ");
   };
 
   const code = `${directives}${vectorPrelude(width)}
 ${bindings}
+${readText}
 const tokens = ${tokens}u;
 fn tokenAt(place: u32) -> u32 { return min(groups[${headWords}u + min(place, tokens - 1u)], tokens - 1u); }
 fn rowOf(group: u32) -> u32 { return groups[${headWords}u + tokens + group]${firstRow === 0 ? "" : ` - ${firstRow}u`}; }
@@ -110,8 +145,8 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index
   let own = workgroup.y * ${x}u + workgroup.x;
   ${longs > 0 ? `if (own < ${longs}u) { sumLong(own, local); return; }` : ""}
   let i = (own - ${longs}u) * ${lanes}u + local;
-  let slot = i / ${vectors}u;
-  let c = i % ${vectors}u;
+  let slot = i / ${units}u;
+  let c = i % ${units}u;
   if (slot >= ${slots}u) { return; }
   let count = ${form.longs > 0 ? "shortGroups()" : `groups[${longKinds}]`};
   ${each * slots < tokens ? `for (var group = slot; group < count; group += ${each * slots}u)` : "let group = slot;"} {
@@ -121,24 +156,27 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index
     let row${k} = rowOf(place${k});
     let begin${k} = beginOf(place${k});
     let end${k} = beginOf(place${k} + 1u);
-    let first${k} = tokenAt(begin${k}) * ${vectors}u + c;
+    let first${k} = tokenAt(begin${k}) * ${elements}u + c;
     let here${k} = group + ${k * slots}u < count && row${k} < ${vocabulary}u;`).join("")
   }
   ${
     upTo(each).map((k) => `
-    var old${k} = V();
-    var sum${k} = V();
-    if (here${k}) { old${k} = dTable[row${k} * ${vectors}u + c]; sum${k} = ${load("dY", `first${k}`)}; }`).join("")
+    ${elementsOf(wide, "", (w) => `var one${k}_${w} = ${element}();`)}
+    ${sumsOf((sum) => `var old${k}_${sum} = V();`)}
+    if (here${k}) {
+      ${elementsOf(wide, `first${k}`, (w, place) => `let own${w} = ${place}; one${k}_${w} = ${load("dY", `own${w}`)};`)}
+      ${sumsOf((sum, w, part) => `old${k}_${sum} = ${target(`row${k}`, w, part)};`)}
+    }`).join("")
   }
   ${
     upTo(each).map((k) => `
     if (here${k}) {
       let end = end${k};
-      var sum = sum${k};
+      ${sumsOf((sum, w, part) => `var sum${sum} = ${vectorOf(`one${k}_${w}`, part)};`)}
       for (var at = begin${k} + 1u; at < end; at += ${ahead}u) {
-        ${add("1u", ahead)}
+        ${add("1u", ahead, wide)}
       }
-      dTable[row${k} * ${vectors}u + c] = old${k} + sum;
+      ${sumsOf((sum, w, part) => `${target(`row${k}`, w, part)} = old${k}_${sum} + sum${sum};`)}
     }`).join("")
   }
   }
@@ -147,8 +185,11 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index
   return [{ code, workgroups: [x, y, 1], ...bound([0, 1, 2]) }];
 
   function longText(): string {
+    const own = upTo(parts),
+      share = (place: string, part: number) => `shares[${place}${part === 0 ? "" : ` + ${lanes}u`}]`;
+    const each = (text: (part: number) => string) => own.map(text).join(" ");
     return `
-var<workgroup> shares: array<V, ${lanes}>;
+var<workgroup> shares: array<V, ${lanes * parts}>;
 fn sumLong(own: u32, local: u32) {
   let short = shortGroups();
   ${
@@ -174,25 +215,24 @@ fn sumLong(own: u32, local: u32) {
     }
     let group = min(short + first + (item - before) / slices, tokens - 1u);
     let column = (item - before) % slices * across + local % across;
-    let c = min(column, ${vectors - 1}u);
+    let c = min(column, ${elements - 1}u);
     let row = rowOf(group);
     let begin = beginOf(group);
     let end = select(begin, beginOf(group + 1u), row < ${vocabulary}u);
-    let writes = local < across && column < ${vectors}u && row < ${vocabulary}u;
+    let writes = local < across && column < ${elements}u && row < ${vocabulary}u;
     let down = ${lanes}u / across;
-    var old = V();
-    if (writes) { old = dTable[row * ${vectors}u + c]; }
-    var sum = V();
+    ${each((part) => `var old${part} = V(); var sum${part} = V();`)}
+    if (writes) { ${each((part) => `old${part} = ${target("row", 0, part)};`)} }
     for (var at = begin + local / across; at < end; at += ${longAhead}u * down) {
-      ${add("down", longAhead)}
+      ${add("down", longAhead, 1)}
     }
-    shares[local] = sum;
+    ${each((part) => `${share("local", part)} = sum${part};`)}
     workgroupBarrier();
     for (var half = ${lanes / 2}u; half >= across; half /= 2u) {
-      if (local < half) { shares[local] += shares[local + half]; }
+      if (local < half) { ${each((part) => `${share("local", part)} += ${share("local + half", part)};`)} }
       workgroupBarrier();
     }
-    if (writes) { dTable[row * ${vectors}u + c] = old + shares[local]; }
+    if (writes) { ${each((part) => `${target("row", 0, part)} = old${part} + ${share("local", part)};`)} }
     workgroupBarrier();
   }
 }`;

@@ -16,11 +16,11 @@
 
 /**
  * Groups of more tokens than the last of these are summed by workgroups, fewer by one invocation a column; of more than
- * those before it by more workgroups, with fewer columns each. Among few tokens a sum of 32 by one invocation would be what
+ * those before it by more workgroups, with fewer columns each. Among few tokens a sum of 24 by one invocation would be what
  * all others wait for.
  */
 export const longGroups = (tokens: number): readonly [number, number, number] =>
-  tokens < 2 ** 14 ? [1024, 64, 16] : [1024, 256, 32];
+  tokens < 2 ** 14 ? [1024, 64, 16] : [1024, 128, 24];
 /** How many kinds of long groups there are. */
 export const longKinds = 3;
 /** Words before the tokens. */

@@ -7,7 +7,7 @@ function slowly(ids: readonly number[]) {
   const tokensOf = new Map<number, number[]>();
   ids.forEach((id, token) => tokensOf.set(id, [...tokensOf.get(id) ?? [], token]));
   const sorted = [...tokensOf].sort(([, a], [, b]) => b.length - a.length);
-  const longest = ids.length < 2 ** 14 ? 16 : 32; // of the short ones
+  const longest = ids.length < 2 ** 14 ? 16 : 24; // of the short ones
   return [
     ...sorted.filter(([, { length }]) => length <= longest),
     ...sorted.filter(([, { length }]) => length > longest),
@@ -38,6 +38,6 @@ Deno.test("groupTokens() puts the tokens of each id together, long groups behind
     assertEquals(groupedTokens(groups.length), tokens);
     assertEquals(lists(groups, tokens), expected);
     const longer = (least: number) => expected.filter(([, { length }]) => length > least).length;
-    assertEquals([...groups.subarray(0, 3)], (tokens < 2 ** 14 ? [1024, 64, 16] : [1024, 256, 32]).map(longer));
+    assertEquals([...groups.subarray(0, 3)], (tokens < 2 ** 14 ? [1024, 64, 16] : [1024, 128, 24]).map(longer));
   }
 });

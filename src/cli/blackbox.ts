@@ -30,6 +30,7 @@ export const blackbox: Verb = {
       console.log(parser.help("blackbox", summary));
       return 0;
     }
+    if (parsed.lines < 1) throw new ArgumentError(`--lines: ${parsed.lines} is not above 0`);
     const folder = parsed.folder ?? newestRun("RUN");
     if (folder === undefined) {
       say("troupe blackbox: there is no run below RUN; the folder of one would work");
@@ -53,7 +54,13 @@ export const blackbox: Verb = {
       return 1;
     }
     const text = Deno.readTextFileSync(run.blackBox);
-    console.log(parsed.json ? text.trim() : formatStory(JSON.parse(text) as BlackBoxContent, parsed.lines));
+    let content: BlackBoxContent;
+    try {
+      content = JSON.parse(text) as BlackBoxContent;
+    } catch (error) {
+      throw new Error(`Cannot read ${run.blackBox}, which is cut off or altered: ${(error as Error).message}`);
+    }
+    console.log(parsed.json ? text.trim() : formatStory(content, parsed.lines));
     return 0;
   },
 };

@@ -1,5 +1,5 @@
 import { assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
-import { troupe } from "./_testing.ts";
+import { inScratch, troupe } from "./_testing.ts";
 
 Deno.test("main() names the verb that a misspelt one is nearest to, and answers help VERB", async () => {
   assertEquals(await troupe("trian"), {
@@ -37,3 +37,13 @@ Deno.test("plan refuses a table that no device could bind in parts, and sizes th
   assertStringIncludes(absurd.err, "model.vocab_size: 1000000000000 is not");
   assertStringIncludes(absurd.err, "model.num_layers: 100000 is not");
 });
+
+Deno.test("blackbox says what of it cannot be: no lines, and a file that was cut off", () =>
+  inScratch(async (folder) => {
+    const few = await troupe("blackbox", folder, "--lines", "0");
+    assertEquals([few.code, few.err], [2, "troupe blackbox: --lines: 0 is not above 0"]);
+    await Deno.writeTextFile(`${folder}/blackbox.json`, '{"why": "it ');
+    const torn = await troupe("blackbox", folder);
+    assertEquals(torn.code, 1);
+    assertMatch(torn.err, /^troupe blackbox: Cannot read .*blackbox\.json, which is cut off or altered: [^\n]*$/);
+  }));

@@ -265,7 +265,11 @@ function dealt(begin: DataPosition, replicas: number): { microBatches: number; t
   const told =
     `A batch of this run stays as it began: ${countOf(rows, "row")} (${began}); on ${replicas} now, each takes ` +
     `${most}${microBatches}` +
-    (idle > 0 ? `, and ${idle} take none: in a run of its own (another ckpt.save_ckpt_folder) all would` : "");
+    (idle > 0
+      ? `, and ${idle} of them ${
+        idle === 1 ? "takes" : "take"
+      } none: in a run of its own (another ckpt.save_ckpt_folder) all would`
+      : "");
   return { microBatches, told };
 }
 

@@ -51,7 +51,7 @@ export interface GradientForm {
  */
 export function gradientForm(
   { software }: Pick<DeviceTraits, "software">,
-  { tokens, columns }: Pick<GradientSizes, "tokens" | "columns">,
+  { tokens, columns, type }: Pick<GradientSizes, "tokens" | "columns" | "type">,
 ): GradientForm {
   if (software) {
     return {
@@ -63,13 +63,13 @@ export function gradientForm(
       lanes: 128,
       longs: 0,
       shorts: Infinity,
-      across: [1, 8, 32],
+      across: [1, 1, 8, 32],
     };
   }
   const common = { longAhead: 4, lanes: 256, longs: 264, shorts: 2112 };
   return tokens * columns > 2 ** 23
-    ? { ...common, eights: true, each: 1, wide: 2, ahead: 1, across: [4, 8, 32] }
-    : { ...common, eights: false, each: 2, wide: 1, ahead: 2, across: [1, 8, 32] };
+    ? { ...common, eights: true, each: 1, wide: 2, ahead: 1, across: [1, 2, 8, 32] }
+    : { ...common, eights: false, each: isHalf(type) ? 1 : 2, wide: 1, ahead: 2, across: [1, 1, 8, 32] };
 }
 
 export const gradientOperands = ({ tokens, vocabulary, columns, type }: GradientSizes): readonly Operand[] => [

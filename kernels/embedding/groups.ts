@@ -7,7 +7,7 @@
  *
  * | words | what |
  * |---|---|
- * | 3 | how many groups have more tokens than each of `longGroups(tokens)` |
+ * | 4 | how many groups have more tokens than each of `longGroups(tokens)` |
  * | 1 | how many groups there are |
  * | tokens | the tokens, group by group |
  * | tokens | the id of each group |
@@ -19,10 +19,10 @@
  * those before it by more workgroups, with fewer columns each. Among few tokens a sum of 24 by one invocation would be what
  * all others wait for.
  */
-export const longGroups = (tokens: number): readonly [number, number, number] =>
-  tokens < 2 ** 14 ? [1024, 64, 16] : [1024, 128, 24];
+export const longGroups = (tokens: number): readonly [number, number, number, number] =>
+  tokens < 2 ** 14 ? [8192, 1024, 64, 16] : [8192, 1024, 128, 24];
 /** How many kinds of long groups there are. */
-export const longKinds = 3;
+export const longKinds = 4;
 /** Words before the tokens. */
 export const headWords = longKinds + 1;
 
@@ -37,8 +37,8 @@ export const groupedTokens = (length: number): number => (length - headWords - 1
  * @example
  * ```ts
  * import { groupsLength, groupTokens } from "./groups.ts";
- * const [huge, longer, long, count, ...rest] = groupTokens(new Uint32Array([5, 9, 5]));
- * console.assert(huge + longer + long === 0 && count === 2 && rest.length === groupsLength(3) - 4);
+ * const [huge, longest, longer, long, count, ...rest] = groupTokens(new Uint32Array([5, 9, 5]));
+ * console.assert(huge + longest + longer + long === 0 && count === 2 && rest.length === groupsLength(3) - 5);
  * console.assert(rest.join() === "0,2,1,5,9,0,0,2,3,0"); // tokens 0 and 2 of id 5, then token 1 of id 9
  * ```
  */

@@ -44,10 +44,11 @@ export interface MatrixUnit {
   largest(array: string, from: number): string;
   /** Declares `name`: `value`, an `f32`, of the lane beside this one (0 and 1, 2 and 3 …). All invocations must come here. */
   neighbour(name: string, value: string): string;
-  /** Brings back what `store` left. */
-  reload(sum: string, array: string, offset: string, stride: number): string;
-  /** Stores a sum row by row in an array of `vec4u` in workgroup memory, from a word on, lines `stride` words apart. */
-  store(sum: string, array: string, offset: string, stride: number): string;
+  /**
+   * Stores a sum in an array of `vec4u` in workgroup memory, from a word on, lines `stride` words apart: its rows, or its
+   * columns.
+   */
+  store(sum: string, array: string, offset: string, stride: number, lines?: "rows" | "columns"): string;
 }
 
 /** Dawn's matrix units. */
@@ -71,9 +72,8 @@ diagnostic(off, chromium.subgroup_matrix_uniformity);
   largest: (array, from) =>
     `subgroupMax(mostOf(max(${array}[${from}u + lane], ${array}[${from + matrixLanes}u + lane])))`,
   neighbour: (name, value) => `let ${name} = subgroupShuffleXor(${value}, 1u);`,
-  reload: (sum, array, offset, stride) =>
-    `${sum} = subgroupMatrixLoad<subgroup_matrix_result<f32, 16, 16>, row_major>(&${array}, ${offset}, ${stride}u);`,
-  store: (sum, array, offset, stride) => `subgroupMatrixStore<row_major>(&${array}, ${offset}, ${sum}, ${stride}u);`,
+  store: (sum, array, offset, stride, lines = "rows") =>
+    `subgroupMatrixStore<${lines === "rows" ? "row_major" : "col_major"}>(&${array}, ${offset}, ${sum}, ${stride}u);`,
 };
 
 /** The same in plain WGSL; the text must have `local`, the invocation's index, and `lane`, its place among 32. */
@@ -110,16 +110,17 @@ beside[local] = ${value};
 workgroupBarrier();
 let ${name} = beside[local ^ 1u];
 workgroupBarrier();`,
-  reload: (sum, array, offset, stride) => `
-{
-  let place = ${offset} + lane / 2u * ${stride}u + lane % 2u * 2u;
-  ${sum} = array<vec4f, 2>(bitcast<vec4f>(${array}[place]), bitcast<vec4f>(${array}[place + 1u]));
-}`,
-  store: (sum, array, offset, stride) => `
+  store: (sum, array, offset, stride, lines = "rows") =>
+    lines === "rows"
+      ? `
 {
   let place = ${offset} + lane / 2u * ${stride}u + lane % 2u * 2u;
   ${array}[place] = bitcast<vec4u>(${sum}[0]);
   ${array}[place + 1u] = bitcast<vec4u>(${sum}[1]);
+}`
+      : `
+for (var column = 0u; column < 8u; column++) {
+  ${array}[${offset} + (lane % 2u * 8u + column) * ${stride}u + lane / 8u][lane / 2u % 4u] = bitcast<u32>(${sum}[column / 4u][column % 4u]);
 }`,
 };
 

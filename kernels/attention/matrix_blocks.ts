@@ -29,12 +29,17 @@ const log2e = Math.LOG2E;
 export interface MatrixBlocks {
   /** Subgroups of a workgroup. */
   readonly subgroups: number;
-  /** Rows of a subgroup: 32, or 16 in the backward passes. They stay, while columns pass by. */
+  /** Rows of a subgroup: 16 or 32. They stay, while columns pass by. */
   readonly rows: number;
-  /** Columns of a step: 32, or 16 with 32 rows. */
+  /** Columns of a step: 32, or 16, in the backward passes with 32 rows. */
   readonly columns: number;
   /** What a step reads from memory is asked for a whole step before. */
   readonly early?: boolean;
+  /**
+   * Scores are made as columns times rows and stored column by column, so that no two lanes meet in a bank of workgroup
+   * memory: more stores, of one turn each.
+   */
+  readonly crosswise?: boolean;
 }
 
 export interface MatrixTiling {
@@ -56,12 +61,12 @@ export function matrixTilings({ headDim }: AttentionShape): Readonly<Record<stri
   const large = { subgroups: 4, rows: 32, columns: 32 }, small = { subgroups: 4, rows: 16, columns: 32 };
   const units: MatrixTiling = headDim <= 64
     ? {
-      forward: { ...large, subgroups: 8 },
+      forward: { ...large, columns: 16, crosswise: true, early: true },
       queryGradient: { ...large, early: true },
-      keyGradient: { ...large, columns: 16, early: true },
+      keyGradient: { ...large, columns: 16, early: true, crosswise: true },
     }
     : {
-      forward: { ...large, early: true },
+      forward: { ...small, columns: 16, crosswise: true },
       queryGradient: { ...small, subgroups: 6, early: true },
       keyGradient: small,
     };
@@ -73,18 +78,15 @@ export function matrixTilings({ headDim }: AttentionShape): Readonly<Record<stri
 }
 
 /** @throws {RangeError} for blocks that a pass cannot have */
-function requireBlocks({ subgroups, rows, columns }: MatrixBlocks, { scores }: PassNames): void {
+function requireBlocks({ subgroups, rows, columns }: MatrixBlocks, { beside }: PassNames): void {
   const sizes = `blocks of ${rows} rows and ${columns} columns in ${subgroups} subgroups`;
   if (!(Number.isInteger(subgroups) && subgroups > 0 && [16, 32].includes(rows) && [16, 32].includes(columns))) {
     throw new RangeError(`Cannot divide attention into ${sizes}: rows and columns must be 16 or 32`);
   }
-  // Two lanes to a line have eight keys each, which is half of what a matrix of weights is read by.
-  if (rows === 16 && columns === 16) {
+  // Two lanes to a line have eight keys each, which is half of what a matrix of weights is read by: in place of their
+  // scores, words of both would not lie side by side.
+  if (rows === 16 && columns === 16 && !beside) {
     throw new RangeError(`Cannot divide attention into ${sizes}: 16 rows need 32 columns, 16 columns need 32 rows`);
-  }
-  // The softmax of a row is one lane's.
-  if (scores === 1 && rows !== matrixLanes) {
-    throw new RangeError(`Cannot divide attention's forward pass into ${sizes}: it needs 32 rows`);
   }
 }
 
@@ -102,6 +104,8 @@ interface PassNames {
   readonly scores: number;
   /** Rows are keys: lines of scores are the columns'. */
   readonly turned?: boolean;
+  /** Weights have a place of their own beside their line's scores. */
+  readonly beside?: boolean;
 }
 
 /** q, k, v, start → o, logSumExp. */
@@ -119,8 +123,12 @@ export function matrixForwardPass(
     others: ["start"],
     outputs: ["o", "logSumExp"],
     scores: 1,
+    beside: true,
   });
   const own = upTo(text.quads), sums = text.sums("o");
+  const bring = (firstColumn: string) =>
+    `${text.bring("k", `${firstColumn} + ${columns}u`, "kvHead")} ${text.bring("v", firstColumn, "kvHead")}`;
+  // Weights of a step and scores of the next one stand beside each other, so that no barrier parts the products.
   const code = `
 ${text.head}
 var<workgroup> outgrown: u32;
@@ -128,7 +136,7 @@ ${text.open(heads)}
   let kvHead = head / ${heads / kvHeads}u;
   let firstRow = (${text.blocks - 1}u - block) * ${text.rows}u; // the longest first
   let ownRow = firstRow + subgroup * ${form.rows}u;
-  let row = ownRow + lane;
+  let row = ownRow + ${text.ownLine};
   let begin = start[min(row, ${tokens - 1}u)];
   ${text.holdRows({ q: "head" })}
   var largest = -1e20f; var reached = -1e20f; var total = 0f;
@@ -138,15 +146,12 @@ ${text.open(heads)}
   ${text.declareNext}
   for (var run = 0u; run < 2u; run++) {
   { ${text.bring("k", "first", "kvHead")} ${text.stage("k")} }
-  ${text.early(`${text.bring("k", `first + ${columns}u`, "kvHead")} ${text.bring("v", "first", "kvHead")}`)}
+  ${text.early(bring("first"))}
+  workgroupBarrier();
+  { ${text.product("q", "k", 0)} }
   workgroupBarrier();
   for (var firstColumn = first; firstColumn < finish; firstColumn += ${columns}u) {
-    ${text.late(text.bring("v", "firstColumn", "kvHead"))}
-    ${text.product("q", "k", 0)}
-    ${text.stage("v")}
-    ${text.early(text.bring("v", `firstColumn + ${columns}u`, "kvHead"))}
-    workgroupBarrier();
-    ${text.late(text.bring("k", `firstColumn + ${columns}u`, "kvHead"))}
+    ${text.late(bring("firstColumn"))}
     {
       ${own.map((q) => `var s${q} = ${text.score(0, q)};`).join("\n      ")}
       if (begin > firstColumn || row < firstColumn + ${columns - 1}u) {
@@ -158,7 +163,10 @@ ${text.open(heads)}
   }
       }
       let most = ${own.map((q) => `s${q}`).reduce((a, b) => `max(${a}, ${b})`)};
-      let top = max(max(most.x, most.y), max(most.z, most.w)) * ${text.scoreFactor};
+      ${
+    text.together("top", `max(max(most.x, most.y), max(most.z, most.w)) * ${text.scoreFactor}`, (a, b) =>
+      `max(${a}, ${b})`)
+  }
       largest = select(largest, top, largest < -1e19f && top > -1e19f);
       reached = max(reached, top);
       ${own.map((q) => `s${q} = exp2(fma(s${q}, vec4f(${text.scoreFactor}), vec4f(-largest)));`).join("\n      ")}
@@ -166,10 +174,11 @@ ${text.open(heads)}
       total += (all.x + all.y) + (all.z + all.w);
       ${text.weights(0, "s")}
     }
-    workgroupBarrier();
-    ${text.sum("o", 0, "v")}
     ${text.stage("k")}
-    ${text.early(text.bring("k", `firstColumn + ${2 * columns}u`, "kvHead"))}
+    ${text.stage("v")}
+    workgroupBarrier();
+    ${text.early(bring(`firstColumn + ${columns}u`))}
+    { ${inTurns(text.productParts("q", "k", 0), text.sumParts("o", 0, "v"))} }
     workgroupBarrier();
   }
   if (reached > largest + 15f) { outgrown = 1u; }
@@ -178,9 +187,10 @@ ${text.open(heads)}
   total = 0f;
   ${sums.map((sum) => unit.clear(sum)).join(" ")}
   }
-  ${text.finish("o", "o", "head", `1f / total${text.unscaled("v")}`)}
-  if (row < ${tokens}u) {
-    logSumExp[row * ${heads}u + head] = (largest + log2(total)) * ${float(Math.LN2)};
+  ${text.together("everything", "total", (a, b) => `${a} + ${b}`)}
+  ${text.finish("o", "o", "head", `1f / everything${text.unscaled("v")}`)}
+  if (row < ${tokens}u${text.sharers === 1 ? "" : ` && lane % ${text.sharers}u == 0u`}) {
+    logSumExp[row * ${heads}u + head] = (largest + log2(everything)) * ${float(Math.LN2)};
   }
 }
 `;
@@ -379,6 +389,11 @@ ${text.open(ownHeads, rounds ? "headPlace" : "kvHead")}
   return { code, workgroups: text.groups(ownHeads), operands: text.places };
 }
 
+/** Statements of two lists, each evenly spread among the other's. */
+const inTurns = (one: readonly string[], other: readonly string[]): string =>
+  [one, other].flatMap((list, k) => list.map((text, i) => ({ text, at: (i + 0.5 + k / 10) / list.length })))
+    .sort((a, b) => a.at - b.at).map(({ text }) => text).join("\n    ");
+
 /** Parts of a pass's text. */
 function textOf(
   shape: AttentionShape,
@@ -389,7 +404,7 @@ function textOf(
   names: PassNames,
 ) {
   requireBlocks(form, names);
-  const { subgroups, rows: ownRows, columns, early = false } = form;
+  const { subgroups, rows: ownRows, columns, early = false, crosswise = false } = form;
   const { tokens, heads, kvHeads, headDim, scale } = shape, scaled = isScaled(shape);
   const bound = [
     ...new Set([...names.rows, ...names.columns, ...names.others, ...(scaled ? ["largest"] : []), ...names.outputs]),
@@ -425,7 +440,7 @@ function textOf(
   const lines = names.turned ? columns : ownRows, width = names.turned ? ownRows : columns;
   const sharers = matrixLanes / lines, quads = width / 4 / sharers;
   /** One word more than it holds, for the sake of banks. */
-  const scoreLine = width / 4 + 1;
+  const scoreLine = width / 4 + (names.beside ? width / octet : 0) + 1;
   const ownLine = sharers === 1 ? "lane" : `lane / ${sharers}u`;
 
   // Workgroup memory, in words: tiles of columns, scores, tiles of rows. Rows go into registers, one operand after the
@@ -473,8 +488,9 @@ function textOf(
     stride: line,
     alongDepth: true,
   });
+  const rowsLeft = (names.turned === true) === crosswise;
   const loadRow = (name: string, i: number, p: number) =>
-    (names.turned ? unit.right : unit.left)(`tiles_${name}${i}_${p}`, rowTile(name, i, p));
+    (rowsLeft ? unit.left : unit.right)(`tiles_${name}${i}_${p}`, rowTile(name, i, p));
   const rowMatrices = upTo(ownRows / matrixSize), columnMatrices = upTo(columns / matrixSize);
   const groups = (heads: number) => spread(blocks * heads);
 
@@ -560,32 +576,41 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lo
       `workgroupBarrier(); ${all.map((name) => stage(name)).join(" ")} ${bring} workgroupBarrier();`,
     /** Queries times keys, left in workgroup memory as scores. */
     product(row: string, column: string, score: number) {
-      const down = names.turned ? columnMatrices : rowMatrices, across = names.turned ? rowMatrices : columnMatrices;
-      const sum = (i: number, j: number) => `score${score}_${i}_${j}`;
-      const all = down.flatMap((i) => across.map((j) => sum(i, j)));
-      return `
-    ${all.map((sum) => unit.sum(sum)).join(" ")}
-    ${
-        upTo(parts).flatMap((p) =>
+      return this.productParts(row, column, score).join("\n    ");
+    },
+    /** The same as statements that others may come between. */
+    productParts(row: string, column: string, score: number): string[] {
+      const sum = (r: number, c: number) => `score${score}_${r}_${c}`;
+      const all = rowMatrices.flatMap((r) => columnMatrices.map((c) => ({ r, c })));
+      return [
+        all.map(({ r, c }) => unit.sum(sum(r, c))).join(" "),
+        ...upTo(parts).flatMap((p) =>
           columnMatrices.map((c) =>
-            `{ ${(names.turned ? unit.left : unit.right)("tiles_c", columnTile(column, c * matrixSize, p, true))} ${
-              rowMatrices.map((r) =>
-                names.turned
-                  ? unit.multiplyAdd(sum(c, r), "tiles_c", `tiles_${row}${r}_${p}`)
-                  : unit.multiplyAdd(sum(r, c), `tiles_${row}${r}_${p}`, "tiles_c")
-              ).join(" ")
+            `{ ${(rowsLeft ? unit.right : unit.left)("tiles_c", columnTile(column, c * matrixSize, p, true))} ${
+              rowMatrices.map((r) => {
+                const held = `tiles_${row}${r}_${p}`;
+                return rowsLeft
+                  ? unit.multiplyAdd(sum(r, c), held, "tiles_c")
+                  : unit.multiplyAdd(sum(r, c), "tiles_c", held);
+              }).join(" ")
             } }`
           )
-        ).join("\n    ")
-      }
-    ${
-        down.flatMap((i) =>
-          across.map((j) =>
-            unit.store(sum(i, j), "tiles", `${area(score)} + ${i * matrixSize * scoreLine + j * 4}u`, scoreLine)
-          )
-        ).join("\n    ")
-      }`;
+        ),
+        ...all.map(({ r, c }) => {
+          const [down, across] = names.turned ? [c, r] : [r, c];
+          const place = `${area(score)} + ${down * matrixSize * scoreLine + across * 4}u`;
+          return unit.store(sum(r, c), "tiles", place, scoreLine, crosswise ? "columns" : "rows");
+        }),
+      ];
     },
+    sharers,
+    /** Declares `name`: a value of a line, from those of the lanes that share it. */
+    together: (name: string, value: string, merge: (a: string, b: string) => string) =>
+      sharers === 1
+        ? `let ${name} = ${value};`
+        : `let ${name}_own = ${value}; ${unit.neighbour(`${name}_other`, `${name}_own`)} let ${name} = ${
+          merge(`${name}_own`, `${name}_other`)
+        };`,
     /** Four keys of the lane's line. */
     column: (q: number) =>
       `vec4u(${names.turned ? "ownRow" : "firstColumn"}${
@@ -626,32 +651,34 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lo
     },
     /** Adds to sums the columns of a tile, weighted. */
     sum(sum: string, score: number, column: string) {
-      /** Words from a line's begin to the weights of 16 keys: a sharer's stand where its scores did. */
+      return this.sumParts(sum, score, column).join("\n    ");
+    },
+    /** The same as statements that others may come between. */
+    sumParts(sum: string, score: number, column: string): string[] {
+      /** Words from a line's begin to the weights of 16 keys. In place, a sharer's stand where its scores did. */
       const weightsAt = (block: number) => {
+        if (names.beside) return width / 4 + block * matrixSize / octet;
         const share = width / sharers, sharer = Math.floor(block * matrixSize / share);
         return sharer * quads + (block * matrixSize - sharer * share) / octet;
       };
-      return columnMatrices.map((c) =>
-        `{ ${
-          rowMatrices.map((i) =>
-            unit.left(`tiles_w${i}`, {
-              tile: "tiles",
-              offset: names.turned
-                ? `${area(score)} + ${c * matrixSize * scoreLine + weightsAt(i)}u`
-                : `${area(score)} + ${i * matrixSize * scoreLine + weightsAt(c)}u`,
-              stride: scoreLine,
-              alongDepth: !names.turned,
-            })
-          ).join(" ")
-        }
-      ${
-          upTo(parts).map((j) =>
-            `{ ${unit.right("tiles_c", columnTile(column, c * matrixSize, j, false))} ${
-              rowMatrices.map((i) => unit.multiplyAdd(`${sum}${i}_${j}`, `tiles_w${i}`, "tiles_c")).join(" ")
-            } }`
-          ).join("\n      ")
-        } }`
-      ).join("\n    ");
+      const weight = (i: number, c: number) => `tiles_${sum}${c}_${i}`;
+      return columnMatrices.flatMap((c) => [
+        rowMatrices.map((i) =>
+          unit.left(weight(i, c), {
+            tile: "tiles",
+            offset: names.turned
+              ? `${area(score)} + ${c * matrixSize * scoreLine + weightsAt(i)}u`
+              : `${area(score)} + ${i * matrixSize * scoreLine + weightsAt(c)}u`,
+            stride: scoreLine,
+            alongDepth: !names.turned,
+          })
+        ).join(" "),
+        ...upTo(parts).map((j) =>
+          `{ ${unit.right("tiles_c", columnTile(column, c * matrixSize, j, false))} ${
+            rowMatrices.map((i) => unit.multiplyAdd(`${sum}${i}_${j}`, weight(i, c), "tiles_c")).join(" ")
+          } }`
+        ),
+      ]);
     },
     /** Stores a block of sums, scaled row by row. */
     finish(sum: string, output: string, head: string, factor: string) {
@@ -679,9 +706,13 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lo
     },
   };
 
-  /** Puts a lane's part of a line in place of its scores, as `f16`: words that no other lane reads. */
+  /** Puts a lane's part of a line beside its scores or in their place, as `f16`: words that no other lane reads. */
   function weights(score: number, values: string) {
-    return upTo(quads / 2).map((w) => `tiles[${ownScore(score)} + ${w}u] = ${wordOf(values, w)};`).join("\n    ");
+    const share = sharers === 1 ? "" : ` + lane % ${sharers}u * ${quads / 2}u`;
+    const first = names.beside
+      ? `${area(score)} + ${ownLine} * ${scoreLine}u + ${width / 4}u${share}`
+      : ownScore(score);
+    return upTo(quads / 2).map((w) => `tiles[${first} + ${w}u] = ${wordOf(values, w)};`).join("\n    ");
   }
   function wordOf(values: string, w: number) {
     return `vec4u(${

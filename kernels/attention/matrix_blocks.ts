@@ -4,8 +4,8 @@
  * converted on its way (`scales.ts`).
  *
  * Products of rows and columns leave the units for workgroup memory, since that alone shows which lane has what. There a
- * lane owns a query's line (or half of it): it masks and exponentiates what stands there and puts the weights back in its
- * place as `f16`, for the products that sum columns up. The pass for dK and dV makes the same lines of queries, and turns
+ * lane owns a query's line (or half of it): it masks and exponentiates what stands there and puts the weights in its place
+ * as `f16`, or beside it in the forward pass, for the products that sum columns up. The pass for dK and dV makes the same lines of queries, and turns
  * the weights when it loads them, so that log-sum-exp and mask are a lane's own everywhere. Only lines that the diagonal
  * or a segment's edge crosses are masked.
  *

@@ -172,6 +172,8 @@ Deno.test("attention for Dawn's matrix units is a text that Dawn compiles", asyn
     const long = attentionBackward({ ...sizes, tokens: 1100, longest: 300 });
     assertEquals(await compiled(long.passes(traits)), [false, false, true, true, true, true]);
     await compiled(audited(long).passes(traits));
+    const scaled = attentionBackward({ ...sizes, type: "bf16", tokens: 1100, longest: 300 });
+    assertEquals(await compiled(scaled.passes(traits)), [false, false, false, true, true, true, true]);
   }
   device.destroy();
 });

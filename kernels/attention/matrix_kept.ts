@@ -12,6 +12,7 @@ import { matrixLanes, matrixSize, type MatrixUnit, octet } from "../matrix_unit.
 import { float } from "../norm/rows.ts";
 import { storage } from "../storage.ts";
 import { pairsText, type Rounds } from "./rounds.ts";
+import { gradientScale, halvesText, isScaled, scalesText } from "./scales.ts";
 import type { AttentionShape } from "./shape.ts";
 
 /** Words of a tile. */
@@ -43,7 +44,8 @@ export function matrixKeptPass(
   unit: MatrixUnit,
 ): Pass {
   const { tokens, heads, kvHeads, headDim, scale } = shape, { block, blocks } = rounds, group = heads / kvHeads;
-  const places = ["scratch", "pairs", "k", "dQ"].map((name) => operands.findIndex((operand) => operand.name === name));
+  const scaled = isScaled(shape), bound = ["scratch", "pairs", "k", ...(scaled ? ["largest"] : []), "dQ"];
+  const places = bound.map((name) => operands.findIndex((operand) => operand.name === name));
   const texts = storage(
     traits,
     places.map((place): Operand => {
@@ -51,7 +53,7 @@ export function matrixKeptPass(
       if (operand.name === "pairs") return { ...operand, access: "read" };
       return operand.name === "dQ" ? operand : { ...operand, type: "u32", access: "read" };
     }),
-    { scratch: "vec4u", k: "vec4u", dQ: "vec4f" },
+    { scratch: "vec4u", k: "vec4u", largest: "vec4u", dQ: "vec4f" },
   );
   const threads = subgroups * matrixLanes, rows = subgroups * ownRows, rowParts = block / rows;
   const tiles = block / matrixSize, octets = headDim / octet, line = octets + 1, parts = headDim / matrixSize;
@@ -102,7 +104,9 @@ export function matrixKeptPass(
     keyRounds.map(({ round, guard }) =>
       `${guard}{ let i = ${
         round * threads
-      }u + local; tiles[${keysAt}u + i / ${octets}u * ${line}u + i % ${octets}u] = next_k${round}; }`
+      }u + local; tiles[${keysAt}u + i / ${octets}u * ${line}u + i % ${octets}u] = ${
+        scaled ? `halves(next_k${round}, scale_k)` : `next_k${round}`
+      }; }`
     ).join("\n    ")
   }`;
   const multiply = upTo(depthTiles).map((d) => `
@@ -144,7 +148,7 @@ export function matrixKeptPass(
     let at = ${area} + (${i * matrixSize}u + lane / 2u) * ${finishLine}u + lane % 2u * 2u;
     let place = ((token + ${i * matrixSize}u) * ${heads}u + head) * ${headDim / 4}u + ${4 * j}u + lane % 2u * 2u;
     ${
-        upTo(2).map((q) => texts.store("dQ", `place + ${q}u`, `bitcast<vec4f>(tiles[at + ${q}u]) * ${float(scale)}`))
+        upTo(2).map((q) => texts.store("dQ", `place + ${q}u`, `bitcast<vec4f>(tiles[at + ${q}u]) * factor`))
           .join("\n    ")
       }
   }`
@@ -156,6 +160,7 @@ ${texts.bindings}
 ${pairsText(rounds)}
 var<workgroup> tiles: array<vec4u, ${words}>;
 ${unit.declarations(["tiles"])}
+${scaled ? halvesText : ""}
 @compute @workgroup_size(${threads})
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) local: u32) {
   let id = group.y * ${workgroups[0]}u + group.x;
@@ -169,6 +174,8 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lo
   let steps = (block + 1u - first) * ${perBlock}u;
   let subgroup = ${subgroups === 1 ? "0u" : `local / ${matrixLanes}u`};
   let lane = ${subgroups === 1 ? "local" : `local % ${matrixLanes}u`};
+  ${scaled ? scalesText(["k", "v", "dO"]) : ""}
+  let factor = ${scaled ? `${float(scale / gradientScale(shape))} * unscale_v * unscale_dO * unscale_k` : float(scale)};
   let token = block * ${block}u + firstTile * 16u + subgroup * ${ownRows}u + lane / 2u;
   ${weightRounds.map(({ round }) => `var next_weights${round} = vec4u();`).join(" ")}
   ${keyRounds.map(({ round }) => `var next_k${round} = vec4u();`).join(" ")}

@@ -6,6 +6,7 @@ import { inputsOf } from "./_testing.ts";
 import { rowDataPass } from "./flash.ts";
 import { keptForm, matrixKeptPasses, type MatrixTiling, matrixTilings } from "./matrix_blocks.ts";
 import { attentionBackward, attentionForward, type AttentionOptions } from "./mod.ts";
+import { largestPass } from "./scales.ts";
 import { mostPairs, pairsOperand, type Rounds, scratchOperand } from "./rounds.ts";
 
 type Kept = MatrixTiling & Required<Pick<MatrixTiling, "kept">>;
@@ -39,6 +40,7 @@ function emulated(options: AttentionOptions, form: Kept, headsAtOnce: number, { 
   const others = kernel.operands.filter(({ name }) => name !== "pairs" && name !== "scratch");
   const operands = [...others, pairsOperand(rounds), scratchOperand(rounds, "f16", 1)];
   const passes = (traits: DeviceTraits) => [
+    ...(shape.type === "bf16" ? [largestPass(operands)] : []),
     rowDataPass(shape, operands, traits),
     ...matrixKeptPasses(rounds, shape, operands, traits, emulatedMatrix, form).slice(0, alone ? -2 : undefined),
   ];
@@ -51,7 +53,7 @@ async function check(
   kernelOf: (options: AttentionOptions) => Kernel,
 ) {
   const inputs = inputsOf(sizes, lengths), tokens = inputs.start.length, { heads, headDim } = sizes;
-  const options = { ...sizes, type: "f16" as const, tokens, longest: sizes.longest ?? Math.max(...lengths) };
+  const options = { type: "f16" as const, ...sizes, tokens, longest: sizes.longest ?? Math.max(...lengths) };
   const forward = attentionForward({ ...options, type: "f32" });
   const o = new Float32Array(tokens * heads * headDim), logSumExp = new Float32Array(tokens * heads);
   forward.reference(
@@ -71,6 +73,11 @@ Deno.test("gradients of scores that are kept match where the last round has fewe
     check({ heads: 3, kvHeads: 3, headDim: 16 }, [33, 15], (options) => emulated(options, shared, 2, { alone: true }));
   const [first, again] = [await run(), await run()];
   assertEquals(first.outputs, again.outputs);
+});
+
+Deno.test("gradients of scores that are kept make dQ of bf16", async () => {
+  const sizes = { heads: 2, kvHeads: 1, headDim: 16, type: "bf16" } as const;
+  await check(sizes, [40, 5], (options) => emulated(options, little, 2, { alone: true }));
 });
 
 Deno.test("gradients are made without what was kept where segments are longer than expected", async () => {
@@ -110,7 +117,9 @@ Deno.test("the backward pass keeps gradients of scores on matrix units, where th
   const { features, description } = (await testDevice()).traits;
   if (!features.matrixUnits) return console.log(`skipped: ${description} shows no matrix units`);
   for (const headDim of [32, 64, 96, 128]) {
-    await check({ heads: 4, kvHeads: 2, headDim }, [137, 500, 1, 386], attentionBackward);
+    for (const type of ["f16", "bf16"] as const) {
+      await check({ heads: 4, kvHeads: 2, headDim, type }, [137, 500, 1, 386], attentionBackward);
+    }
   }
   await check({ heads: 2, kvHeads: 2, headDim: 64, longest: 64 }, [1024], attentionBackward);
 });

@@ -82,7 +82,7 @@ export function attentionForward(options: AttentionOptions): Kernel {
  * the result repeats bit for bit.
  *
  * Operands: q, k, v, o, logSumExp, dO (shaped as o), start, end → dQ, dK, dV; scratch of 4 words a token and head, for
- * `bf16` a few more, and for `f32` and `f16` what pairs of blocks take (`rounds.ts`), which is bounded.
+ * `bf16` a few more, and what pairs of blocks take (`rounds.ts`), which is bounded.
  *
  * @throws {RangeError} when a size does not fit
  */
@@ -144,7 +144,7 @@ function roundsFor(shape: AttentionShape): Rounds | undefined {
   const { tokens, headDim, type } = shape;
   if (headDim % 16 !== 0 || tokens < fewestByPairs) return undefined;
   if (type === "f32") return roundsOf(shape, "f32");
-  if (type !== "f16" || !fitsMatrixBlocks(shape)) return undefined;
+  if (!fitsMatrixBlocks(shape)) return undefined;
   const { subgroups, rows } = matrixTilings(shape)[keptForm].keyGradient;
   return roundsOf(shape, type, { block: subgroups * rows, parts: partsOf(shape) });
 }
@@ -152,10 +152,10 @@ function roundsFor(shape: AttentionShape): Rounds | undefined {
 /** Vector units keep weights and gradients of scores, matrix units these alone. */
 const partsOf = ({ type }: AttentionShape): 1 | 2 => type === "f32" ? 2 : 1;
 
-/** Whether scratch of rounds can be bound, beside eight other operands on matrix units. */
+/** Whether scratch of rounds can be bound, beside eight other operands on matrix units, nine where they are scaled. */
 const fitsPairs = (rounds: Rounds, shape: AttentionShape, { limits }: DeviceTraits) =>
   limits.maxComputeWorkgroupStorageSize >= 20 << 10 &&
-  limits.maxStorageBuffersPerShaderStage >= (shape.type === "f32" ? 8 : 9) &&
+  limits.maxStorageBuffersPerShaderStage >= (shape.type === "f32" ? 8 : isScaled(shape) ? 10 : 9) &&
   limits.maxStorageBufferBindingSize >=
     elementBytes[shape.type] * scratchOperand(rounds, shape.type, partsOf(shape)).length;
 

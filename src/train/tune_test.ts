@@ -87,7 +87,9 @@ Deno.test("tune() leaves alone what is known, and stops when its time is over", 
   using backend = await openWebGpuBackend(defaultProvider());
   const kernels = kernelsOf(tinyRecord(), backend.traits);
   const questions = questionsOf(kernels, backend).map(({ question }) => question);
-  for (const kind of ["matmul.nt", "matmul.tn", "attention.forward", "attention.backward", "rows"]) {
+  // Such small products and rows have one form alone on a GPU.
+  const ofSoftware = backend.traits.software ? ["matmul.nt", "matmul.tn", "rows"] : [];
+  for (const kind of ["attention.forward", "attention.backward", ...ofSoftware]) {
     assert(questions.some((question) => question.startsWith(kind)), kind);
   }
   const options = { backend, known: (question: string) => question !== questions[0] };

@@ -68,7 +68,7 @@ export function gradientForm(
   }
   const common = { longAhead: 4, lanes: 256, longs: 264, shorts: 2112 };
   return tokens * columns > 2 ** 23
-    ? { ...common, eights: true, each: 1, wide: 2, ahead: 1, across: [1, 2, 8, 32] }
+    ? { ...common, eights: true, each: 1, wide: 2, ahead: 1, across: [1, isHalf(type) ? 2 : 4, 8, 32] }
     : { ...common, eights: false, each: isHalf(type) ? 1 : 2, wide: 1, ahead: 2, across: [1, 1, 8, 32] };
 }
 

@@ -321,10 +321,10 @@ async function convertFolders(parsed: ConvertArguments): Promise<Report> {
   const [source, target] = [parsed.source, parsed.target].map(parseStoragePath);
   const maxShardBytes = parsed.max_shard_size === undefined ? undefined : parseSize(parsed.max_shard_size);
   const kind = kindOf(source!);
-  expectFree(target!, parsed.overwrite);
   if (namesIn(target!) && Deno.realPathSync(source!) === Deno.realPathSync(target!)) {
     throw new ArgumentError(`${target} is the source; another folder would work`);
   }
+  expectFree(target!, parsed.overwrite);
   if (kind === "hugging face") {
     if (parsed.config === undefined) {
       throw new ArgumentError("--config is missing: the run record of the checkpoint to make");
